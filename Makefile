@@ -1,0 +1,46 @@
+# Two habits for everybody: `make demo` and `make test`. Both need only python3, pip and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+UV := .tools/bin/uv
+BIN := .venv/bin
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export DO_NOT_TRACK = 1
+
+.PHONY: help demo test check format lock clean
+help:     ## list the targets
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+demo: .venv/ready ## run the whole job on this machine: S3, a real model, a catalog
+	@$(BIN)/sightflow demo
+
+test: .venv/ready ## lint, types, import contracts and every test
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest
+
+check: .venv/ready ## ruff, formatting, mypy --strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: .venv/ready ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: $(UV) ## resolve pyproject.toml again into requirements.lock
+	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --custom-compile-command "make lock" --quiet --upgrade -o requirements.lock
+
+clean: ## remove the environment and everything that was made here
+	rm -rf .venv .tools demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(UV):
+	@echo "installing uv into .tools ..."
+	@python3 -m pip install --quiet --disable-pip-version-check --target .tools uv==0.13.9
+
+.venv/ready: requirements.lock pyproject.toml | $(UV)
+	@echo "installing the locked packages into .venv (torch makes this a few GB the first time) ..."
+	@$(UV) venv --quiet --allow-existing --python python3 .venv
+	@$(UV) pip sync --python .venv --require-hashes requirements.lock
+	@$(UV) pip install --python .venv --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""The contracts: what the data is. Imports nothing of the other folders."""

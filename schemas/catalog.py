@@ -1,0 +1,254 @@
+"""The catalog row, its Delta/Arrow form, and the checks every row passes before it is published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pandera.polars as pa
+import polars as pl
+
+from schemas.capability import TEXT_CAPABILITIES, Capability, MediaKind
+from schemas.masks import mask_fits
+
+BOX_FIELDS: dict[str, pl.DataType] = {
+    "x_min": pl.Float64(),
+    "y_min": pl.Float64(),
+    "x_max": pl.Float64(),
+    "y_max": pl.Float64(),
+}
+REGION = pl.Struct(
+    {
+        "label": pl.String(),
+        **BOX_FIELDS,
+        "score": pl.Float64(),
+        "mask": pl.String(),
+        "frame_index": pl.Int64(),
+        "seconds": pl.Float64(),
+    }
+)
+SEGMENT = pl.Struct({"start": pl.Float64(), "end": pl.Float64(), "text": pl.String()})
+TRACK_POINT = pl.Struct(
+    {
+        "frame_index": pl.Int64(),
+        "seconds": pl.Float64(),
+        **BOX_FIELDS,
+        "score": pl.Float64(),
+        "gap": pl.Boolean(),
+    }
+)
+TRACK = pl.Struct({"track_id": pl.Int64(), "label": pl.String(), "points": pl.List(TRACK_POINT)})
+
+CATALOG_SCHEMA: dict[str, pl.DataType] = {
+    "uri": pl.String(),
+    "enrichment": pl.String(),
+    "capability": pl.String(),
+    "media_kind": pl.String(),
+    "fingerprint": pl.String(),
+    "object_version": pl.String(),
+    "recipe": pl.String(),
+    "sha256": pl.String(),
+    "width": pl.Int64(),
+    "height": pl.Int64(),
+    "duration": pl.Float64(),
+    "frame_rate": pl.Float64(),
+    "parameters": pl.String(),
+    "text": pl.String(),
+    "segments": pl.List(SEGMENT),
+    "regions": pl.List(REGION),
+    "tracks": pl.List(TRACK),
+    "system": pl.String(),
+    "model_id": pl.String(),
+    "model_revision": pl.String(),
+    "route": pl.List(pl.String()),
+    "raw_reply": pl.String(),
+    "input_tokens": pl.Int64(),
+    "output_tokens": pl.Int64(),
+    "cost_usd": pl.Float64(),
+    "schema_version": pl.Int64(),
+    "run_id": pl.String(),
+    "inferred_at": pl.Datetime("us", "UTC"),
+}
+
+CATALOG_KEY = ("uri", "enrichment")
+
+_TEXT = [str(c) for c in TEXT_CAPABILITIES]
+_REGIONS = [
+    str(c) for c in (Capability.VISUAL_GROUNDING, Capability.OBJECT_DETECTION, Capability.SEGMENTATION)
+]
+
+RowCheck = Callable[[dict[str, Any]], bool]
+
+
+def _rowwise(data: pa.PolarsData, columns: tuple[str, ...], passes: RowCheck) -> pl.LazyFrame:
+    """Run a Python check over some columns of each row; for what polars has no expression for."""
+    frame = data.lazyframe.select(columns).collect()
+    return pl.LazyFrame({"passes": [passes(row) for row in frame.iter_rows(named=True)]})
+
+
+def _all_regions(condition: pl.Expr) -> pl.Expr:
+    """A condition on `pl.element()` that every region of a row must meet; true where there are none."""
+    return pl.col("regions").list.eval(condition.fill_null(False)).list.all().fill_null(True)
+
+
+def _field(name: str) -> pl.Expr:
+    return pl.element().struct.field(name)
+
+
+class CatalogRow(pa.DataFrameModel):
+    """One enrichment of one media object. Boxes and masks are in pixels of the upright original.
+
+    A row that fails a check goes to the quarantine with cause `schema` and the check's name.
+    """
+
+    uri: str = pa.Field(str_matches=r"^(s3|file)://")
+    enrichment: str = pa.Field(str_matches=r"^[a-z][a-z0-9_]*$")
+    capability: str = pa.Field(isin=[c.value for c in Capability])
+    media_kind: str = pa.Field(isin=[kind.value for kind in MediaKind])
+    fingerprint: str = pa.Field(str_length={"min_value": 8})
+    object_version: str
+    recipe: str
+    sha256: str = pa.Field(str_matches=r"^[0-9a-f]{64}$")
+    width: int = pa.Field(gt=0)
+    height: int = pa.Field(gt=0)
+    duration: float = pa.Field(ge=0, nullable=True)
+    frame_rate: float = pa.Field(gt=0, nullable=True)
+    parameters: str
+    text: str = pa.Field(nullable=True)
+    segments: pl.List(SEGMENT) = pa.Field(nullable=True)  # type: ignore[valid-type]
+    regions: pl.List(REGION) = pa.Field(nullable=True)  # type: ignore[valid-type]
+    tracks: pl.List(TRACK) = pa.Field(nullable=True)  # type: ignore[valid-type]
+    system: str
+    model_id: str
+    model_revision: str = pa.Field(nullable=True)
+    route: pl.List(pl.String) = pa.Field()  # type: ignore[valid-type]
+    raw_reply: str = pa.Field(nullable=True)
+    input_tokens: int = pa.Field(ge=0)
+    output_tokens: int = pa.Field(ge=0)
+    cost_usd: float = pa.Field(ge=0)
+    schema_version: int
+    run_id: str
+    inferred_at: pl.Datetime = pa.Field(dtype_kwargs={"time_unit": "us", "time_zone": "UTC"})
+
+    class Config:
+        strict = True
+        unique = list(CATALOG_KEY)
+
+    @pa.dataframe_check(name="has_the_result_its_capability_gives")
+    def has_its_result(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """Text for text, regions for regions, tracks for tracks; nothing else is filled."""
+        text, regions, tracks = (pl.col(c).is_not_null() for c in ("text", "regions", "tracks"))
+        kind = pl.col("capability")
+        return data.lazyframe.select(
+            pl.when(kind.is_in(_TEXT))
+            .then(text & ~regions & ~tracks)
+            .when(kind.is_in(_REGIONS))
+            .then(regions & ~text & ~tracks)
+            .otherwise(tracks & ~text & ~regions)
+        )
+
+    @pa.dataframe_check(name="text_is_not_empty")
+    def text_is_not_empty(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col("text").is_null() | (pl.col("text").str.strip_chars() != ""))
+
+    @pa.dataframe_check(name="text_does_not_echo_the_prompt")
+    def text_is_no_echo(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        def passes(row: dict[str, Any]) -> bool:
+            if row["text"] is None:
+                return True
+            asked = json.loads(row["parameters"])
+            said = row["text"].strip().casefold()
+            prompts = (asked.get(key) for key in ("prompt", "question"))
+            return said not in {prompt.strip().casefold() for prompt in prompts if prompt}
+
+        return _rowwise(data, ("text", "parameters"), passes)
+
+    @pa.dataframe_check(name="answer_is_among_the_choices")
+    def answer_is_a_choice(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        def passes(row: dict[str, Any]) -> bool:
+            choices = json.loads(row["parameters"]).get("choices")
+            return not choices or row["text"] in choices
+
+        return _rowwise(data, ("text", "parameters"), passes)
+
+    @pa.dataframe_check(name="boxes_are_ordered")
+    def boxes_are_ordered(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        ordered = (_field("x_min") < _field("x_max")) & (_field("y_min") < _field("y_max"))
+        return data.lazyframe.select(_all_regions(ordered))
+
+    @pa.dataframe_check(name="boxes_are_inside_the_picture")
+    def boxes_are_inside(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        not_before = _all_regions((_field("x_min") >= 0) & (_field("y_min") >= 0))
+
+        def furthest(edge: str) -> pl.Expr:
+            return pl.col("regions").list.eval(_field(edge)).list.max().fill_null(0)
+
+        return data.lazyframe.select(
+            not_before & (furthest("x_max") <= pl.col("width")) & (furthest("y_max") <= pl.col("height"))
+        )
+
+    @pa.dataframe_check(name="numbers_are_finite")
+    def numbers_are_finite(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        finite = pl.all_horizontal(*(_field(edge).is_finite() for edge in BOX_FIELDS))
+        return data.lazyframe.select(_all_regions(finite))
+
+    @pa.dataframe_check(name="labels_are_not_empty")
+    def labels_are_not_empty(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(_all_regions(_field("label").str.strip_chars() != ""))
+
+    @pa.dataframe_check(name="scores_are_between_0_and_1")
+    def scores_are_ratios(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        score = _field("score")
+        return data.lazyframe.select(_all_regions(score.is_null() | score.is_between(0, 1)))
+
+    @pa.dataframe_check(name="masks_decode_to_the_size_of_the_picture")
+    def masks_fit(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        def passes(row: dict[str, Any]) -> bool:
+            masks = [region["mask"] for region in row["regions"] or ()]
+            if row["capability"] == Capability.SEGMENTATION and None in masks:
+                return False
+            return all(mask_fits(mask, row["width"], row["height"]) for mask in masks if mask is not None)
+
+        return _rowwise(data, ("regions", "capability", "width", "height"), passes)
+
+    @pa.dataframe_check(name="region_times_are_inside_the_video")
+    def region_times_are_inside(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        latest = pl.col("regions").list.eval(_field("seconds")).list.max()
+        return data.lazyframe.select((latest <= pl.col("duration") + 0.001).fill_null(True))
+
+    @pa.dataframe_check(name="segments_are_ordered_and_inside_the_video")
+    def segments_are_inside(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        def passes(row: dict[str, Any]) -> bool:
+            spans = [(s["start"], s["end"]) for s in row["segments"] or ()]
+            inside = all(0 <= start <= end <= (row["duration"] or 0) + 0.001 for start, end in spans)
+            return inside and spans == sorted(spans)
+
+        return _rowwise(data, ("segments", "duration"), passes)
+
+    @pa.dataframe_check(name="tracks_are_sound")
+    def tracks_are_sound(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """No empty track, ids unique, times ordered and inside the video, boxes inside the frame."""
+        return _rowwise(data, ("tracks", "width", "height", "duration"), _tracks_pass)
+
+
+def _tracks_pass(row: dict[str, Any]) -> bool:
+    tracks = row["tracks"] or ()
+    if len({track["track_id"] for track in tracks}) != len(tracks):
+        return False
+    for track in tracks:
+        points = track["points"]
+        indices = [point["frame_index"] for point in points]
+        times = [point["seconds"] for point in points]
+        if not points or indices != sorted(set(indices)) or times != sorted(times):
+            return False
+        if times[0] < 0 or times[-1] > (row["duration"] or 0) + 0.001 or not track["label"].strip():
+            return False
+        for point in points:
+            if not (0 <= point["x_min"] < point["x_max"] <= row["width"]):
+                return False
+            if not (0 <= point["y_min"] < point["y_max"] <= row["height"]):
+                return False
+            if point["score"] is not None and not 0 <= point["score"] <= 1:
+                return False
+    return True

@@ -1,0 +1,200 @@
+"""One enrichment: a capability with fixed parameters, and the typed results it can have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from schemas.capability import Capability, MediaKind
+from schemas.geometry import Box
+
+OUTPUT_SCHEMA_VERSION = 1
+"""Part of every fingerprint: raising it makes every row stale."""
+
+Detail = Literal["brief", "detailed", "paragraph"]
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
+class FrameSampling(BaseModel):
+    """Which frames of a video are looked at: `uniform` n frames, `fps` frames a second, or `keyframes`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    frames: int | None = Field(default=None, ge=1, le=4096, description="this many, evenly spread")
+    fps: float | None = Field(default=None, gt=0, le=120, description="this many a second")
+    keyframes: bool = Field(default=False, description="only the frames that are stored whole")
+    max_frames: int = Field(default=256, ge=1, le=4096, description="the most frames of one window")
+    start: float = Field(default=0.0, ge=0, description="seconds from the start")
+    end: float | None = Field(default=None, gt=0, description="seconds from the start")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        chosen = [
+            n
+            for n, on in (("frames", self.frames), ("fps", self.fps), ("keyframes", self.keyframes))
+            if on
+        ]
+        if len(chosen) > 1:
+            raise ValueError(f"choose one of frames, fps, keyframes; this has {' and '.join(chosen)}")
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"end ({self.end}) must be after start ({self.start})")
+        return self
+
+
+_PARAMETERS: dict[Capability, frozenset[str]] = {
+    Capability.IMAGE_CAPTIONING: frozenset({"detail", "prompt", "language"}),
+    Capability.VISUAL_QUESTION_ANSWERING: frozenset({"question", "choices", "language", "sampling"}),
+    Capability.VISUAL_REASONING: frozenset({"question", "language", "sampling"}),
+    Capability.VISUAL_GROUNDING: frozenset({"phrases"}),
+    Capability.OBJECT_DETECTION: frozenset({"labels", "sampling"}),
+    Capability.SEGMENTATION: frozenset({"labels", "sampling"}),
+    Capability.OBJECT_TRACKING: frozenset({"labels", "sampling"}),
+    Capability.VIDEO_CAPTIONING: frozenset({"detail", "prompt", "language", "sampling"}),
+}
+_REQUIRED: dict[Capability, tuple[str, ...]] = {
+    Capability.VISUAL_QUESTION_ANSWERING: ("question",),
+    Capability.VISUAL_REASONING: ("question",),
+    Capability.VISUAL_GROUNDING: ("phrases",),
+    Capability.SEGMENTATION: ("labels",),
+}
+
+
+class Enrichment(BaseModel):
+    """One capability asked of every object, with fixed parameters; its result is one catalog row."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    capability: Capability
+    name: str = Field(default="", pattern=r"^[a-z][a-z0-9_]{0,62}$|^$")
+    detail: Detail = "brief"
+    prompt: str | None = Field(default=None, min_length=1, max_length=10_000)
+    question: str | None = Field(default=None, min_length=1, max_length=10_000)
+    choices: Words = ()
+    labels: Words = ()
+    phrases: Words = ()
+    language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$", description="ISO 639 code")
+    sampling: FrameSampling | None = None
+    media: MediaKind | None = Field(default=None, description="ask only of this kind of media")
+    model: str | None = Field(default=None, description="the system to use; unset, the router chooses")
+
+    @field_validator("choices", "labels", "phrases")
+    @classmethod
+    def _clean_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        stripped = tuple(word.strip() for word in words)
+        if any(not word for word in stripped):
+            raise ValueError("an entry is empty; remove it")
+        if len({word.casefold() for word in stripped}) != len(stripped):
+            raise ValueError("an entry stands twice; remove one")
+        return stripped
+
+    @model_validator(mode="after")
+    def _fits_the_capability(self) -> Self:
+        allowed = _PARAMETERS[self.capability]
+        given = {
+            key
+            for key in ("detail", "prompt", "question", "choices", "labels", "phrases", "language", "sampling")
+            if key in self.model_fields_set and getattr(self, key) not in (None, ())
+        }
+        if extra := sorted(given - allowed):
+            raise ValueError(
+                f"{self.capability} takes no {', '.join(extra)}; it takes {', '.join(sorted(allowed))}"
+            )
+        for key in _REQUIRED.get(self.capability, ()):
+            if not getattr(self, key):
+                raise ValueError(f"{self.capability} needs {key}")
+        if len(self.choices) == 1:
+            raise ValueError("choices needs at least two entries")
+        if self.media is not None and self.media not in self.capability.media_kinds:
+            raise ValueError(f"{self.capability} cannot be asked of a media object of kind {self.media}")
+        if not self.name:
+            object.__setattr__(self, "name", str(self.capability))
+        return self
+
+    @property
+    def media_kinds(self) -> frozenset[MediaKind]:
+        """The kinds of media it is asked of."""
+        return self.capability.media_kinds if self.media is None else frozenset({self.media})
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was asked, without what was left at its default: JSON-ready, part of the fingerprint."""
+        kept = self.model_dump(mode="json", exclude_defaults=True)
+        return {k: v for k, v in kept.items() if k not in ("capability", "name", "model", "media")}
+
+
+@dataclass(frozen=True)
+class Region:
+    """A labelled box in pixels of the upright original, with a mask where the capability gives one.
+
+    `mask` is the `counts` of a COCO RLE over the original's height and width; `score` is 0..1 or None
+    where the model gives none.
+    """
+
+    label: str
+    box: Box
+    score: float | None = None
+    mask: str | None = None
+    frame_index: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What happens between two times of a video, in seconds from its start."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class TrackPoint:
+    """Where a tracked object is in one sampled frame; `gap` marks a place that was interpolated."""
+
+    frame_index: int
+    seconds: float
+    box: Box
+    score: float | None = None
+    gap: bool = False
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object through a video."""
+
+    track_id: int
+    label: str
+    points: tuple[TrackPoint, ...]
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """A caption, an answer or a chain of reasoning; `segments` are a video's timed captions."""
+
+    text: str
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True)
+class RegionsResult:
+    """Detected, grounded or segmented regions; none at all is a valid answer."""
+
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True)
+class TracksResult:
+    """Tracked objects; none at all is a valid answer."""
+
+    tracks: tuple[Track, ...] = field(default=())
+
+
+Result = TextResult | RegionsResult | TracksResult

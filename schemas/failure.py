@@ -1,0 +1,73 @@
+"""Why an item failed: the cause classes of the quarantine, and the errors that stop a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """The class of a failure. Transient causes are tried again by the next run, permanent ones are not."""
+
+    UNREADABLE = "unreadable"  # empty, or a known format whose header makes no sense
+    UNSUPPORTED = "unsupported"  # the bytes are of no media format that is taken here
+    TOO_LARGE = "too_large"  # past the limits on bytes, pixels, frames or seconds
+    CHANGED = "changed"  # replaced between plan and fetch; the next plan sees the new version
+    FETCH = "fetch"  # the store did not give the bytes, also after retries
+    DECODE = "decode"  # a known format whose content could not be decoded
+    OUT_OF_MEMORY = "out_of_memory"  # alone in its batch, and still too much for the device
+    RATE_LIMITED = "rate_limited"  # the provider kept refusing for load
+    REFUSED = "refused"  # the model or the provider's safety filter declined
+    TRUNCATED = "truncated"  # the reply reached its length limit before it ended
+    MALFORMED = "malformed"  # the reply could not be parsed into the result asked for
+    SCHEMA = "schema"  # parsed, but the row breaks the catalog's schema
+    MODEL = "model"  # the model raised, or its endpoint failed
+    BUDGET = "budget"  # the budget of the run was spent
+
+    @property
+    def transient(self) -> bool:
+        """Whether trying the same thing again later may succeed."""
+        return self in _TRANSIENT
+
+
+_TRANSIENT = frozenset({Cause.CHANGED, Cause.FETCH, Cause.RATE_LIMITED, Cause.MODEL, Cause.BUDGET})
+
+
+class Stage(StrEnum):
+    """Where on its way an item failed."""
+
+    FETCH = "fetch"
+    DECODE = "decode"
+    INFER = "infer"
+    VALIDATE = "validate"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One item's failure, as it goes to the quarantine."""
+
+    cause: Cause
+    message: str
+    stage: Stage = Stage.INFER
+    attempts: int = 1
+    raw_reply: str | None = None
+
+
+class SightflowError(Exception):
+    """A run cannot go on. The message says what is wrong and what to do next."""
+
+
+class SpecError(SightflowError):
+    """The spec is not usable as written; raised before anything is listed or spent."""
+
+
+class StoreError(SightflowError):
+    """The object store or the catalog cannot be reached or refuses us."""
+
+
+class ModelError(SightflowError):
+    """A model cannot be used at all: missing weights, a bad key, a retired id, no device."""
+
+
+class QuarantineExceeded(SightflowError):
+    """More items failed than the policy allows. What was good has been published."""

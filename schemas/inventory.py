@@ -1,0 +1,32 @@
+"""The inventory: what the source holds, one row an object, as listed and before anything is read."""
+
+from __future__ import annotations
+
+import pandera.polars as pa
+import polars as pl
+
+from schemas.capability import MediaKind
+
+INVENTORY_SCHEMA: dict[str, pl.DataType] = {
+    "uri": pl.String(),
+    "media_kind": pl.String(),
+    "object_version": pl.String(),
+    "bytes": pl.Int64(),
+    "modified": pl.Datetime("us", "UTC"),
+}
+
+
+class Inventory(pa.DataFrameModel):
+    """`object_version` changes whenever the bytes do: etag and size (S3), mtime and size (local).
+
+    `media_kind` is a guess from the name that chooses the model; the bytes decide when they are read.
+    """
+
+    uri: str = pa.Field(unique=True, str_matches=r"^(s3|file)://")
+    media_kind: str = pa.Field(isin=[kind.value for kind in MediaKind])
+    object_version: str = pa.Field(str_length={"min_value": 1})
+    bytes: int = pa.Field(ge=0)
+    modified: pl.Datetime = pa.Field(dtype_kwargs={"time_unit": "us", "time_zone": "UTC"}, nullable=True)
+
+    class Config:
+        strict = True

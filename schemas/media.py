@@ -1,0 +1,49 @@
+"""Decoded media: what a model is given. Pixels live in memory within a run and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from schemas.capability import MediaKind
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """One image, upright (EXIF orientation applied), RGB.
+
+    `width, height` are those of the upright original; `pixels` may be smaller when the image was
+    decoded at reduced scale. `sha256` is that of the object's bytes and ties a result to its object.
+    """
+
+    pixels: Image.Image
+    width: int
+    height: int
+    sha256: str
+
+    kind = MediaKind.IMAGE
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedVideo:
+    """Sampled frames of one video, upright, RGB, all of one size.
+
+    `seconds[i]` is the presentation time of `frames[i]` from the start of the video, `indices[i]` its
+    place among all the frames of the stream. `width, height` are those of the upright original.
+    """
+
+    frames: tuple[Image.Image, ...]
+    indices: tuple[int, ...]
+    seconds: tuple[float, ...]
+    width: int
+    height: int
+    duration: float
+    frame_rate: float
+    sha256: str
+    source: bytes | None = None  # the original bytes, for the models that take a video as it is
+
+    kind = MediaKind.VIDEO
+
+
+Media = DecodedImage | DecodedVideo

@@ -1,0 +1,121 @@
+"""The plan: what a run will do, counted before anything is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import polars as pl
+from pydantic import BaseModel
+
+from schemas.capability import Capability, MediaKind
+from schemas.enrichment import Enrichment
+
+
+class Status(StrEnum):
+    """How an enrichment of an object stands before a run."""
+
+    NEW = "new"
+    CHANGED = "changed"  # the object's bytes changed
+    STALE = "stale"  # same bytes; model, prompt, parameters or schema changed
+    UNCHANGED = "unchanged"
+    QUARANTINED = "quarantined"  # failed before for a permanent cause, and nothing changed since
+
+
+class Candidate(BaseModel):
+    """One system in the ranking for an enrichment, and why it is or is not the choice."""
+
+    system: str
+    model_id: str
+    rating: int
+    hosted: bool
+    price_per_item: float
+    usable: bool
+    why: str
+
+
+class Route(BaseModel):
+    """Which systems serve an enrichment, best first, and the reason of every place in the ranking."""
+
+    capability: Capability
+    media_kind: MediaKind
+    candidates: list[Candidate]
+
+    @property
+    def systems(self) -> list[str]:
+        """The usable systems, best first."""
+        return [c.system for c in self.candidates if c.usable]
+
+
+class EnrichmentPlan(BaseModel):
+    """What will be done for one enrichment and one media kind."""
+
+    enrichment: str
+    capability: Capability
+    media_kind: MediaKind
+    route: Route
+    recipe: str
+    counts: dict[Status, int]
+    to_compute: int
+    price: float
+
+
+@dataclass(frozen=True)
+class ShardItem:
+    """One object of a shard and the enrichments still to be computed for it."""
+
+    uri: str
+    object_version: str
+    bytes: int
+    enrichments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of work: some objects of one media kind for one system."""
+
+    index: int
+    system: str
+    media_kind: MediaKind
+    items: tuple[ShardItem, ...]
+
+    @property
+    def size(self) -> int:
+        """How many enrichments are to be computed."""
+        return sum(len(item.enrichments) for item in self.items)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """An enrichment bound to its recipe: all that its result depends on besides the object."""
+
+    enrichment: Enrichment
+    recipe: str
+    systems: tuple[str, ...]
+    media_kind: MediaKind
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """All a run has to do: the frame of work (uri, object_version, bytes, media_kind, system,
+    enrichments), sorted so that each system is loaded once; the orphans; and the counts shown to the
+    user."""
+
+    frame: pl.DataFrame
+    orphans: pl.DataFrame
+    asks: dict[tuple[str, str], Ask]
+    plans: tuple[EnrichmentPlan, ...]
+    objects: int
+    not_asked: int
+    shard_size: int
+
+    @property
+    def to_compute(self) -> int:
+        return sum(plan.to_compute for plan in self.plans)
+
+    @property
+    def price(self) -> float:
+        return sum(plan.price for plan in self.plans)
+
+    def count(self, status: Status) -> int:
+        return sum(plan.counts.get(status, 0) for plan in self.plans)

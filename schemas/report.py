@@ -1,0 +1,58 @@
+"""The run report: what was done, skipped and quarantined, and where the time went."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import polars as pl
+from pydantic import BaseModel, Field, computed_field
+
+from schemas.failure import Cause
+from schemas.plan import EnrichmentPlan
+
+RUNS_SCHEMA: dict[str, pl.DataType] = {
+    "run_id": pl.String(),
+    "started_at": pl.Datetime("us", "UTC"),
+    "finished_at": pl.Datetime("us", "UTC"),
+    "objects": pl.Int64(),
+    "planned": pl.Int64(),
+    "published": pl.Int64(),
+    "quarantined": pl.Int64(),
+    "pruned": pl.Int64(),
+    "cost_usd": pl.Float64(),
+    "catalog_version": pl.Int64(),
+    "report": pl.String(),
+}
+
+
+class RunReport(BaseModel):
+    """What one run did. `seconds` are per stage, added up over threads."""
+
+    run_id: str
+    catalog: str
+    started_at: datetime
+    finished_at: datetime
+    objects: int
+    planned: int
+    published: int
+    unchanged: int
+    orphaned: int
+    pruned: int
+    causes: dict[Cause, int] = Field(default_factory=dict)
+    plans: list[EnrichmentPlan] = Field(default_factory=list)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    cost_usd: float = 0.0
+    commits: int = 0
+    catalog_version: int | None = None
+    max_quarantine_ratio: float = 1.0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def quarantined(self) -> int:
+        return sum(self.causes.values())
+
+    @property
+    def within_policy(self) -> bool:
+        """Whether no more items failed than the policy allows."""
+        attempted = self.published + self.quarantined
+        return self.quarantined <= self.max_quarantine_ratio * attempted

@@ -1,0 +1,222 @@
+"""The spec: the one file a user writes. Source, catalog, enrichments, models, policy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import model_validator
+
+from schemas.capability import Capability
+from schemas.enrichment import Enrichment, Words
+from schemas.failure import SpecError
+
+_GLOB_CHARACTERS = re.compile(r"[*?\[]")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoreSettings(_Section):
+    """How the object store is reached. Keys come from the usual AWS environment, profile or role, or from a
+    Prefect block (`block: name`), never from this file."""
+
+    block: str | None = Field(default=None, description="name of a saved ObjectStore block")
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://", description="S3-compatible endpoint")
+    region: str | None = None
+    anonymous: bool = False
+
+
+class Limits(_Section):
+    """What is refused before it is decoded."""
+
+    max_bytes: int = Field(default=64 * 2**20, gt=0)
+    max_pixels: int = Field(default=64_000_000, gt=0)
+    max_video_bytes: int = Field(default=4 * 2**30, gt=0)
+    max_seconds: float = Field(default=4 * 3600, gt=0)
+
+
+class Policy(_Section):
+    """What a run may do and when it fails."""
+
+    stale: Literal["recompute", "keep"] = "recompute"
+    prune: bool = False
+    max_quarantine_ratio: float = Field(default=0.1, ge=0, le=1)
+    hosted: Literal["deny", "allow"] = "deny"
+    licences: Words = Field(default=(), description="allowed licences; empty: all")
+    commercial_use: bool = Field(default=False, description="only models known to allow commercial use")
+    max_price_per_item: float | None = Field(default=None, ge=0, description="US dollars")
+    languages: Words = Field(default=(), description="ISO 639 codes preferred, e.g. zh")
+    fallback: bool = False
+    shard_size: int = Field(default=64, ge=1, le=1000)
+    shards_ahead: int = Field(default=3, ge=1, le=64)
+    commit_rows: int = Field(default=5000, ge=1)
+    commit_seconds: float = Field(default=5.0, gt=0)
+    limits: Limits = Limits()
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class EnrichmentSpec(_Section):
+    """Everything a run needs to know. Read one with `read_spec`."""
+
+    source: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(min_length=1)
+    catalog: str
+    enrichments: tuple[Enrichment, ...] = Field(min_length=1)
+    store: StoreSettings = StoreSettings()
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    policy: Policy = Policy()
+
+    @field_validator("source")
+    @classmethod
+    def _source_uris(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_checked_uri(uri, globs=True) for uri in sources)
+
+    @field_validator("catalog")
+    @classmethod
+    def _catalog_uri(cls, uri: str) -> str:
+        return _checked_uri(uri, globs=False).rstrip("/")
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [e.name for e in self.enrichments]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"two enrichments are called {', '.join(twice)}; give each a `name` of its own")
+        return self
+
+
+def _checked_uri(uri: str, globs: bool) -> str:
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        if not uri.strip():
+            raise ValueError("is empty; allowed: s3://bucket/prefix/**/*.jpg or a local path")
+        scheme, rest = "file", uri
+    if scheme not in ("s3", "file"):
+        raise ValueError(f"{uri!r} has the scheme {scheme!r}; allowed: s3://bucket/key and local paths")
+    if scheme == "s3":
+        bucket, _, key = rest.partition("/")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}", bucket):
+            raise ValueError(f"{uri!r} names no valid bucket; write s3://bucket/key")
+        if not globs and not key.strip("/"):
+            raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: s3://{bucket}/catalog")
+    if not globs and _GLOB_CHARACTERS.search(rest):
+        raise ValueError(f"{uri!r} holds a glob; a catalog is one folder")
+    return uri
+
+
+def read_spec(path: str | Path) -> EnrichmentSpec:
+    """Read and check a spec file; relative local paths in it are taken from the file's own folder.
+
+    Raises SpecError that lists every mistake with its line, what is wrong and what is allowed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise SpecError(f"{path}{where}: is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(document, dict):
+        raise SpecError(f"{path}:1: a spec is a mapping with source, catalog and enrichments")
+    try:
+        spec = EnrichmentSpec.model_validate(document)
+    except ValidationError as error:
+        problems = error.errors()
+        # A list whose items are all wrong is also "too short" to pydantic; the items say it better.
+        causes = [p for p in problems if p["type"] != "too_short" or not p["input"] or len(problems) == 1]
+        lines = [_explain(path, root, problem) for problem in causes]
+        raise SpecError("\n".join(dict.fromkeys(lines))) from None
+    return _resolved(spec, path.resolve().parent)
+
+
+def _resolved(spec: EnrichmentSpec, folder: Path) -> EnrichmentSpec:
+    def absolute(uri: str) -> str:
+        if uri.startswith("s3://"):
+            return uri
+        return "file://" + str(folder / uri.removeprefix("file://"))
+
+    models = {
+        system: settings | {"id": str((folder / settings["id"]).resolve())}
+        if str(settings.get("id", "")).startswith((".", "/"))
+        else settings
+        for system, settings in spec.models.items()
+    }
+    return spec.model_copy(
+        update={
+            "source": tuple(absolute(uri) for uri in spec.source),
+            "catalog": absolute(spec.catalog),
+            "models": models,
+        }
+    )
+
+
+def _explain(path: Path, root: yaml.Node, problem: Any) -> str:
+    """One pydantic error as `file:line: place: what is wrong; what is allowed`."""
+    place: Sequence[str | int] = problem["loc"]
+    node, dotted = root, ""
+    for step in place:
+        child = _child(node, step)
+        if child is None:
+            break
+        node = child
+    for step in place:
+        dotted += f"[{step}]" if isinstance(step, int) else f".{step}" if dotted else str(step)
+    kind, given = problem["type"], problem.get("input")
+    match kind:
+        case "extra_forbidden":
+            allowed = _fields_at(place[:-1])
+            close = difflib.get_close_matches(str(place[-1]), allowed, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            says = f"is not a known key; {hint}allowed: {', '.join(allowed)}"
+        case "missing":
+            says = "is missing"
+        case "enum" if place and place[-1] == "capability":
+            says = f"{given!r} is not a capability; allowed: {', '.join(Capability)}"
+        case "value_error":
+            says = str(problem["ctx"]["error"])
+        case _:
+            says = f"{problem['msg']}, not {given!r}" if kind != "too_short" else problem["msg"]
+    return f"{path}:{node.start_mark.line + 1}: {dotted + ': ' if dotted else ''}{says}"
+
+
+def _child(node: yaml.Node, step: str | int) -> yaml.Node | None:
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        return node.value[step]  # type: ignore[no-any-return]
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(step):
+                # A scalar's own line is its key's; for a block the key is where a reader looks too.
+                return value if isinstance(value, yaml.SequenceNode | yaml.MappingNode) else key  # type: ignore[no-any-return]
+    return None
+
+
+def _fields_at(place: Sequence[str | int]) -> list[str]:
+    """The keys allowed at a place of the spec."""
+    model: type[BaseModel] = EnrichmentSpec
+    sections: dict[str, type[BaseModel]] = {
+        "enrichments": Enrichment,
+        "store": StoreSettings,
+        "policy": Policy,
+        "limits": Limits,
+    }
+    for step in place:
+        if isinstance(step, str):
+            if step == "sampling":
+                model = Enrichment.model_fields["sampling"].annotation.__args__[0]  # type: ignore[union-attr]
+            model = sections.get(step, model)
+    return list(model.model_fields)

@@ -1,0 +1,68 @@
+"""What goes into a vision model and what comes out, one reply a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas.enrichment import Enrichment, Result
+from schemas.failure import Failure
+from schemas.media import Media
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which weights or hosted model: an id, pinned, with what one may do with it."""
+
+    id: str
+    revision: str | None = None
+    licence: str = "unread"
+    commercial_use: Literal["yes", "no", "unread"] = "unread"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one reply cost. Tokens are counted by the provider (hosted) or by the tokenizer (local)."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cost_usd + other.cost_usd,
+        )
+
+
+@dataclass(frozen=True)
+class VisionRequest:
+    """One enrichment asked of one media object."""
+
+    uri: str
+    enrichment: Enrichment
+    media: Media
+
+
+@dataclass(frozen=True)
+class VisionReply:
+    """The answer to one request: a typed result or a typed failure, never both.
+
+    `uri` and `enrichment` (its name) say whose answer this is. `system` and `model_id` say who gave it:
+    for hosted models the id that the provider says it served. `route` lists the systems that were
+    tried before and failed.
+    """
+
+    uri: str
+    enrichment: str
+    outcome: Result | Failure
+    system: str
+    model_id: str
+    raw_reply: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    route: tuple[str, ...] = ()
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.outcome if isinstance(self.outcome, Failure) else None
