@@ -16,7 +16,11 @@ from schemas.media import DecodedImage
 from schemas.ratings import rated
 from schemas.vision import ModelRef, Usage, VisionRequest
 
-_CAPTION_TASKS = {"brief": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "paragraph": "<MORE_DETAILED_CAPTION>"}
+_CAPTION_TASKS = {
+    "brief": "<CAPTION>",
+    "detailed": "<DETAILED_CAPTION>",
+    "paragraph": "<MORE_DETAILED_CAPTION>",
+}
 _PADDING = re.compile(r"<s>|</s>|<pad>")
 _LABELLED = re.compile(r"([^<]*)((?:<loc_\d+>|<poly>|</poly>|<sep>)+)")
 _BIN = re.compile(r"<loc_(\d+)>")
@@ -38,9 +42,7 @@ class Florence2(LocalVisionModel):
     takes_own_prompt: ClassVar[bool] = False
     model_class = "Florence2ForConditionalGeneration"
     memory_gib = 1.5
-    default = ModelRef(
-        "florence-community/Florence-2-base-ft", revision="main", licence="mit", commercial_use="yes"
-    )
+    default = ModelRef("florence-community/Florence-2-base-ft", revision="main", licence="mit", commercial_use="yes")
 
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         limit = self.max_new_tokens
@@ -137,9 +139,7 @@ class Florence2(LocalVisionModel):
                 bins = [int(b) + 0.5 for b in _BIN.findall(ring)]
                 if len(bins) % 2 or len(bins) < 6:
                     raise ReplyError(f"{len(bins)} numbers are not a polygon: {ring[:80]!r}")
-                points = [
-                    self.native_space.point_to_pixels(bins[k : k + 2], frame) for k in range(0, len(bins), 2)
-                ]
+                points = [self.native_space.point_to_pixels(bins[k : k + 2], frame) for k in range(0, len(bins), 2)]
                 polygons.append([number for point in points for number in point])
             if polygons:
                 regions.append(mask_region(label, polygons, frame.width, frame.height))

@@ -32,7 +32,8 @@ class Unit:
 
 class LocalVisionModel(VisionModel):
     """A model that runs in this process on transformers' own classes: safetensors only, no remote code,
-    pinned revision, greedy decoding. Media do not leave the machine."""
+    pinned revision, greedy decoding. Media do not leave the machine.
+    """
 
     hosted: ClassVar[bool] = False
     model_class: ClassVar[str]
@@ -68,8 +69,7 @@ class LocalVisionModel(VisionModel):
         start = prompt_length or 1
         everything = list(range(len(tokenizer)))
         spelled = [
-            [tokenizer(c, add_special_tokens=False)["input_ids"] + [end] for c in unit.prompt.choices]
-            for unit in units
+            [tokenizer(c, add_special_tokens=False)["input_ids"] + [end] for c in unit.prompt.choices] for unit in units
         ]
 
         def allowed(place: int, tokens: Any) -> list[int]:
@@ -108,9 +108,7 @@ class LocalVisionModel(VisionModel):
             )
             return Availability(False, f"the weights of {self.ref.id} are not on this machine", remedy)
         if not any(path.glob("*.safetensors")):
-            return Availability(
-                False, f"{path} holds no .safetensors file", "only safetensors weights are loaded"
-            )
+            return Availability(False, f"{path} holds no .safetensors file", "only safetensors weights are loaded")
         return Availability(True, f"weights in {path}")
 
     def weights_digest(self) -> str:
@@ -146,9 +144,9 @@ class LocalVisionModel(VisionModel):
         transformers.utils.logging.disable_progress_bar()
         path = self.local_path()
         device = self.resolved_device()
-        dtype = {"auto": torch.bfloat16 if device.startswith("cuda") else torch.float32}.get(
-            self.dtype
-        ) or getattr(torch, self.dtype)
+        dtype = {"auto": torch.bfloat16 if device.startswith("cuda") else torch.float32}.get(self.dtype) or getattr(
+            torch, self.dtype
+        )
         try:
             model = getattr(transformers, self.model_class).from_pretrained(
                 path, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
@@ -180,9 +178,7 @@ class LocalVisionModel(VisionModel):
 
     def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         self.prepare()
-        asked: list[list[Prompt]] = [
-            list(self.prompts(request.enrichment, request.media.kind)) for request in requests
-        ]
+        asked: list[list[Prompt]] = [list(self.prompts(request.enrichment, request.media.kind)) for request in requests]
         units = [Unit(r, p) for r, prompts in zip(requests, asked, strict=True) for p in prompts]
         said: list[Generated | Failure | None] = [None] * len(units)
         for batch in self._batches(units):
@@ -198,7 +194,8 @@ class LocalVisionModel(VisionModel):
 
     def _batches(self, units: Sequence[Unit]) -> list[list[int]]:
         """Places of units, batched: objects of similar size together (little padding), and all that is
-        asked of one object in one batch (its image is encoded once)."""
+        asked of one object in one batch (its image is encoded once).
+        """
         by_object: dict[int, list[int]] = {}
         for place, unit in enumerate(units):
             by_object.setdefault(id(unit.request.media), []).append(place)

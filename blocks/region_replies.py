@@ -88,9 +88,7 @@ def _entries(value: Any) -> list[Any]:
     raise ReplyError(f"a list of regions was expected, not {str(value)[:80]}")
 
 
-def _region(
-    entry: Any, enrichment: Enrichment, space: NativeSpace, frame: Frame, box_keys: Sequence[str]
-) -> Region:
+def _region(entry: Any, enrichment: Enrichment, space: NativeSpace, frame: Frame, box_keys: Sequence[str]) -> Region:
     if not isinstance(entry, dict):
         raise ReplyError(f"a region is an object with label and box, not {str(entry)[:80]}")
     said = next((entry[key] for key in _LABEL_KEYS if isinstance(entry.get(key), str)), None)
@@ -122,9 +120,7 @@ def _polygon(entry: dict[str, Any], space: NativeSpace, frame: Frame) -> list[fl
 
 
 def _numbers(value: Any, what: str) -> list[float]:
-    if not isinstance(value, list) or not all(
-        isinstance(n, int | float) and not isinstance(n, bool) for n in value
-    ):
+    if not isinstance(value, list) or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in value):
         raise ReplyError(f"a {what} is a list of numbers, not {str(value)[:80]}")
     try:
         numbers = [float(n) for n in value]

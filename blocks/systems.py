@@ -27,7 +27,8 @@ def system_class(system: str) -> type[VisionModel]:
 
 def open_model(system: str, settings: dict[str, Any] | None = None) -> VisionModel:
     """A configured model, not yet loaded: from the spec's `models` section or, with `block: name`, from
-    a saved Prefect block. Raises SpecError that names the wrong setting and what is allowed."""
+    a saved Prefect block. Raises SpecError that names the wrong setting and what is allowed.
+    """
     model_class = system_class(system)
     settings = dict(settings or {})
     if saved := settings.pop("block", None):

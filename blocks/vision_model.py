@@ -10,7 +10,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from prefect.blocks.core import Block
@@ -60,7 +60,7 @@ class Generated:
     """What the model said to one prompt."""
 
     text: str
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     truncated: bool = False
     served_id: str | None = None
 
@@ -126,6 +126,11 @@ class VisionModel(Block):
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         """Turn one reply into a result in catalog coordinates. Raises ReplyError or GeometryError."""
 
+    @property
+    def objects_at_once(self) -> int:
+        """How many objects one call of `run` is best given; as many are in memory as pixels, twice."""
+        return 16
+
     def prepare(self) -> None:
         """Load or connect, once; called before the first `run`. Raises ModelError."""
 
@@ -176,9 +181,7 @@ class VisionModel(Block):
         """How the picture the model sees lies over the original; the whole of it unless overridden."""
         return Frame.whole(request.media.width, request.media.height)
 
-    def reply(
-        self, request: VisionRequest, said: Sequence[tuple[Prompt, Generated | Failure]]
-    ) -> VisionReply:
+    def reply(self, request: VisionRequest, said: Sequence[tuple[Prompt, Generated | Failure]]) -> VisionReply:
         """Gather what was said to an enrichment's prompts into its one reply; never raises for content."""
         usage = Usage()
         raw: list[str] = []
@@ -219,9 +222,7 @@ class VisionModel(Block):
             )
         else:
             outcome = combine(request.enrichment, results)
-        return VisionReply(
-            request.uri, request.enrichment.name, outcome, self.system, served_id, raw_reply, usage
-        )
+        return VisionReply(request.uri, request.enrichment.name, outcome, self.system, served_id, raw_reply, usage)
 
 
 def combine(enrichment: Enrichment, results: Sequence[Result]) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import pandera.polars as pa
 import polars as pl
@@ -74,9 +74,7 @@ CATALOG_SCHEMA: dict[str, pl.DataType] = {
 CATALOG_KEY = ("uri", "enrichment")
 
 _TEXT = [str(c) for c in TEXT_CAPABILITIES]
-_REGIONS = [
-    str(c) for c in (Capability.VISUAL_GROUNDING, Capability.OBJECT_DETECTION, Capability.SEGMENTATION)
-]
+_REGIONS = [str(c) for c in (Capability.VISUAL_GROUNDING, Capability.OBJECT_DETECTION, Capability.SEGMENTATION)]
 
 RowCheck = Callable[[dict[str, Any]], bool]
 
@@ -116,20 +114,20 @@ class CatalogRow(pa.DataFrameModel):
     frame_rate: float = pa.Field(gt=0, nullable=True)
     parameters: str
     text: str = pa.Field(nullable=True)
-    segments: pl.List(SEGMENT) = pa.Field(nullable=True)  # type: ignore[valid-type]
-    regions: pl.List(REGION) = pa.Field(nullable=True)  # type: ignore[valid-type]
-    tracks: pl.List(TRACK) = pa.Field(nullable=True)  # type: ignore[valid-type]
+    segments: Annotated[pl.List, SEGMENT] = pa.Field(nullable=True)
+    regions: Annotated[pl.List, REGION] = pa.Field(nullable=True)
+    tracks: Annotated[pl.List, TRACK] = pa.Field(nullable=True)
     system: str
     model_id: str
     model_revision: str = pa.Field(nullable=True)
-    route: pl.List(pl.String) = pa.Field()  # type: ignore[valid-type]
+    route: Annotated[pl.List, pl.String()]
     raw_reply: str = pa.Field(nullable=True)
     input_tokens: int = pa.Field(ge=0)
     output_tokens: int = pa.Field(ge=0)
     cost_usd: float = pa.Field(ge=0)
     schema_version: int
     run_id: str
-    inferred_at: pl.Datetime = pa.Field(dtype_kwargs={"time_unit": "us", "time_zone": "UTC"})
+    inferred_at: Annotated[pl.Datetime, "us", "UTC"]
 
     class Config:
         strict = True

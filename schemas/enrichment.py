@@ -37,11 +37,7 @@ class FrameSampling(BaseModel):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        chosen = [
-            n
-            for n, on in (("frames", self.frames), ("fps", self.fps), ("keyframes", self.keyframes))
-            if on
-        ]
+        chosen = [n for n, on in (("frames", self.frames), ("fps", self.fps), ("keyframes", self.keyframes)) if on]
         if len(chosen) > 1:
             raise ValueError(f"choose one of frames, fps, keyframes; this has {' and '.join(chosen)}")
         if self.end is not None and self.end <= self.start:
@@ -100,13 +96,20 @@ class Enrichment(BaseModel):
         allowed = _PARAMETERS[self.capability]
         given = {
             key
-            for key in ("detail", "prompt", "question", "choices", "labels", "phrases", "language", "sampling")
+            for key in (
+                "detail",
+                "prompt",
+                "question",
+                "choices",
+                "labels",
+                "phrases",
+                "language",
+                "sampling",
+            )
             if key in self.model_fields_set and getattr(self, key) not in (None, ())
         }
         if extra := sorted(given - allowed):
-            raise ValueError(
-                f"{self.capability} takes no {', '.join(extra)}; it takes {', '.join(sorted(allowed))}"
-            )
+            raise ValueError(f"{self.capability} takes no {', '.join(extra)}; it takes {', '.join(sorted(allowed))}")
         for key in _REQUIRED.get(self.capability, ()):
             if not getattr(self, key):
                 raise ValueError(f"{self.capability} needs {key}")

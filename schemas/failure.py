@@ -67,7 +67,3 @@ class StoreError(SightflowError):
 
 class ModelError(SightflowError):
     """A model cannot be used at all: missing weights, a bad key, a retired id, no device."""
-
-
-class QuarantineExceeded(SightflowError):
-    """More items failed than the policy allows. What was good has been published."""

@@ -133,8 +133,7 @@ class NativeSpace:
             along(x, frame.seen_width, frame.left, content_width, frame.width) for x in (box.x_min, box.x_max)
         )
         y_min, y_max = (
-            along(y, frame.seen_height, frame.top, content_height, frame.height)
-            for y in (box.y_min, box.y_max)
+            along(y, frame.seen_height, frame.top, content_height, frame.height) for y in (box.y_min, box.y_max)
         )
         return (x_min, y_min, x_max, y_max) if self.order == "xyxy" else (y_min, x_min, y_max, x_max)
 
@@ -146,9 +145,7 @@ class NativeSpace:
         pixels = (value * unit - before) / content * original
         allowance = self.quantum * unit / content * original * (1 + 1e-9)
         if pixels < -allowance or pixels > original + allowance:
-            raise GeometryError(
-                f"the coordinate {value:g} lies outside the picture by more than one native step"
-            )
+            raise GeometryError(f"the coordinate {value:g} lies outside the picture by more than one native step")
         return min(max(pixels, 0.0), float(original))
 
 

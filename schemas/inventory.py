@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pandera.polars as pa
 import polars as pl
 
@@ -26,7 +28,7 @@ class Inventory(pa.DataFrameModel):
     media_kind: str = pa.Field(isin=[kind.value for kind in MediaKind])
     object_version: str = pa.Field(str_length={"min_value": 1})
     bytes: int = pa.Field(ge=0)
-    modified: pl.Datetime = pa.Field(dtype_kwargs={"time_unit": "us", "time_zone": "UTC"}, nullable=True)
+    modified: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(nullable=True)
 
     class Config:
         strict = True

@@ -47,3 +47,23 @@ class DecodedVideo:
 
 
 Media = DecodedImage | DecodedVideo
+
+
+@dataclass(frozen=True)
+class MediaFacts:
+    """What a catalog row keeps of the media: sizes in pixels of the upright original, times in seconds."""
+
+    kind: MediaKind
+    width: int
+    height: int
+    sha256: str
+    duration: float | None = None
+    frame_rate: float | None = None
+
+    @classmethod
+    def of(cls, media: Media) -> MediaFacts:
+        """The facts of decoded media, whose pixels can then be let go."""
+        if isinstance(media, DecodedVideo):
+            size = (media.width, media.height, media.sha256)
+            return cls(media.kind, *size, media.duration, media.frame_rate)
+        return cls(media.kind, media.width, media.height, media.sha256)

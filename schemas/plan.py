@@ -61,8 +61,21 @@ class EnrichmentPlan(BaseModel):
 
 
 @dataclass(frozen=True)
+class Ask:
+    """An enrichment bound to its recipe: all that its result depends on besides the object.
+
+    `systems`: who may answer, best first; the recipe is that of the first.
+    """
+
+    enrichment: Enrichment
+    recipe: str
+    systems: tuple[str, ...]
+    media_kind: MediaKind
+
+
+@dataclass(frozen=True)
 class ShardItem:
-    """One object of a shard and the enrichments still to be computed for it."""
+    """One object of a shard and the names of the enrichments still to be computed for it."""
 
     uri: str
     object_version: str
@@ -72,42 +85,40 @@ class ShardItem:
 
 @dataclass(frozen=True)
 class Shard:
-    """The unit of work: some objects of one media kind for one system."""
+    """The unit of work: some objects of one media kind for one system, with all that is asked of them."""
 
     index: int
     system: str
     media_kind: MediaKind
     items: tuple[ShardItem, ...]
+    asks: tuple[Ask, ...]
 
     @property
     def size(self) -> int:
         """How many enrichments are to be computed."""
         return sum(len(item.enrichments) for item in self.items)
 
-
-@dataclass(frozen=True)
-class Ask:
-    """An enrichment bound to its recipe: all that its result depends on besides the object."""
-
-    enrichment: Enrichment
-    recipe: str
-    systems: tuple[str, ...]
-    media_kind: MediaKind
+    def ask(self, name: str) -> Ask:
+        """The ask of an enrichment's name."""
+        return next(ask for ask in self.asks if ask.enrichment.name == name)
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """All a run has to do: the frame of work (uri, object_version, bytes, media_kind, system,
-    enrichments), sorted so that each system is loaded once; the orphans; and the counts shown to the
-    user."""
+    """All a run has to do.
+
+    `frame`: uri, object_version, bytes, media_kind, system, enrichments; sorted so that a system is loaded once.
+    `orphans`: uri, rows; in the catalog, covered by the source, and no longer listed. `closed`: uri; objects in
+    quarantine that are no longer there. `not_asked`: listed objects of a kind that no enrichment is asked of.
+    """
 
     frame: pl.DataFrame
     orphans: pl.DataFrame
-    asks: dict[tuple[str, str], Ask]
+    closed: pl.DataFrame
+    asks: tuple[Ask, ...]
     plans: tuple[EnrichmentPlan, ...]
     objects: int
     not_asked: int
-    shard_size: int
 
     @property
     def to_compute(self) -> int:

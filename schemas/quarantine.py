@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pandera.polars as pa
 import polars as pl
 
@@ -45,10 +47,10 @@ class QuarantineRow(pa.DataFrameModel):
     raw_reply: str = pa.Field(nullable=True)
     system: str
     model_id: str
-    route: pl.List(pl.String) = pa.Field()  # type: ignore[valid-type]
+    route: Annotated[pl.List, pl.String()]
     cost_usd: float = pa.Field(ge=0)
     run_id: str
-    failed_at: pl.Datetime = pa.Field(dtype_kwargs={"time_unit": "us", "time_zone": "UTC"})
+    failed_at: Annotated[pl.Datetime, "us", "UTC"]
 
     class Config:
         strict = True

@@ -7,7 +7,7 @@ from datetime import datetime
 import polars as pl
 from pydantic import BaseModel, Field, computed_field
 
-from schemas.failure import Cause
+from schemas.failure import Cause, SightflowError
 from schemas.plan import EnrichmentPlan
 
 RUNS_SCHEMA: dict[str, pl.DataType] = {
@@ -56,3 +56,16 @@ class RunReport(BaseModel):
         """Whether no more items failed than the policy allows."""
         attempted = self.published + self.quarantined
         return self.quarantined <= self.max_quarantine_ratio * attempted
+
+
+class QuarantineExceeded(SightflowError):
+    """More items failed than the policy allows. What was good has been published; `report` says all."""
+
+    def __init__(self, report: RunReport) -> None:
+        attempted = report.published + report.quarantined
+        super().__init__(
+            f"{report.quarantined} of {attempted} items failed, more than policy.max_quarantine_ratio "
+            f"({report.max_quarantine_ratio:g}) allows; what was good is published. "
+            f"See: sightflow quarantine list {report.catalog}"
+        )
+        self.report = report

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from schemas.capability import Capability
 from schemas.enrichment import Enrichment, Words
@@ -25,7 +32,8 @@ class _Section(BaseModel):
 
 class StoreSettings(_Section):
     """How the object store is reached. Keys come from the usual AWS environment, profile or role, or from a
-    Prefect block (`block: name`), never from this file."""
+    Prefect block (`block: name`), never from this file.
+    """
 
     block: str | None = Field(default=None, description="name of a saved ObjectStore block")
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://", description="S3-compatible endpoint")
@@ -54,8 +62,9 @@ class Policy(_Section):
     max_price_per_item: float | None = Field(default=None, ge=0, description="US dollars")
     languages: Words = Field(default=(), description="ISO 639 codes preferred, e.g. zh")
     fallback: bool = False
-    shard_size: int = Field(default=64, ge=1, le=1000)
-    shards_ahead: int = Field(default=3, ge=1, le=64)
+    shard_size: int = Field(default=64, ge=1, le=1000, description="most objects of a shard")
+    shard_bytes: int = Field(default=256 * 2**20, gt=0, description="most bytes of a shard, as listed")
+    shards_ahead: int = Field(default=3, ge=1, le=64, description="shards in flight at once")
     commit_rows: int = Field(default=5000, ge=1)
     commit_seconds: float = Field(default=5.0, gt=0)
     limits: Limits = Limits()
@@ -131,7 +140,7 @@ def read_spec(path: str | Path) -> EnrichmentSpec:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         raise SpecError(f"{path}{where}: is not YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(document, dict):
+    if root is None or not isinstance(document, dict):
         raise SpecError(f"{path}:1: a spec is a mapping with source, catalog and enrichments")
     try:
         spec = EnrichmentSpec.model_validate(document)
@@ -201,7 +210,7 @@ def _child(node: yaml.Node, step: str | int) -> yaml.Node | None:
         for key, value in node.value:
             if key.value == str(step):
                 # A scalar's own line is its key's; for a block the key is where a reader looks too.
-                return value if isinstance(value, yaml.SequenceNode | yaml.MappingNode) else key  # type: ignore[no-any-return]
+                return value if isinstance(value, yaml.SequenceNode | yaml.MappingNode) else key
     return None
 
 

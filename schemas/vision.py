@@ -7,7 +7,8 @@ from typing import Literal
 
 from schemas.enrichment import Enrichment, Result
 from schemas.failure import Failure
-from schemas.media import Media
+from schemas.media import Media, MediaFacts
+from schemas.plan import Ask, ShardItem
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,29 @@ class VisionReply:
     raw_reply: str | None = None
     usage: Usage = field(default_factory=Usage)
     route: tuple[str, ...] = ()
+    model_revision: str | None = None
 
     @property
     def failure(self) -> Failure | None:
         return self.outcome if isinstance(self.outcome, Failure) else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one enrichment of one object; `facts` is None if the media never became pixels."""
+
+    item: ShardItem
+    ask: Ask
+    facts: MediaFacts | None
+    reply: VisionReply
+
+
+class Replies:
+    """The answers of a shard, in the order of its items, and the seconds that each stage took.
+
+    A plain class: Prefect looks into dataclasses and mappings that tasks exchange, and has no business here.
+    """
+
+    def __init__(self, answers: list[Answer], seconds: dict[str, float]) -> None:
+        self.answers = answers
+        self.seconds = seconds

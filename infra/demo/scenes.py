@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from infra.demo.shapes_vocabulary import COLOUR_NAMES, COLOURS, SHAPES, article, enumerate_phrases
 
-HELD_OUT_SEEDS: Final = range(0, 10_000)
+HELD_OUT_SEEDS: Final = range(10_000)
 TRAINING_SEED: Final = 1_000_000
 
 Box = tuple[float, float, float, float]
@@ -218,8 +218,7 @@ def _plain(rng: np.random.Generator, width: int, height: int, count: int) -> lis
             reach = size / 2 + 2
             centre = (rng.uniform(reach, width - reach), rng.uniform(reach, height - reach))
             if all(
-                max(abs(centre[0] - other.centre[0]), abs(centre[1] - other.centre[1]))
-                > (size + other.size) / 2 + 3
+                max(abs(centre[0] - other.centre[0]), abs(centre[1] - other.centre[1])) > (size + other.size) / 2 + 3
                 and abs(centre[0] - other.centre[0]) > 0.05 * width
                 for other in placements
             ):

@@ -154,5 +154,3 @@ def mix_at(step: int, widen_from: int, widen_to: int) -> dict[str, float]:
     }  # fmt: skip
     share = min(max((step - widen_from) / max(widen_to - widen_from, 1), 0.0), 1.0)
     return {task: (1 - share) * narrow.get(task, 0.0) + share * wide[task] for task in wide}
-
-

@@ -35,7 +35,8 @@ _IGNORED: Final = -100
 class Batch:
     """Tensors of B examples: pixels (B, 3, 128, 128) normalised; input ids (B, S) with attention (B, S); labels
     (B, T), -100 where padded; of each of the 64 image tokens, colour and shape classes (B, 64), the last class
-    for none, and the box of its object (B, 64, 4) in fractions."""
+    for none, and the box of its object (B, 64, 4) in fractions.
+    """
 
     pixels: Tensor
     input_ids: Tensor
@@ -102,9 +103,7 @@ class BatchMaker:
             colours.append(kinds[index])
             shapes.append(forms[index])
             boxes.append(corners[index])
-        return Batch(
-            stack, input_ids, attention, labels, torch.stack(colours), torch.stack(shapes), torch.stack(boxes)
-        )
+        return Batch(stack, input_ids, attention, labels, torch.stack(colours), torch.stack(shapes), torch.stack(boxes))
 
 
 class Learner(nn.Module):
@@ -122,9 +121,7 @@ class Learner(nn.Module):
         embedded = self.model.get_input_embeddings()(batch.input_ids)
         # The image tokens lead every input: there is no need to look for them.
         embedded = torch.cat([features, embedded[:, IMAGE_TOKENS:]], dim=1)
-        logits = self.model(
-            inputs_embeds=embedded, attention_mask=batch.attention, labels=batch.labels
-        ).logits
+        logits = self.model(inputs_embeds=embedded, attention_mask=batch.attention, labels=batch.labels).logits
         return self._text_loss(logits, batch.labels, sigma), self._auxiliary_loss(features[:, 1:], batch)
 
     def _text_loss(self, logits: Tensor, labels: Tensor, sigma: float) -> Tensor:

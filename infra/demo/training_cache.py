@@ -54,7 +54,8 @@ def location_bin(fraction: float) -> int:
 @dataclass(frozen=True)
 class Cached:
     """Scenes as arrays: pixels (N, 128, 128, 3) uint8; owners (N, 8, 8) int8, the object that covers most of
-    each image token, -1 for none; the objects of each scene, left to right."""
+    each image token, -1 for none; the objects of each scene, left to right.
+    """
 
     pixels: npt.NDArray[np.uint8]
     owners: npt.NDArray[np.int8]

@@ -1,0 +1,368 @@
+"""Where media come from: S3 and compatible stores through s3fs, and local folders, as one block.
+
+URIs are `s3://bucket/key` with the key as it is, not percent-encoded, and `file:///absolute/path`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import polars as pl
+from fsspec.asyn import get_loop, sync
+from fsspec.utils import glob_translate
+from prefect.blocks.core import Block
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from schemas.capability import MediaKind
+from schemas.failure import Cause, Failure, Stage, StoreError
+from schemas.inventory import INVENTORY_SCHEMA
+
+Found = TypeVar("Found")
+
+VIDEO_SUFFIXES = frozenset(
+    {"avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"}
+)
+_GLOB_START = re.compile(r"[*?\[]")
+_TRANSIENT_CODES = frozenset(
+    {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
+)
+_DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "Forbidden", "401", "403"})
+_BAD_KEY_CODES = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
+
+
+class ObjectStore(Block):
+    """An S3 or S3-compatible store, or the local file system.
+
+    Without keys of its own the block uses what the AWS command line would: environment, profile, role.
+    """
+
+    _block_type_name = "Sightflow object store"
+    _block_type_slug = "sightflow-object-store"
+    _block_schema_capabilities: ClassVar[list[str]] = ["object-store"]
+    model_config = ConfigDict(extra="forbid")
+
+    endpoint_url: str | None = Field(default=None, description="Of an S3-compatible store; empty: AWS.")
+    region: str | None = Field(default=None, description="AWS region; empty: what the environment says.")
+    access_key_id: SecretStr | None = Field(default=None, description="Empty: environment, profile or role.")
+    secret_access_key: SecretStr | None = Field(default=None, description="Belongs to the access key id.")
+    session_token: SecretStr | None = Field(default=None, description="Of temporary keys.")
+    anonymous: bool = Field(default=False, description="Send unsigned requests, for public buckets.")
+    concurrency: int = Field(default=32, ge=1, le=512, description="Most requests in flight.")
+    attempts: int = Field(default=5, ge=1, le=20, description="Tries of one request before it counts as failed.")
+    timeout: float = Field(default=60.0, gt=0, description="Seconds without a byte until a try is given up.")
+
+    _filesystem: Any = PrivateAttr(default=None)
+    _slots: Any = PrivateAttr(default=None)
+
+    # --- listing --------------------------------------------------------------------------------
+
+    def inventory(self, patterns: Sequence[str], outside: str | None = None) -> pl.DataFrame:
+        """List the objects that match any of the patterns, one row each, in the form of `Inventory`.
+
+        A pattern is a URI with `*`, `?`, `[...]` within a path segment and `**` across them; one that ends
+        in `/` means all below it. `outside`: a URI below which nothing is taken (the catalog's own files).
+        Raises StoreError if a bucket or folder cannot be listed.
+        """
+        columns: dict[str, list[Any]] = {name: [] for name in INVENTORY_SCHEMA}
+        seen: set[str] = set()
+        barrier = outside.rstrip("/") + "/" if outside else None
+        for pattern in patterns:
+            matches = matcher(pattern)
+            for uri, version, size, modified in self._listed(pattern):
+                if uri in seen or not matches(uri) or (barrier and uri.startswith(barrier)):
+                    continue
+                seen.add(uri)
+                columns["uri"].append(uri)
+                columns["media_kind"].append(guess_media_kind(uri))
+                columns["object_version"].append(version)
+                columns["bytes"].append(size)
+                columns["modified"].append(modified)
+        return pl.DataFrame(columns, schema=INVENTORY_SCHEMA)
+
+    def _listed(self, pattern: str) -> Iterator[tuple[str, str, int, datetime]]:
+        literal = _GLOB_START.split(pattern, maxsplit=1)[0]
+        if pattern.startswith("file://"):
+            yield from _local_files(literal.removeprefix("file://"), exact=literal == pattern)
+            return
+        bucket, _, prefix = literal.removeprefix("s3://").partition("/")
+        token = ""
+        while True:
+            page = sync(get_loop(), self._page, bucket, prefix, token)
+            for entry in page.get("Contents", []):
+                key, size = entry["Key"], entry["Size"]
+                if key.endswith("/") and size == 0:
+                    continue  # the marker of an empty "folder", made by consoles
+                etag = entry["ETag"].strip('"')
+                yield f"s3://{bucket}/{key}", f"{etag}-{size}", size, entry["LastModified"]
+            if not page.get("IsTruncated"):
+                return
+            token = page["NextContinuationToken"]
+
+    async def _page(self, bucket: str, prefix: str, token: str) -> dict[str, Any]:
+        onward = {"ContinuationToken": token} if token else {}
+
+        async def once() -> dict[str, Any]:
+            client = await self._client()
+            return await client.list_objects_v2(Bucket=bucket, Prefix=prefix, **onward)  # type: ignore[no-any-return]
+
+        try:
+            return await self._retried(once)
+        except Exception as error:
+            raise self._store_error(error, f"s3://{bucket}/{prefix}") from None
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def read_many(self, wanted: Sequence[tuple[str, str]], max_bytes: int) -> list[bytes | Failure]:
+        """Read objects `(uri, object_version)` at once, in order: the bytes, or why they could not be had.
+
+        An object that is gone or is no longer the planned version fails with cause `changed`; one past
+        `max_bytes` with `too_large`, before its body is read; what still fails after retries with `fetch`.
+        Raises StoreError when the store refuses the credentials.
+        """
+
+        async def gather() -> list[bytes | Failure]:
+            return await asyncio.gather(*(self._read(uri, version, max_bytes) for uri, version in wanted))
+
+        return sync(get_loop(), gather)  # type: ignore[no-any-return]
+
+    async def _read(self, uri: str, version: str, max_bytes: int) -> bytes | Failure:
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(self.concurrency)
+        tries = 0
+        async with self._slots:
+            if uri.startswith("file://"):
+                return await asyncio.to_thread(_read_file, uri, version, max_bytes)
+
+            async def once() -> bytes | Failure:
+                nonlocal tries
+                tries += 1
+                return await self._get(uri, version, max_bytes)
+
+            try:
+                return await self._retried(once)
+            except Exception as error:
+                code = _code(error)
+                if code in ("PreconditionFailed", "412"):
+                    return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH, tries)
+                if code in ("NoSuchKey", "404"):
+                    return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH, tries)
+                if code in _BAD_KEY_CODES:
+                    raise self._store_error(error, uri) from None
+                # A single object may be denied by its own policy: that is its failure, not the run's.
+                return Failure(Cause.FETCH, f"{code or type(error).__name__}: {_message(error)}", Stage.FETCH, tries)
+
+    async def _get(self, uri: str, version: str, max_bytes: int) -> bytes | Failure:
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        client = await self._client()
+        etag = version.rpartition("-")[0]
+        async with asyncio.timeout(None) as deadline:
+            # The clock is set anew for each part, so a slow body is taken and a stalled one is not.
+            deadline.reschedule(_from_now(self.timeout))
+            answer = await client.get_object(Bucket=bucket, Key=key, IfMatch=f'"{etag}"')
+            async with answer["Body"] as body:
+                length = int(answer["ContentLength"])
+                if length > max_bytes:
+                    return Failure(Cause.TOO_LARGE, f"{length:,} bytes; the limit is {max_bytes:,}", Stage.FETCH)
+                parts: list[bytes] = []
+                received = 0
+                while part := await body.read(1 << 20):
+                    parts.append(part)
+                    received += len(part)
+                    deadline.reschedule(_from_now(self.timeout))
+        if received != length:
+            raise ConnectionError(f"the body ended after {received:,} of {length:,} bytes")
+        return b"".join(parts)
+
+    # --- connection -----------------------------------------------------------------------------
+
+    async def _client(self) -> Any:
+        if self._filesystem is None:
+            import s3fs
+
+            secret = {
+                "key": self.access_key_id and self.access_key_id.get_secret_value(),
+                "secret": self.secret_access_key and self.secret_access_key.get_secret_value(),
+                "token": self.session_token and self.session_token.get_secret_value(),
+            }
+            self._filesystem = s3fs.S3FileSystem(
+                anon=self.anonymous,
+                endpoint_url=self.endpoint_url,
+                client_kwargs={"region_name": self.region} if self.region else {},
+                # One retry layer, here: the SDK's own cannot retry a body that was cut short.
+                config_kwargs={
+                    "retries": {"total_max_attempts": 1},
+                    "max_pool_connections": self.concurrency,
+                    "connect_timeout": self.timeout,
+                    "read_timeout": self.timeout,
+                },
+                skip_instance_cache=True,
+                use_listings_cache=False,
+                **{name: value for name, value in secret.items() if value},
+            )
+        return await self._filesystem.set_session()
+
+    async def _retried(self, call: Callable[[], Awaitable[Found]]) -> Found:
+        """Call until it succeeds, with full jitter (0 to 0.2, 0.4, ... 20 s) between tries of transient errors."""
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self.attempts),
+            wait=wait_random_exponential(multiplier=0.2, max=20),
+            retry=retry_if_exception(_is_transient),
+            reraise=True,
+        )
+        return await retrying(call)
+
+    def _store_error(self, error: Exception, uri: str) -> StoreError:
+        code, where = _code(error), self.endpoint_url or "AWS S3"
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        if code == "NoSuchBucket":
+            return StoreError(f"there is no bucket {bucket!r} at {where}; check the name in `source`")
+        if code in _DENIED_CODES | _BAD_KEY_CODES:
+            return StoreError(f"{where} refuses to let us read {uri} ({code}); check the keys and the bucket's policy")
+        if type(error).__name__ == "NoCredentialsError":
+            return StoreError(
+                f"no keys for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, "
+                "or `store: {anonymous: true}` for a public bucket"
+            )
+        return StoreError(f"{where} does not answer for {uri} after {self.attempts} tries: {_message(error)}")
+
+    def check(self, bucket: str) -> None:
+        """List one key of a bucket. Raises StoreError that says what is wrong."""
+
+        async def first_key() -> None:
+            client = await self._client()
+            try:
+                await client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+            except Exception as error:
+                raise self._store_error(error, f"s3://{bucket}") from None
+
+        sync(get_loop(), first_key)
+
+    def delta_options(self) -> dict[str, str]:
+        """The connection in the words of delta-rs (object_store crate); holds secrets, never to be shown."""
+        options = {"aws_conditional_put": "etag"}  # two writers of one commit: the second is told
+        if self.endpoint_url:
+            options["aws_endpoint_url"] = self.endpoint_url
+            if self.endpoint_url.startswith("http://"):
+                options["aws_allow_http"] = "true"
+        if self.anonymous:
+            options["aws_skip_signature"] = "true"
+        from botocore.session import get_session
+
+        session = get_session()
+        region = self.region or session.get_config_variable("region")
+        options["aws_region"] = region or "us-east-1"
+        if self.access_key_id and self.secret_access_key:
+            options["aws_access_key_id"] = self.access_key_id.get_secret_value()
+            options["aws_secret_access_key"] = self.secret_access_key.get_secret_value()
+            if self.session_token:
+                options["aws_session_token"] = self.session_token.get_secret_value()
+        elif not self.anonymous and (credentials := session.get_credentials()):
+            # delta-rs reads the environment but no profiles: ask botocore, which reads both.
+            frozen = credentials.get_frozen_credentials()
+            options["aws_access_key_id"] = frozen.access_key
+            options["aws_secret_access_key"] = frozen.secret_key
+            if frozen.token:
+                options["aws_session_token"] = frozen.token
+        return options
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """A test whether a URI matches a source pattern."""
+    if pattern.endswith("/"):
+        pattern += "**"
+    if not _GLOB_START.search(pattern):
+        return pattern.__eq__
+    expression = re.compile(glob_translate(pattern))
+    return lambda uri: expression.match(uri) is not None
+
+
+def guess_media_kind(uri: str) -> MediaKind:
+    """What an object probably is, by its name; its bytes decide when they are read."""
+    suffix = uri.rpartition("/")[2].rpartition(".")[2].lower()
+    return MediaKind.VIDEO if suffix in VIDEO_SUFFIXES else MediaKind.IMAGE
+
+
+def _local_files(literal: str, exact: bool) -> Iterator[tuple[str, str, int, datetime]]:
+    """Walk the folder that holds everything whose path starts with `literal`; links to folders are not followed."""
+    path = Path(literal)
+    if exact and path.is_file():
+        yield _local_entry(str(path), path.stat())
+        return
+    folder = literal if literal.endswith("/") else str(path.parent)
+    if not os.path.isdir(folder):
+        raise StoreError(f"there is no folder {folder}; check `source`")
+    pending = [folder]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif entry.is_file():
+                        yield _local_entry(entry.path, entry.stat())
+        except PermissionError as error:
+            raise StoreError(f"{error.filename} cannot be listed: permission denied") from None
+
+
+def _local_entry(path: str, stat: os.stat_result) -> tuple[str, str, int, datetime]:
+    # A name that is not UTF-8 is listed in escaped form; reading it then fails with its cause, visibly.
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return f"file://{name}", _version(stat), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)
+
+
+def _version(stat: os.stat_result) -> str:
+    return f"{stat.st_mtime_ns}-{stat.st_size}"
+
+
+def _read_file(uri: str, version: str, max_bytes: int) -> bytes | Failure:
+    path = uri.removeprefix("file://")
+    try:
+        with open(path, "rb") as stream:
+            stat = os.fstat(stream.fileno())
+            if stat.st_size > max_bytes:
+                return Failure(Cause.TOO_LARGE, f"{stat.st_size:,} bytes; the limit is {max_bytes:,}", Stage.FETCH)
+            content = stream.read(max_bytes + 1)
+            if _version(os.fstat(stream.fileno())) != version or len(content) != stat.st_size:
+                return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH)
+            return content
+    except FileNotFoundError:
+        return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH)
+    except OSError as error:
+        return Failure(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
+
+
+def _from_now(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+def _code(error: BaseException) -> str:
+    """The S3 error code of an SDK error, or an empty string."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _message(error: BaseException) -> str:
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return str(response.get("Error", {}).get("Message", ""))[:300]
+    return (str(error) or type(error).__name__)[:300]
+
+
+def _is_transient(error: BaseException) -> bool:
+    from aiohttp import ClientError
+    from botocore.exceptions import ConnectionError as EndpointError
+    from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
+
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status in (408, 429) or status >= 500 or _code(error) in _TRANSIENT_CODES
+    lost = (ConnectionError, TimeoutError, ClientError, EndpointError, HTTPClientError)
+    return isinstance(error, (*lost, IncompleteReadError, ResponseStreamingError))

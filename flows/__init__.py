@@ -1,0 +1,1 @@
+"""The flows that users run, and the command line that runs them."""

@@ -1,0 +1,46 @@
+"""The main job: bring a catalog up to date with its source."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from schemas.report import QuarantineExceeded, RunReport
+from schemas.spec import EnrichmentSpec
+from tasks.discover import discover
+from tasks.fetch import fetch
+from tasks.infer import infer
+from tasks.plan import open_catalog, plan, shards_of
+from tasks.publish import publishing
+from tasks.report import prune, report
+from tasks.validate import validate
+
+THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
+
+
+@flow(name="enrich", task_runner=THREADS, persist_result=False)
+def enrich(spec: EnrichmentSpec) -> RunReport:
+    """Bring the catalog up to date with its source; return what was done, skipped and quarantined.
+
+    Raises QuarantineExceeded, with everything good published, if more failed than the policy allows.
+    """
+    started_at = datetime.now(UTC)
+    run_id = flow_run.id or ""
+    catalog = open_catalog(spec)
+    inventory = discover(spec)
+    work = plan(inventory, spec)
+    with publishing(catalog, work, spec.policy) as publisher:
+        # Each stage is given the future of the one before it, which Prefect waits for; `add` bounds them.
+        for shard in shards_of(work, spec.policy):
+            media = fetch.submit(shard, spec)
+            replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]
+            publisher.add(media, replies, validate.submit(shard, replies, run_id))
+    pruned = prune(catalog, work, spec)
+    done = report(run_id, started_at, publisher, work, pruned, spec)
+    if not done.within_policy:
+        raise QuarantineExceeded(done)
+    return done

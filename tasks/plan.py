@@ -1,0 +1,166 @@
+"""plan: what is new, changed or stale; nothing else is ever computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from blocks.catalog import Catalog
+from blocks.object_store import matcher
+from schemas.capability import MediaKind
+from schemas.failure import Cause
+from schemas.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, Work
+from schemas.spec import EnrichmentSpec, Policy
+from tasks.discover import open_store
+from tasks.route import asks_of
+
+_PERMANENT = [cause.value for cause in Cause if not cause.transient]
+_WORK_COLUMNS = {
+    "uri": pl.String(),
+    "object_version": pl.String(),
+    "bytes": pl.Int64(),
+    "media_kind": pl.String(),
+    "system": pl.String(),
+    "enrichment": pl.String(),
+}
+
+
+def open_catalog(spec: EnrichmentSpec) -> Catalog:
+    """The catalog that a spec names, reached as its store is."""
+    return Catalog(uri=spec.catalog, store=open_store(spec.store))
+
+
+@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+def plan(inventory: pl.DataFrame, spec: EnrichmentSpec) -> Work:
+    """Compare the inventory with the catalog on what determines each result; return what is left to do.
+
+    Reads four columns of the catalog and no media. Raises SpecError if an enrichment cannot be served.
+    """
+    catalog = open_catalog(spec)
+    asks = asks_of(spec)
+    names = [enrichment.name for enrichment in spec.enrichments]
+    columns = ("uri", "enrichment", "object_version", "recipe")
+    known = catalog.scan("enrichments").filter(pl.col("enrichment").is_in(names)).select(columns).collect()
+    failed = (
+        catalog.scan("quarantine")
+        .filter(pl.col("enrichment").is_in(names) & pl.col("cause").is_in(_PERMANENT))
+        .select(columns)
+        .collect()
+    )
+    plans, pending = [], []
+    for ask, route in asks:
+        statuses = _statuses(inventory, known, failed, ask)
+        wanted = _wanted(spec.policy)
+        plans.append(_counted(statuses, ask, route, wanted))
+        todo = statuses.filter(pl.col("status").is_in(wanted))
+        pending.append(
+            todo.select(
+                "uri",
+                "object_version",
+                "bytes",
+                "media_kind",
+                system=pl.lit(ask.systems[0]),
+                enrichment=pl.lit(ask.enrichment.name),
+            )
+        )
+    listed = pl.concat([pl.DataFrame(schema=_WORK_COLUMNS), *pending])
+    # All that is asked of one object of one system goes together: it is fetched and decoded once.
+    frame = (
+        listed.group_by("system", "media_kind", "uri", "object_version", "bytes")
+        .agg(enrichments=pl.col("enrichment").sort())
+        .sort("system", "media_kind", "uri")
+    )
+    kinds = {str(ask.media_kind) for ask, _ in asks}
+    return Work(
+        frame=frame,
+        orphans=_gone(catalog.scan("enrichments"), inventory, spec),
+        closed=_gone(catalog.scan("quarantine"), inventory, spec).select("uri"),
+        asks=tuple(ask for ask, _ in asks),
+        plans=tuple(plans),
+        objects=inventory.height,
+        not_asked=inventory.filter(~pl.col("media_kind").is_in(list(kinds))).height,
+    )
+
+
+def _statuses(inventory: pl.DataFrame, known: pl.DataFrame, failed: pl.DataFrame, ask: Ask) -> pl.DataFrame:
+    """The objects an enrichment is asked of, each with its `status`."""
+    mine = pl.col("enrichment") == ask.enrichment.name
+    refused = failed.filter(mine & (pl.col("recipe") == ask.recipe)).select("uri", "object_version", hopeless=True)
+    there = known.filter(mine).select("uri", known_version="object_version", known_recipe="recipe")
+    same_version = pl.col("known_version") == pl.col("object_version")
+    status = (
+        pl.when(same_version & (pl.col("known_recipe") == ask.recipe))
+        .then(pl.lit(Status.UNCHANGED.value))
+        .when(pl.col("hopeless"))
+        .then(pl.lit(Status.QUARANTINED.value))
+        .when(pl.col("known_version").is_null())
+        .then(pl.lit(Status.NEW.value))
+        .when(same_version)
+        .then(pl.lit(Status.STALE.value))
+        .otherwise(pl.lit(Status.CHANGED.value))
+    )
+    return (
+        inventory.filter(pl.col("media_kind") == str(ask.media_kind))
+        .join(there, on="uri", how="left")
+        .join(refused, on=["uri", "object_version"], how="left")
+        .with_columns(status=status)
+    )
+
+
+def _wanted(policy: Policy) -> list[str]:
+    """The statuses that are computed."""
+    wanted = [Status.NEW.value, Status.CHANGED.value]
+    return [*wanted, Status.STALE.value] if policy.stale == "recompute" else wanted
+
+
+def _counted(statuses: pl.DataFrame, ask: Ask, route: Route, wanted: list[str]) -> EnrichmentPlan:
+    found = dict(statuses["status"].value_counts().iter_rows())
+    counts = {status: int(found.get(status.value, 0)) for status in Status}
+    to_compute = sum(counts[Status(status)] for status in wanted)
+    return EnrichmentPlan(
+        enrichment=ask.enrichment.name,
+        capability=ask.enrichment.capability,
+        media_kind=ask.media_kind,
+        route=route,
+        recipe=ask.recipe,
+        counts=counts,
+        to_compute=to_compute,
+        price=to_compute * route.candidates[0].price_per_item,
+    )
+
+
+def _gone(rows: pl.LazyFrame, inventory: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
+    """The `uri`s of a table that the source's patterns cover and the listing no longer holds, with their `rows`."""
+    held = rows.group_by("uri").len("rows").collect()
+    gone = held.join(inventory.select("uri"), on="uri", how="anti")
+    tests = [matcher(pattern) for pattern in spec.source]
+    covered = [any(test(uri) for test in tests) for uri in gone["uri"]]
+    return gone.filter(pl.Series(covered, dtype=pl.Boolean())).sort("uri")
+
+
+def shards_of(work: Work, policy: Policy) -> Iterator[Shard]:
+    """Cut the work into shards of one system and media kind, by number of objects and by bytes."""
+    items: list[ShardItem] = []
+    kept: tuple[str, str] | None = None
+    size = index = 0
+
+    def shard(system: str, kind: str) -> Shard:
+        asked = {name for item in items for name in item.enrichments}
+        asks = [ask for ask in work.asks if ask.media_kind == kind and ask.enrichment.name in asked]
+        return Shard(index, system, MediaKind(kind), tuple(items), tuple(asks))
+
+    for row in work.frame.iter_rows(named=True):
+        key = (row["system"], row["media_kind"])
+        full = len(items) >= policy.shard_size or size + row["bytes"] > policy.shard_bytes
+        if kept and items and (full or key != kept):
+            yield shard(*kept)
+            items, size, index = [], 0, index + 1
+        kept = key
+        size += row["bytes"]
+        items.append(ShardItem(row["uri"], row["object_version"], row["bytes"], tuple(row["enrichments"])))
+    if kept and items:
+        yield shard(*kept)

@@ -1,0 +1,69 @@
+"""report: close a run: remove orphans if asked, settle what is gone, and write down what was done."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import polars as pl
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from blocks.catalog import Catalog
+from schemas.failure import StoreError
+from schemas.plan import Status, Work
+from schemas.report import RUNS_SCHEMA, RunReport
+from schemas.spec import EnrichmentSpec
+from tasks.publish import Publisher
+
+
+@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+def prune(catalog: Catalog, work: Work, spec: EnrichmentSpec) -> int:
+    """Remove the rows of objects that are gone, if the policy says so; return how many rows went.
+
+    Refused when the source lists nothing at all: an empty listing is far more often a mistake than an empty bucket.
+    """
+    if not spec.policy.prune or work.orphans.is_empty():
+        return 0
+    if not work.objects:
+        raise StoreError(
+            f"the source lists no object, and prune would empty the catalog of {work.orphans.height} objects; "
+            "check `source`, or set policy.prune to false"
+        )
+    return catalog.prune(work.orphans["uri"].to_list())
+
+
+@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+def report(
+    run_id: str, started_at: datetime, publisher: Publisher, work: Work, pruned: int, spec: EnrichmentSpec
+) -> RunReport:
+    """Settle the quarantine of objects that are gone and record the run; a run that changed nothing writes nothing."""
+    catalog = publisher.catalog
+    settled = catalog.resolve(work.closed)
+    done = RunReport(
+        run_id=run_id,
+        catalog=spec.catalog,
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        objects=work.objects,
+        planned=work.to_compute,
+        published=publisher.published,
+        unchanged=work.count(Status.UNCHANGED),
+        orphaned=work.orphans.height,
+        pruned=pruned,
+        causes=dict(publisher.causes),
+        plans=list(work.plans),
+        seconds={stage: round(seconds, 3) for stage, seconds in sorted(publisher.seconds.items())},
+        cost_usd=publisher.cost,
+        commits=publisher.commits + bool(pruned) + bool(settled),
+        catalog_version=catalog.version(),
+        max_quarantine_ratio=spec.policy.max_quarantine_ratio,
+    )
+    if done.commits:
+        catalog.record_run(pl.DataFrame([_row(done)], schema=RUNS_SCHEMA))
+    return done
+
+
+def _row(done: RunReport) -> dict[str, object]:
+    fields = done.model_dump(include=set(RUNS_SCHEMA))
+    return {**fields, "report": done.model_dump_json()}

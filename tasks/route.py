@@ -1,0 +1,96 @@
+"""route: which system serves an enrichment here, and why."""
+
+from __future__ import annotations
+
+from blocks.systems import SYSTEMS, open_model, system_class
+from blocks.vision_model import VisionModel
+from schemas.capability import MediaKind
+from schemas.enrichment import Enrichment
+from schemas.failure import SpecError
+from schemas.plan import Ask, Candidate, Route
+from schemas.spec import EnrichmentSpec, Policy
+
+
+def route(enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -> Route:
+    """Rank the systems for an enrichment: usable ones first, then by language, rating, local before hosted, price.
+
+    A pinned model is the only candidate. Every candidate carries the reason of its place.
+    """
+    systems = [enrichment.model] if enrichment.model else list(SYSTEMS)
+    candidates = [_candidate(system, enrichment, media_kind, spec) for system in systems]
+    wanted = {enrichment.language, *spec.policy.languages} - {None}
+
+    def place(candidate: Candidate) -> tuple[object, ...]:
+        speaks = wanted <= set(system_class(candidate.system).rating.languages)
+        return (
+            not candidate.usable,
+            not speaks,
+            -candidate.rating,
+            candidate.hosted,
+            candidate.price_per_item,
+            candidate.system,
+        )
+
+    return Route(capability=enrichment.capability, media_kind=media_kind, candidates=sorted(candidates, key=place))
+
+
+def _candidate(system: str, enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -> Candidate:
+    model = open_model(system, spec.models.get(system))
+    price = model.price_per_item(enrichment, media_kind)
+    stars = model.rating.of(enrichment.capability)
+    obstacle = model.refuses(enrichment, media_kind) or _forbidden(model, spec.policy, price) or _not_here(model)
+    pinned = "pinned in the spec; " if enrichment.model else ""
+    where = "hosted" if model.hosted else "local"
+    return Candidate(
+        system=system,
+        model_id=model.ref.id,
+        rating=stars,
+        hosted=model.hosted,
+        price_per_item=price,
+        usable=obstacle is None,
+        why=obstacle or f"{pinned}rated {stars} for {enrichment.capability}, {where}",
+    )
+
+
+def _forbidden(model: VisionModel, policy: Policy, price: float) -> str | None:
+    """Why the policy does not allow a model, or None."""
+    if model.hosted and policy.hosted == "deny":
+        return "hosted, and policy.hosted is deny"
+    if policy.licences and model.ref.licence not in policy.licences:
+        return f"its licence is {model.ref.licence}, and policy.licences allows {', '.join(policy.licences)}"
+    if policy.commercial_use and model.ref.commercial_use != "yes":
+        return f"commercial use: {model.ref.commercial_use}, and policy.commercial_use is set"
+    if policy.max_price_per_item is not None and price > policy.max_price_per_item:
+        return f"${price:.4g} an item is above policy.max_price_per_item (${policy.max_price_per_item:.4g})"
+    return None
+
+
+def _not_here(model: VisionModel) -> str | None:
+    """Why a model cannot be used on this machine, with the remedy, or None."""
+    available = model.availability()
+    return None if available.usable else f"{available.why}; {available.remedy}"
+
+
+def asks_of(spec: EnrichmentSpec) -> tuple[tuple[Ask, Route], ...]:
+    """Bind every enrichment, for each kind of media it is asked of, to its systems and its recipe.
+
+    A kind of media that no system takes is left out if another kind is served. Raises SpecError, before anything
+    is listed, if an enrichment cannot be served at all, with the reason of every candidate.
+    """
+    bound: list[tuple[Ask, Route]] = []
+    problems: list[str] = []
+    for enrichment in spec.enrichments:
+        if enrichment.model:
+            system_class(enrichment.model)
+        routes = [route(enrichment, kind, spec) for kind in sorted(enrichment.media_kinds)]
+        served = [r for r in routes if r.systems]
+        if not served:
+            reasons = "\n".join(f"    {c.system}: {c.why}" for c in routes[0].candidates)
+            problems.append(f"enrichment {enrichment.name!r}: no system can serve it here:\n{reasons}")
+        for chosen in served:
+            model = open_model(chosen.systems[0], spec.models.get(chosen.systems[0]))
+            recipe = model.recipe(enrichment, chosen.media_kind)
+            bound.append((Ask(enrichment, recipe, tuple(chosen.systems), chosen.media_kind), chosen))
+    if problems:
+        raise SpecError("\n".join(problems))
+    return tuple(bound)

@@ -1,0 +1,177 @@
+"""validate: answers become catalog rows that pass every check, and quarantine rows with their cause."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+from pandera.errors import SchemaErrors
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from schemas.catalog import CATALOG_SCHEMA, CatalogRow
+from schemas.enrichment import OUTPUT_SCHEMA_VERSION, Region, RegionsResult, TextResult, Track, TracksResult
+from schemas.failure import Cause, Failure, Stage
+from schemas.plan import Ask, Shard, ShardItem
+from schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from schemas.vision import Answer, Replies
+
+
+class Validated:
+    """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`."""
+
+    def __init__(self, rows: pl.DataFrame, failed: pl.DataFrame, seconds: dict[str, float]) -> None:
+        self.rows = rows
+        self.failed = failed
+        self.seconds = seconds
+
+
+@task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
+def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
+    """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure."""
+    began = time.perf_counter()
+    failures = failures_of(replies.answers)
+    good = [a for a, failure in zip(replies.answers, failures, strict=True) if failure is None]
+    bad = [(a, failure) for a, failure in zip(replies.answers, failures, strict=True) if failure is not None]
+    rows = CatalogRow.validate(_frame(good, run_id), lazy=True)
+    now = datetime.now(UTC)
+    failed = pl.DataFrame([_failed_row(a, failure, run_id, now) for a, failure in bad], schema=QUARANTINE_SCHEMA)
+    if rows.height + failed.height != shard.size:
+        raise RuntimeError(f"shard {shard.index}: {shard.size} were asked and {rows.height + failed.height} came out")
+    seconds = {**replies.seconds, "validate": time.perf_counter() - began}
+    return Validated(rows, QuarantineRow.validate(failed), seconds)
+
+
+def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:
+    """For each answer, why it cannot be published, or None: the model's failure, or the checks its row breaks."""
+    failures = [answer.reply.failure for answer in answers]
+    candidates = [k for k, failure in enumerate(failures) if failure is None]
+    for k in list(candidates):
+        if not _is_storable(answers[k]):
+            failures[k] = Failure(Cause.MALFORMED, "the reply holds characters that are no text", Stage.VALIDATE)
+            candidates.remove(k)
+    broken = _broken_checks(_frame([answers[k] for k in candidates], run_id="check"))
+    for row, checks in broken.items():
+        reply = answers[candidates[row]].reply
+        message = "the row breaks: " + ", ".join(sorted(checks))
+        failures[candidates[row]] = Failure(Cause.SCHEMA, message, Stage.VALIDATE, raw_reply=reply.raw_reply)
+    return failures
+
+
+def _broken_checks(frame: pl.DataFrame) -> dict[int, set[str]]:
+    """The checks that each row of a frame breaks, by row index."""
+    try:
+        CatalogRow.validate(frame, lazy=True)
+    except SchemaErrors as errors:
+        broken: dict[int, set[str]] = {}
+        for case in errors.failure_cases.iter_rows(named=True):
+            if case["index"] is None:
+                raise  # not about a row: the frame itself is wrong, which is a defect of ours
+            column = case["column"]
+            name = case["check"] if column in (None, "CatalogRow") else f"{column}: {case['check']}"
+            broken.setdefault(int(case["index"]), set()).add(name)
+        return broken
+    return {}
+
+
+def _is_storable(answer: Answer) -> bool:
+    """Whether the reply's text can be written as UTF-8: a model's JSON may hold half of a surrogate pair."""
+    try:
+        json.dumps(asdict(answer.reply.outcome), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def fingerprint(recipe: str, object_version: str) -> str:
+    """32 hexadecimal digits over all that determines a result: what is asked and of whom, and the object's bytes."""
+    return hashlib.sha256(f"{recipe}\n{object_version}".encode()).hexdigest()[:32]
+
+
+def _frame(answers: Sequence[Answer], run_id: str) -> pl.DataFrame:
+    now = datetime.now(UTC)
+    return pl.DataFrame([_row(answer, run_id, now) for answer in answers], schema=CATALOG_SCHEMA)
+
+
+def _key(item: ShardItem, ask: Ask) -> dict[str, Any]:
+    return {
+        "uri": item.uri,
+        "enrichment": ask.enrichment.name,
+        "capability": str(ask.enrichment.capability),
+        "fingerprint": fingerprint(ask.recipe, item.object_version),
+        "object_version": item.object_version,
+        "recipe": ask.recipe,
+    }
+
+
+def _row(answer: Answer, run_id: str, now: datetime) -> dict[str, Any]:
+    reply, facts, result = answer.reply, answer.facts, answer.reply.outcome
+    assert facts is not None and not isinstance(result, Failure)
+    return {
+        **_key(answer.item, answer.ask),
+        "media_kind": str(facts.kind),
+        "sha256": facts.sha256,
+        "width": facts.width,
+        "height": facts.height,
+        "duration": facts.duration,
+        "frame_rate": facts.frame_rate,
+        "parameters": json.dumps(answer.ask.enrichment.parameters, ensure_ascii=False, sort_keys=True),
+        "text": result.text if isinstance(result, TextResult) else None,
+        "segments": [asdict(s) for s in result.segments] or None if isinstance(result, TextResult) else None,
+        "regions": [_region(r) for r in result.regions] if isinstance(result, RegionsResult) else None,
+        "tracks": [_track(t) for t in result.tracks] if isinstance(result, TracksResult) else None,
+        "system": reply.system,
+        "model_id": reply.model_id,
+        "model_revision": reply.model_revision,
+        "route": [*reply.route, reply.system],
+        "raw_reply": _storable(reply.raw_reply),
+        "input_tokens": reply.usage.input_tokens,
+        "output_tokens": reply.usage.output_tokens,
+        "cost_usd": reply.usage.cost_usd,
+        "schema_version": OUTPUT_SCHEMA_VERSION,
+        "run_id": run_id,
+        "inferred_at": now,
+    }
+
+
+def _region(region: Region) -> dict[str, Any]:
+    fields = asdict(region)
+    return {**fields.pop("box"), **fields}
+
+
+def _track(track: Track) -> dict[str, Any]:
+    points = []
+    for point in track.points:
+        fields = asdict(point)
+        points.append({**fields.pop("box"), **fields})
+    return {"track_id": track.track_id, "label": track.label, "points": points}
+
+
+def _failed_row(answer: Answer, failure: Failure, run_id: str, now: datetime) -> dict[str, Any]:
+    reply = answer.reply
+    failure = replace(failure, raw_reply=failure.raw_reply or reply.raw_reply)
+    return {
+        **_key(answer.item, answer.ask),
+        "cause": failure.cause.value,
+        "stage": failure.stage.value,
+        "message": _storable(failure.message) or failure.cause.value,
+        "attempts": failure.attempts,
+        "raw_reply": _storable(failure.raw_reply),
+        "system": reply.system,
+        "model_id": reply.model_id,
+        "route": [*reply.route, reply.system],
+        "cost_usd": reply.usage.cost_usd,
+        "run_id": run_id,
+        "failed_at": now,
+    }
+
+
+def _storable(text: str | None) -> str | None:
+    """Text as UTF-8 can hold it, what cannot be written escaped."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
