@@ -247,9 +247,10 @@ class ObjectStore(Block):
     def delta_options(self) -> dict[str, str]:
         """The connection in the words of delta-rs (object_store crate); holds secrets, never to be shown."""
         options = {"aws_conditional_put": "etag"}  # two writers of one commit: the second is told
-        if self.endpoint_url:
-            options["aws_endpoint_url"] = self.endpoint_url
-            if self.endpoint_url.startswith("http://"):
+        endpoint = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            options["aws_endpoint_url"] = endpoint
+            if endpoint.startswith("http://"):
                 options["aws_allow_http"] = "true"
         if self.anonymous:
             options["aws_skip_signature"] = "true"

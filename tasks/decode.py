@@ -15,9 +15,10 @@ from schemas.media import DecodedImage, Media
 from schemas.spec import Limits
 
 # The formats that are tried, by content; Pillow knows more, and each more is more to attack.
-IMAGE_FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 # Pillow's own guard raises at open; here the size is read from the header and told in the failure.
 Image.MAX_IMAGE_PIXELS = None
+Image.init()
 
 
 def decode(content: bytes, limits: Limits) -> Media | Failure:

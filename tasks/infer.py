@@ -49,7 +49,7 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
     what can pass by itself (a busy provider, a full device) is retried inside the model, item by item.
     """
     serving = loaded(shard.system, spec.models.get(shard.system))
-    seconds = {"decode": 0.0, "infer": 0.0}
+    seconds = {"fetch": fetched.seconds, "decode": 0.0, "infer": 0.0}
     answers: list[Answer] = []
     for items, decoded in decode_ahead(
         shard.items, fetched, spec.policy.limits, serving.model.objects_at_once, seconds

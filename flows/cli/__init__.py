@@ -1,0 +1,25 @@
+"""The command line: `sightflow`. Each command is a thin screen over the flows and blocks.
+
+Heavy libraries are imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 2 bad usage or spec, 3 quarantine above policy, 1 anything else."""
+    # Settled before Prefect, transformers and their like are imported and read it.
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    from flows.cli.app import app
+
+    app()

@@ -1,0 +1,92 @@
+"""sightflow demo: the whole job on this machine, with a real model and an S3 endpoint on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+
+from flows.cli.catalog import open_cases
+from flows.cli.run import run_enrich, show_report
+from flows.cli.screen import console, safe, table
+from schemas.failure import SpecError
+
+_MARK = "made-by-sightflow-demo"
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="Everything the demo makes lies here.")] = Path("demo-output"),
+    scenes: Annotated[int, typer.Option(min=1, max=2000, help="How many pictures are drawn.")] = 60,
+) -> None:
+    """Draw pictures, put them in S3, caption them, detect and ground in them with a real Florence-2, publish."""
+    from infra.demo.bucket import KEYS, demo_spec, draw_media, fill_bucket, s3_on_loopback
+    from schemas.spec import read_spec
+
+    folder = _fresh(folder)
+    os.environ.update(KEYS)
+    with console.status("drawing pictures and starting S3 on loopback ..."):
+        draw_media(folder / "bucket", scenes)
+        endpoint_of = s3_on_loopback()
+    with endpoint_of as endpoint:
+        count = fill_bucket(endpoint, folder / "bucket")
+        spec = folder / "spec.yaml"
+        spec.write_text(demo_spec(endpoint))
+        console.print(f"[bold]1.[/bold] {count} objects, six of them broken, are in S3 at {endpoint} (this process)")
+        console.print(
+            "[bold]2.[/bold] a small Florence-2, trained for this demo on drawn shapes and on nothing else, reads them"
+        )
+        read = read_spec(spec)
+        show_report(run_enrich(read))
+        _show_what_came(read.catalog, folder)
+        console.print("\n[bold]3.[/bold] the same again: only what is missing is computed")
+        show_report(run_enrich(read))
+    console.print(
+        f"\neverything lies in [bold]{safe(folder)}[/bold]: the bucket's files, truth.json, spec.yaml, catalog/"
+    )
+    console.print(
+        f'next: [bold]sightflow catalog query {safe(folder)}/catalog "SELECT uri, caption, objects FROM catalog LIMIT 5"[/bold]',
+        soft_wrap=True,
+    )
+
+
+def _fresh(folder: Path) -> Path:
+    """An empty folder for this demo; what an earlier demo made is removed, anything else is left alone."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARK).exists():
+            raise SpecError(f"{folder} holds files that are not the demo's; choose another with --folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
+    return folder
+
+
+def _show_what_came(catalog_uri: str, folder: Path) -> None:
+    """Print some rows, the failures with their causes, and how much of it is true."""
+    from blocks.catalog import Catalog
+    from blocks.catalog_views import connect
+
+    catalog = Catalog(uri=catalog_uri)
+    rows = connect(catalog).execute(
+        "SELECT parse_filename(uri), caption, list_transform(objects, o -> o.label || printf(' [%.0f %.0f %.0f %.0f]', "
+        "o.x_min, o.y_min, o.x_max, o.y_max)) FROM catalog ORDER BY uri LIMIT 4"
+    )
+    shown = [(name, caption, "\n".join(boxes or [])) for name, caption, boxes in rows.fetchall()]
+    console.print(table("published, for example", "object", "caption", "objects (pixels)", rows=shown))
+    cases = open_cases(catalog).group_by("uri", "cause", "message").len("items").sort("uri", "cause")
+    failed = [(uri.rpartition("/")[2], cause, n, message) for uri, cause, message, n in cases.iter_rows()]
+    console.print(table("quarantined, and why", "object", "cause", "items", "what went wrong", rows=failed))
+    truth = json.loads((folder / "truth.json").read_text())
+    said = dict(
+        catalog.scan("enrichments")
+        .filter(pl.col("enrichment") == "caption")
+        .select("uri", "text")
+        .collect()
+        .iter_rows()
+    )
+    right = sum(text == truth[uri.split("/", 3)[3]]["caption"] for uri, text in said.items())
+    console.print(f"{right} of {len(said)} published captions are word for word the truth of the drawing")

@@ -1,0 +1,87 @@
+"""sightflow plan: what a run would do and cost, before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.screen import console, money, quiet_prefect, safe, table
+from schemas.plan import EnrichmentPlan, Status, Work
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
+
+
+def plan(
+    spec: SpecFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
+) -> None:
+    """Count what is new, changed, stale and unchanged; show the model for each enrichment, why, and the price."""
+    from schemas.spec import read_spec
+
+    read = read_spec(spec)
+    quiet_prefect()
+    from tasks.discover import discover
+    from tasks.plan import plan as plan_task
+    from tasks.route import asks_of
+
+    asks_of(read)  # what cannot be served is said before anything is listed
+    with console.status("listing the source and comparing it with the catalog ..."):
+        work = plan_task.fn(discover.fn(read), read)
+    if as_json:
+        console.print_json(json.dumps(plan_document(work)))
+        return
+    show_plan(work)
+    todo = f"sightflow run {spec}" if work.to_compute else "nothing to do"
+    console.print(f"\nnext: [bold]{safe(todo)}[/bold]")
+
+
+def plan_document(work: Work) -> dict[str, object]:
+    """The plan as a JSON document."""
+    return {
+        "objects": work.objects,
+        "not_asked": work.not_asked,
+        "to_compute": work.to_compute,
+        "price_usd": work.price,
+        "orphaned": work.orphans["uri"].to_list(),
+        "enrichments": [p.model_dump(mode="json") for p in work.plans],
+    }
+
+
+def show_plan(work: Work) -> None:
+    """Print the counts, then the reason of each choice of a model."""
+    counted = [Status.NEW, Status.CHANGED, Status.STALE, Status.UNCHANGED, Status.QUARANTINED]
+    rows = [
+        [
+            f"{p.enrichment} ({p.media_kind})",
+            *(f"{p.counts.get(status, 0):,}" for status in counted),
+            f"{p.to_compute:,}",
+            p.route.systems[0],
+            money(p.price),
+        ]
+        for p in work.plans
+    ]
+    numbers = (*(str(status) for status in counted), "to compute")
+    console.print(
+        table(
+            f"{work.objects:,} objects", "enrichment", *numbers, "model", "price", rows=rows, right=(*numbers, "price")
+        )
+    )
+    for p in work.plans:
+        console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)
+    if work.not_asked:
+        console.print(f"{work.not_asked:,} objects are of a kind that no enrichment is asked of")
+    if work.orphans.height:
+        console.print(
+            f"{work.orphans.height:,} objects of the catalog are gone from the source ({work.orphans['rows'].sum():,} "
+            "rows); policy.prune: true removes them"
+        )
+
+
+def _why(p: EnrichmentPlan) -> str:
+    first, *others = p.route.candidates
+    reasons = [f"[bold]{safe(first.system)}[/bold] ({safe(first.model_id)}), {safe(first.why)}"]
+    reasons += [f"not {safe(other.system)}: {safe(other.why)}" for other in others if not other.usable]
+    return "; ".join(reasons)

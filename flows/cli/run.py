@@ -1,0 +1,143 @@
+"""sightflow run: bring the catalog up to date."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from flows.cli.plan import SpecFile
+from flows.cli.screen import console, money, quiet_prefect, safe, table
+from schemas.plan import Work
+from schemas.report import QuarantineExceeded, RunReport
+from schemas.spec import EnrichmentSpec
+
+
+def run(
+    spec: SpecFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run report as JSON, for programs.")] = False,
+) -> None:
+    """Compute what is missing, validate it and publish it; what is already there is never computed again."""
+    from schemas.spec import read_spec
+
+    read = read_spec(spec)
+    try:
+        done = run_enrich(read)
+    except QuarantineExceeded as error:
+        _show(error.report, spec, as_json)
+        raise
+    _show(done, spec, as_json)
+
+
+def run_enrich(spec: EnrichmentSpec) -> RunReport:
+    """Run the flow with progress on the screen, on the configured Prefect server or on one of our own."""
+    quiet_prefect()
+    from infra.prefect_server import prefect_api
+    from tasks.publish import LISTENER
+    from tasks.route import asks_of
+
+    asks_of(spec)  # what cannot be served is said before a server is started
+    with prefect_api() as server, progress() as bar:
+        # The server takes seconds to start; the heavy imports use the same seconds.
+        imports = threading.Thread(target=import_module, args=("transformers",), daemon=True)
+        imports.start()
+        if server is not None:
+            bar.say("starting Prefect on this machine")
+            server.wait()
+        bar.say("loading libraries")
+        imports.join()
+        from flows.enrich import enrich
+
+        bar.say("listing the source and planning")
+        token = LISTENER.set(bar)
+        try:
+            return enrich(spec)
+        finally:
+            LISTENER.reset(token)
+
+
+class ProgressBar:
+    """Items, rate and time left, told by the publisher."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("starting", total=None, failed="", rate="")
+        self._failed = 0
+
+    def say(self, what: str) -> None:
+        """Name what is going on now."""
+        self._bar.update(self._task, description=what)
+
+    def planned(self, work: Work) -> None:
+        self._bar.update(
+            self._task, description="enriching" if work.to_compute else "nothing to do", total=work.to_compute
+        )
+        self._bar.reset(self._task, total=work.to_compute)
+
+    def advanced(self, published: int, quarantined: int) -> None:
+        self._failed += quarantined
+        failed = f"[red]{self._failed:,} failed[/red]" if self._failed else ""
+        self._bar.update(self._task, advance=published + quarantined, failed=failed)
+        speed = self._bar.tasks[0].speed
+        self._bar.update(self._task, rate=f"{speed:,.1f} items/s" if speed else "")
+
+
+@contextmanager
+def progress() -> Iterator[ProgressBar]:
+    """A bar on the screen while the block runs."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield ProgressBar(bar)
+
+
+def _show(done: RunReport, spec: Path, as_json: bool) -> None:
+    if as_json:
+        console.print_json(done.model_dump_json())
+    else:
+        show_report(done, spec)
+
+
+def show_report(done: RunReport, spec: Path | None = None) -> None:
+    """Print the summary of a run and the next command to type."""
+    seconds = (done.finished_at - done.started_at).total_seconds()
+    if not done.commits:
+        console.print(f"nothing to do: {done.unchanged:,} results of {done.objects:,} objects are up to date")
+    else:
+        rate = f", {(done.published + done.quarantined) / seconds:,.1f} items/s" if seconds else ""
+        console.print(
+            f"[bold]{done.published:,} published[/bold], {done.quarantined:,} quarantined, {done.unchanged:,} unchanged, "
+            f"{done.pruned:,} pruned in {seconds:,.1f} s{rate}; cost {money(done.cost_usd)}; "
+            f"catalog version {done.catalog_version}"
+        )
+    if done.causes:
+        rows = sorted(((cause, f"{count:,}") for cause, count in done.causes.items()), key=lambda row: row[0])
+        console.print(table("quarantined", "cause", "items", rows=rows, right=("items",)))
+    if done.orphaned and not done.pruned:
+        console.print(
+            f"{done.orphaned:,} objects of the catalog are gone from the source; policy.prune: true removes them"
+        )
+    following = f"sightflow quarantine list {done.catalog}" if done.causes else f"sightflow catalog show {done.catalog}"
+    console.print(f"next: [bold]{safe(following)}[/bold]", soft_wrap=True)

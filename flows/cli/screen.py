@@ -1,0 +1,86 @@
+"""What the commands share on the screen: the console, errors in plain words, tables."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from schemas.failure import SightflowError, SpecError
+
+console = Console(highlight=False)
+problems = Console(stderr=True, highlight=False)
+
+
+class Commands(TyperGroup):
+    """Turns errors into one clear message and the right exit code; SIGHTFLOW_DEBUG=1 shows the traceback too."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from schemas.report import QuarantineExceeded
+
+        try:
+            return super().invoke(ctx)
+        except SightflowError as error:
+            if os.environ.get("SIGHTFLOW_DEBUG"):
+                raise
+            code = 2 if isinstance(error, SpecError) else 3 if isinstance(error, QuarantineExceeded) else 1
+            problems.print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(code) from None
+        except KeyboardInterrupt:
+            problems.print("interrupted; what was committed stays, and the next run goes on from there")
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get("SIGHTFLOW_DEBUG") or type(error).__module__.startswith(("click", "typer")):
+                raise
+            problems.print(
+                f"[red]error[/red] {escape(type(error).__name__)}: {escape(str(error))}\n"
+                "This is not a mistake of yours that sightflow knows. Set SIGHTFLOW_DEBUG=1 for the traceback.",
+                soft_wrap=True,
+            )
+            raise typer.Exit(1) from None
+
+
+def quiet_prefect() -> None:
+    """Keep Prefect's log lines off the screen; they still go to its server, where the UI shows them."""
+    import prefect  # noqa: F401 - sets up the handlers that are turned down here
+
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.extra"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) or "Console" in type(handler).__name__:
+                handler.setLevel(logging.CRITICAL + 1)
+
+
+def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tuple[str, ...] = ()) -> Table:
+    """A table whose cells are shown as they are, whatever markup or control characters they hold."""
+    shown = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    for column in columns:
+        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(safe(cell) for cell in row))
+    return shown
+
+
+def safe(value: object) -> str:
+    """Text that cannot steer the terminal: control characters and markup of file names and models are escaped."""
+    text = str(value)
+    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+
+def is_terminal() -> bool:
+    """Whether a person is watching."""
+    return sys.stdout.isatty()
+
+
+def money(dollars: float) -> str:
+    """US dollars, as exact as small prices need."""
+    return "free" if dollars == 0 else f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.4g}"

@@ -1,0 +1,156 @@
+"""A Prefect server of our own, for one run on one machine, when none is configured.
+
+Prefect would start one by itself, but that one outlives a killed parent and prints tracebacks when it stops.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from schemas.failure import SightflowError
+
+_START_SECONDS = 180.0
+
+
+class PrefectServer:
+    """A server process on loopback with its database and log in one folder; ends when this process ends, in any way."""
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def api_url(self) -> str:
+        """What PREFECT_API_URL should be."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def log(self) -> Path:
+        """Where the server's own words go."""
+        return self.folder / "prefect-server.log"
+
+    def start(self) -> None:
+        """Start the process and return at once; see `wait`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "PREFECT_HOME": str(self.folder),
+            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.folder / 'prefect.db'}",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+        }
+        # A server that is told of another server would ask that one.
+        environment.pop("PREFECT_API_URL", None)
+        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+        command += [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--log-level",
+            "warning",
+            "--timeout-keep-alive",
+            "30",
+        ]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=end_with_parent
+            )
+
+    def wait(self) -> None:
+        """Return when the server answers. Raises SightflowError that names the log if it ends or never answers."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                break
+            if is_healthy(self.api_url):
+                return
+            time.sleep(0.1)
+        raise SightflowError(f"the Prefect server did not start; its log is {self.log}")
+
+    def stop(self) -> None:
+        """End the process, politely first."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def __enter__(self) -> PrefectServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+@contextmanager
+def prefect_api() -> Iterator[PrefectServer | None]:
+    """Yield a starting server of our own that this process talks to, or None when Prefect is configured with one.
+
+    Raises SightflowError if the configured server does not answer.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    if configured := get_current_settings().api.url:
+        if not is_healthy(configured):
+            raise SightflowError(
+                f"Prefect is configured with {configured}, and no server answers there; start it, or run "
+                "`prefect config unset PREFECT_API_URL` (or unset the variable) to let this run start one of its own"
+            )
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="sightflow-prefect-", ignore_cleanup_errors=True) as folder:
+        with PrefectServer(Path(folder)) as server:
+            os.environ["PREFECT_API_URL"] = server.api_url
+            refresh_global_settings_context()
+            try:
+                yield server
+            finally:
+                del os.environ["PREFECT_API_URL"]
+                refresh_global_settings_context()
+
+
+def is_healthy(api_url: str) -> bool:
+    """Whether a Prefect server answers at this address."""
+    try:
+        with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=5) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def free_port() -> int:
+    """A loopback port that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def end_with_parent() -> None:
+    """Ask Linux to end this process when its parent dies, also by SIGKILL; elsewhere the parent's `stop` has to do."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
