@@ -122,15 +122,27 @@ def prefect_api() -> Iterator[PrefectServer | None]:
             )
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="sightflow-prefect-", ignore_cleanup_errors=True) as folder:
-        with PrefectServer(Path(folder)) as server:
-            os.environ["PREFECT_API_URL"] = server.api_url
+    with (
+        tempfile.TemporaryDirectory(prefix="sightflow-prefect-", ignore_cleanup_errors=True) as folder,
+        PrefectServer(Path(folder)) as server,
+    ):
+        os.environ["PREFECT_API_URL"] = server.api_url
+        refresh_global_settings_context()
+        try:
+            yield server
+        finally:
+            _deliver()
+            del os.environ["PREFECT_API_URL"]
             refresh_global_settings_context()
-            try:
-                yield server
-            finally:
-                del os.environ["PREFECT_API_URL"]
-                refresh_global_settings_context()
+
+
+def _deliver() -> None:
+    """Wait until Prefect's background threads have sent their logs and events, while the server is still there."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all()
+    EventsWorker.drain_all()
 
 
 def is_healthy(api_url: str) -> bool:

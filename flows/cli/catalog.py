@@ -73,9 +73,8 @@ def show(uri: Uri, version: Version = None, endpoint_url: Endpoint = None) -> No
     failed = open_cases(catalog).height
     if failed:
         console.print(f"{failed:,} items in quarantine: sightflow quarantine list {safe(uri)}", soft_wrap=True)
-    console.print(
-        f'next: [bold]sightflow catalog query {safe(uri)} "SELECT * FROM catalog LIMIT 5"[/bold]', soft_wrap=True
-    )
+    following = "SELECT * FROM catalog LIMIT 5"
+    console.print(f'next: [bold]sightflow catalog query {safe(uri)} "{following}"[/bold]', soft_wrap=True)
 
 
 @app.command()

@@ -12,7 +12,7 @@ import polars as pl
 import typer
 
 from flows.cli.catalog import open_cases
-from flows.cli.run import run_enrich, show_report
+from flows.cli.run import enrich_on, show_report
 from flows.cli.screen import console, safe, table
 from schemas.failure import SpecError
 
@@ -25,15 +25,15 @@ def demo(
 ) -> None:
     """Draw pictures, put them in S3, caption them, detect and ground in them with a real Florence-2, publish."""
     from infra.demo.bucket import KEYS, demo_spec, draw_media, fill_bucket, s3_on_loopback
+    from infra.prefect_server import prefect_api
     from schemas.spec import read_spec
 
     folder = _fresh(folder)
     os.environ.update(KEYS)
-    with console.status("drawing pictures and starting S3 on loopback ..."):
-        draw_media(folder / "bucket", scenes)
-        endpoint_of = s3_on_loopback()
-    with endpoint_of as endpoint:
-        count = fill_bucket(endpoint, folder / "bucket")
+    with prefect_api() as prefect, s3_on_loopback() as endpoint:
+        with console.status("drawing pictures and putting them into S3 on loopback ..."):
+            draw_media(folder / "bucket", scenes)
+            count = fill_bucket(endpoint, folder / "bucket")
         spec = folder / "spec.yaml"
         spec.write_text(demo_spec(endpoint))
         console.print(f"[bold]1.[/bold] {count} objects, six of them broken, are in S3 at {endpoint} (this process)")
@@ -41,17 +41,15 @@ def demo(
             "[bold]2.[/bold] a small Florence-2, trained for this demo on drawn shapes and on nothing else, reads them"
         )
         read = read_spec(spec)
-        show_report(run_enrich(read))
+        show_report(enrich_on(prefect, read))
         _show_what_came(read.catalog, folder)
         console.print("\n[bold]3.[/bold] the same again: only what is missing is computed")
-        show_report(run_enrich(read))
+        show_report(enrich_on(prefect, read))
     console.print(
         f"\neverything lies in [bold]{safe(folder)}[/bold]: the bucket's files, truth.json, spec.yaml, catalog/"
     )
-    console.print(
-        f'next: [bold]sightflow catalog query {safe(folder)}/catalog "SELECT uri, caption, objects FROM catalog LIMIT 5"[/bold]',
-        soft_wrap=True,
-    )
+    following = "SELECT uri, caption, objects FROM catalog LIMIT 5"
+    console.print(f'next: [bold]sightflow catalog query {safe(folder)}/catalog "{following}"[/bold]', soft_wrap=True)
 
 
 def _fresh(folder: Path) -> Path:
@@ -72,10 +70,10 @@ def _show_what_came(catalog_uri: str, folder: Path) -> None:
 
     catalog = Catalog(uri=catalog_uri)
     rows = connect(catalog).execute(
-        "SELECT parse_filename(uri), caption, list_transform(objects, o -> o.label || printf(' [%.0f %.0f %.0f %.0f]', "
-        "o.x_min, o.y_min, o.x_max, o.y_max)) FROM catalog ORDER BY uri LIMIT 4"
+        "SELECT parse_filename(uri), caption, list_transform(objects, lambda o: o.label || "
+        "printf(' [%.0f %.0f %.0f %.0f]', o.x_min, o.y_min, o.x_max, o.y_max)) FROM catalog ORDER BY uri LIMIT 4"
     )
-    shown = [(name, caption, "\n".join(boxes or [])) for name, caption, boxes in rows.fetchall()]
+    shown = [(name, caption, "; ".join(boxes or [])) for name, caption, boxes in rows.fetchall()]
     console.print(table("published, for example", "object", "caption", "objects (pixels)", rows=shown))
     cases = open_cases(catalog).group_by("uri", "cause", "message").len("items").sort("uri", "cause")
     failed = [(uri.rpartition("/")[2], cause, n, message) for uri, cause, message, n in cases.iter_rows()]

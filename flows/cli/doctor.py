@@ -12,9 +12,12 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.screen import console, quiet_prefect, table
+from flows.cli.screen import console, table
 
-_PACKAGES = ("prefect", "torch", "transformers", "deltalake", "polars", "pandera", "s3fs", "duckdb", "av", "openai", "google-genai", "dashscope")  # fmt: skip
+_PACKAGES = (
+    "prefect", "torch", "transformers", "deltalake", "polars", "pandera", "s3fs", "duckdb", "av",
+    "openai", "google-genai", "dashscope",
+)  # fmt: skip
 Finding = tuple[str, str, str, str]
 
 
@@ -24,7 +27,6 @@ def doctor(
     ] = None,
 ) -> None:
     """Check this machine: packages, devices, Prefect, models; with a spec also its store, catalog and models."""
-    quiet_prefect()
     with console.status("looking around ..."):
         findings = [*_packages(), *_machine(), *_prefect(), *_models()]
         if spec is not None:

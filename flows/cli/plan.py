@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.screen import console, money, quiet_prefect, safe, table
+from flows.cli.screen import console, money, safe, table
 from schemas.plan import EnrichmentPlan, Status, Work
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
@@ -22,7 +22,6 @@ def plan(
     from schemas.spec import read_spec
 
     read = read_spec(spec)
-    quiet_prefect()
     from tasks.discover import discover
     from tasks.plan import plan as plan_task
     from tasks.route import asks_of

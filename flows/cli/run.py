@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import (
@@ -21,10 +21,13 @@ from rich.progress import (
 )
 
 from flows.cli.plan import SpecFile
-from flows.cli.screen import console, money, quiet_prefect, safe, table
+from flows.cli.screen import console, money, safe, table
 from schemas.plan import Work
 from schemas.report import QuarantineExceeded, RunReport
 from schemas.spec import EnrichmentSpec
+
+if TYPE_CHECKING:
+    from infra.prefect_server import PrefectServer
 
 
 def run(
@@ -45,13 +48,19 @@ def run(
 
 def run_enrich(spec: EnrichmentSpec) -> RunReport:
     """Run the flow with progress on the screen, on the configured Prefect server or on one of our own."""
-    quiet_prefect()
     from infra.prefect_server import prefect_api
-    from tasks.publish import LISTENER
     from tasks.route import asks_of
 
     asks_of(spec)  # what cannot be served is said before a server is started
-    with prefect_api() as server, progress() as bar:
+    with prefect_api() as server:
+        return enrich_on(server, spec)
+
+
+def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec) -> RunReport:
+    """Run the flow with progress on the screen; `server`: our own, perhaps still starting, or None."""
+    from tasks.publish import LISTENER
+
+    with progress() as bar:
         # The server takes seconds to start; the heavy imports use the same seconds.
         imports = threading.Thread(target=import_module, args=("transformers",), daemon=True)
         imports.start()
@@ -128,9 +137,9 @@ def show_report(done: RunReport, spec: Path | None = None) -> None:
     else:
         rate = f", {(done.published + done.quarantined) / seconds:,.1f} items/s" if seconds else ""
         console.print(
-            f"[bold]{done.published:,} published[/bold], {done.quarantined:,} quarantined, {done.unchanged:,} unchanged, "
-            f"{done.pruned:,} pruned in {seconds:,.1f} s{rate}; cost {money(done.cost_usd)}; "
-            f"catalog version {done.catalog_version}"
+            f"[bold]{done.published:,} published[/bold], {done.quarantined:,} quarantined, "
+            f"{done.unchanged:,} unchanged, {done.pruned:,} pruned in {seconds:,.1f} s{rate}; "
+            f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}"
         )
     if done.causes:
         rows = sorted(((cause, f"{count:,}") for cause, count in done.causes.items()), key=lambda row: row[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -48,16 +47,6 @@ class Commands(TyperGroup):
                 soft_wrap=True,
             )
             raise typer.Exit(1) from None
-
-
-def quiet_prefect() -> None:
-    """Keep Prefect's log lines off the screen; they still go to its server, where the UI shows them."""
-    import prefect  # noqa: F401 - sets up the handlers that are turned down here
-
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.extra"):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler) or "Console" in type(handler).__name__:
-                handler.setLevel(logging.CRITICAL + 1)
 
 
 def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tuple[str, ...] = ()) -> Table:
