@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
+from urllib.parse import quote
 
 import polars as pl
 from prefect.blocks.core import Block
@@ -91,6 +92,9 @@ class Catalog(Block):
         table = self.table(name, version)
         if table is None:
             return pl.LazyFrame(schema=SCHEMAS[name])
+        if self.uri.startswith("file://") and quote(self.uri, safe=":/") != self.uri:
+            # scan_delta percent-encodes a local path and then does not find it.
+            return pl.scan_pyarrow_dataset(table.to_pyarrow_dataset())
         return pl.scan_delta(table)
 
     def version(self, name: TableName = "enrichments") -> int | None:

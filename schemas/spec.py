@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -16,7 +16,6 @@ from pydantic import (
     Field,
     ValidationError,
     field_validator,
-    model_validator,
 )
 
 from schemas.capability import Capability
@@ -94,12 +93,13 @@ class EnrichmentSpec(_Section):
     def _catalog_uri(cls, uri: str) -> str:
         return _checked_uri(uri, globs=False).rstrip("/")
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
-        names = [e.name for e in self.enrichments]
+    @field_validator("enrichments")
+    @classmethod
+    def _names_are_unique(cls, enrichments: tuple[Enrichment, ...]) -> tuple[Enrichment, ...]:
+        names = [e.name for e in enrichments]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"two enrichments are called {', '.join(twice)}; give each a `name` of its own")
-        return self
+        return enrichments
 
 
 def _checked_uri(uri: str, globs: bool) -> str:
@@ -116,9 +116,19 @@ def _checked_uri(uri: str, globs: bool) -> str:
             raise ValueError(f"{uri!r} names no valid bucket; write s3://bucket/key")
         if not globs and not key.strip("/"):
             raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: s3://{bucket}/catalog")
-    if not globs and _GLOB_CHARACTERS.search(rest):
-        raise ValueError(f"{uri!r} holds a glob; a catalog is one folder")
+    if not globs:
+        _check_catalog_folder(scheme, uri, rest)
     return uri
+
+
+def _check_catalog_folder(scheme: str, uri: str, folder: str) -> None:
+    """Refuse names that readers of Delta tables do not agree on how to escape."""
+    if _GLOB_CHARACTERS.search(folder):
+        raise ValueError(f"{uri!r} holds a glob; a catalog is one folder")
+    if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9_.=/\-]+", folder):
+        raise ValueError(f"{uri!r}: the name of a catalog in S3 may hold letters, digits and _ . = - /")
+    if re.search(r"%[0-9A-Fa-f]{2}", folder):
+        raise ValueError(f"{uri!r}: the name of a catalog may not hold % and two hexadecimal digits")
 
 
 def read_spec(path: str | Path) -> EnrichmentSpec:

@@ -1,0 +1,90 @@
+"""The spec: a mistake is told with its line, what is wrong and what is allowed, before anything else happens."""
+
+from pathlib import Path
+
+import pytest
+
+from schemas.capability import Capability
+from schemas.failure import SpecError
+from schemas.spec import read_spec
+
+GOOD = """\
+source: s3://photos/**/*.jpg
+catalog: s3://photos-catalog/main
+enrichments:
+  - capability: image captioning
+"""
+
+
+def problem(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as raised:
+        read_spec(path)
+    return str(raised.value)
+
+
+def test_a_small_spec_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(GOOD)
+    spec = read_spec(path)
+    assert spec.source == ("s3://photos/**/*.jpg",)
+    assert spec.enrichments[0].capability is Capability.IMAGE_CAPTIONING
+    assert spec.enrichments[0].name == "image_captioning"
+
+
+def test_local_paths_are_taken_from_the_spec_s_own_folder(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(GOOD.replace("s3://photos/**/*.jpg", "media/*").replace("s3://photos-catalog/main", "out"))
+    spec = read_spec(path)
+    assert spec.source == (f"file://{tmp_path}/media/*",)
+    assert spec.catalog == f"file://{tmp_path}/out"
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "says"),
+    [
+        ({"source:": "sources:"}, 1, ["sources", "did you mean source"]),
+        ({"s3://photos/**/*.jpg": "ftp://photos/x"}, 1, ["ftp", "s3://bucket/key"]),
+        ({"s3://photos/**/*.jpg": "s3://"}, 1, ["bucket"]),
+        ({"s3://photos-catalog/main": "s3://photos-catalog"}, 2, ["whole bucket", "folder"]),
+        ({"s3://photos-catalog/main": "s3://photos-catalog/*/x"}, 2, ["glob"]),
+        ({"image captioning": "smell"}, 4, ["smell", "image_captioning", "segmentation"]),
+        ({"image captioning": "vqa"}, 4, ["needs question"]),
+        ({"image captioning": "visual grounding"}, 4, ["needs phrases"]),
+        ({"image captioning": "image captioning\n    labels: [dog]"}, 4, ["takes no labels", "detail"]),
+        ({"image captioning": "image captioning\n    colour: red"}, 5, ["colour", "allowed"]),
+        ({"image captioning": "vqa\n    question: a?\n    choices: [one]"}, 4, ["at least two"]),
+        ({"image captioning": "image captioning\n  - capability: image captioning"}, 4, ["two enrichments"]),
+        ({"enrichments:\n  - capability: image captioning\n": "enrichments: []\n"}, 3, ["at least 1"]),
+        (
+            {"image captioning\n": "image captioning\npolicy: {max_quarantine_ratio: 7}\n"},
+            5,
+            ["less than or equal to 1"],
+        ),
+    ],
+)
+def test_each_mistake_is_told_with_its_line(tmp_path: Path, change: dict[str, str], line: int, says: list[str]) -> None:
+    text = GOOD
+    for old, new in change.items():
+        assert old in text
+        text = text.replace(old, new)
+    told = problem(tmp_path, text)
+    assert f"spec.yaml:{line}:" in told
+    for word in says:
+        assert word in told
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    told = problem(tmp_path, GOOD.replace("s3://photos/", "gs://photos/").replace("image captioning", "smell"))
+    assert "gs" in told and "smell" in told
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "source: [", "\x00"])
+def test_what_is_no_spec_at_all_is_told_kindly(tmp_path: Path, text: str) -> None:
+    assert "spec.yaml" in problem(tmp_path, text)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no such file"):
+        read_spec(tmp_path / "nowhere.yaml")
