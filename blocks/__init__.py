@@ -2,6 +2,9 @@
 
 from blocks.catalog import Catalog
 from blocks.florence2 import Florence2
+from blocks.gemini import Gemini
+from blocks.gpt_4o import GPT4o
 from blocks.object_store import ObjectStore
+from blocks.qwen_vl_max import QwenVLMax
 
-__all__ = ["Catalog", "Florence2", "ObjectStore"]
+__all__ = ["Catalog", "Florence2", "GPT4o", "Gemini", "ObjectStore", "QwenVLMax"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from blocks.vision_model import ReplyError
@@ -20,6 +20,9 @@ _MAX_REGIONS = 10_000
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n?(.*?)```", re.DOTALL)
 _BOX_KEYS = ("box", "box_2d", "bbox_2d", "bbox")
 _LABEL_KEYS = ("label", "phrase", "name")
+
+ReadMask = Callable[[str, Box, Frame], str]
+"""Reads a mask that a model wrote as a string, within its box: the `counts` of a COCO RLE of the original."""
 
 
 def read_json(text: str) -> Any:
@@ -42,19 +45,30 @@ def read_json(text: str) -> Any:
 
 
 def read_regions(
-    text: str, enrichment: Enrichment, space: NativeSpace, frame: Frame, box_keys: Sequence[str] = _BOX_KEYS
+    text: str,
+    enrichment: Enrichment,
+    space: NativeSpace,
+    frame: Frame,
+    box_keys: Sequence[str] = _BOX_KEYS,
+    read_mask: ReadMask | None = None,
 ) -> RegionsResult:
     """The regions of a JSON reply, in pixels of the original.
 
     Accepts an array of entries, or an object whose only array holds them. Each entry needs a label (it
     may be left out when a single label or phrase was asked for) and a box of four numbers in `space`;
-    segmentation needs a polygon as well. Raises ReplyError or GeometryError for the whole reply if any
-    entry is not so, or has a label that was not asked for.
+    segmentation needs a polygon, or a mask that `read_mask` reads, as well. Raises ReplyError or
+    GeometryError for the whole reply if any entry is not so, or has a label that was not asked for.
     """
+    entries = read_entries(text)
+    return RegionsResult(tuple(_region(entry, enrichment, space, frame, box_keys, read_mask) for entry in entries))
+
+
+def read_entries(text: str) -> list[Any]:
+    """The entries of a JSON reply as `read_regions` takes them, in their order. Raises ReplyError."""
     entries = _entries(read_json(text))
     if len(entries) > _MAX_REGIONS:
         raise ReplyError(f"{len(entries)} regions are more than the {_MAX_REGIONS} that are believed")
-    return RegionsResult(tuple(_region(entry, enrichment, space, frame, box_keys) for entry in entries))
+    return entries
 
 
 def asked_label(said: str | None, enrichment: Enrichment) -> str:
@@ -88,25 +102,40 @@ def _entries(value: Any) -> list[Any]:
     raise ReplyError(f"a list of regions was expected, not {str(value)[:80]}")
 
 
-def _region(entry: Any, enrichment: Enrichment, space: NativeSpace, frame: Frame, box_keys: Sequence[str]) -> Region:
+def _region(
+    entry: Any,
+    enrichment: Enrichment,
+    space: NativeSpace,
+    frame: Frame,
+    box_keys: Sequence[str],
+    read_mask: ReadMask | None,
+) -> Region:
     if not isinstance(entry, dict):
         raise ReplyError(f"a region is an object with label and box, not {str(entry)[:80]}")
     said = next((entry[key] for key in _LABEL_KEYS if isinstance(entry.get(key), str)), None)
     label = asked_label(said, enrichment)
     score = _score(entry)
-    if enrichment.capability is Capability.SEGMENTATION:
-        polygon = _polygon(entry, space, frame)
-        xs, ys = polygon[0::2], polygon[1::2]
-        box = Box(min(xs), min(ys), max(xs), max(ys))
-        if box.area <= 0:
-            raise GeometryError("the polygon encloses nothing")
-        return Region(label, box, score, encode_polygons([polygon], frame.width, frame.height))
+    if enrichment.capability is not Capability.SEGMENTATION:
+        return Region(label, _box(entry, space, frame, box_keys), score)
+    drawn = entry.get("mask")
+    if read_mask is not None and isinstance(drawn, str):
+        box = _box(entry, space, frame, box_keys)
+        return Region(label, box, score, read_mask(drawn, box, frame))
+    polygon = _polygon(entry, space, frame)
+    xs, ys = polygon[0::2], polygon[1::2]
+    box = Box(min(xs), min(ys), max(xs), max(ys))
+    if box.area <= 0:
+        raise GeometryError("the polygon encloses nothing")
+    return Region(label, box, score, encode_polygons([polygon], frame.width, frame.height))
+
+
+def _box(entry: dict[str, Any], space: NativeSpace, frame: Frame, box_keys: Sequence[str]) -> Box:
     numbers = next((entry[key] for key in box_keys if key in entry), None)
-    return Region(label, space.to_pixels(_numbers(numbers, "box"), frame), score)
+    return space.to_pixels(_numbers(numbers, "box"), frame)
 
 
 def _polygon(entry: dict[str, Any], space: NativeSpace, frame: Frame) -> list[float]:
-    points = entry.get("polygon")
+    points = entry.get("polygon", entry.get("mask"))
     if isinstance(points, list) and points and all(isinstance(p, list) for p in points):
         pairs = [_numbers(point, "point") for point in points]
     else:

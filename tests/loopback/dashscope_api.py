@@ -1,0 +1,67 @@
+"""DashScope's multimodal conversation on loopback."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from dashscope.v2.protocols.native import NativeProtocol
+from dashscope.v2.types.completions import parse_completion
+from dashscope.v2.types.messages import ImagePart, Message, TextPart, VideoPart
+
+from tests.loopback.server import LoopbackProvider, Received, Say, Status
+
+_PARAMETERS = set(inspect.signature(NativeProtocol.build_chat_request).parameters) | {"result_format"}
+
+
+class DashScopeOnLoopback(LoopbackProvider):
+    base_path = "/api/v1"
+
+    def understand(self, path: str, body: Any, headers: Mapping[str, str]) -> tuple[str, str, list[str], list[bytes]]:
+        if path != "/api/v1" + NativeProtocol.MULTIMODAL_PATH:
+            raise ValueError(f"no such path: {path}")
+        if unknown := (set(body) - {"model", "input", "parameters"}) | (set(body["parameters"]) - _PARAMETERS):
+            raise ValueError(f"unknown parameters: {unknown}")
+        if "x-dashscope-ossresourceresolve" in headers:
+            raise ValueError("a file was uploaded")
+        texts, pictures = [], []
+        for message in body["input"]["messages"]:
+            parts = [canonical(part) for part in message["content"]]
+            Message(role=message["role"], content=parts)
+            for part in parts:
+                if isinstance(part, TextPart):
+                    texts.append(part.text)
+                    continue
+                for url in [part.url] if isinstance(part, ImagePart) else part.frames or []:
+                    head, _, data = url.partition(";base64,")
+                    if head not in ("data:image/png", "data:image/jpeg"):
+                        raise ValueError(f"not an image: {head[:80]}")
+                    pictures.append(base64.b64decode(data, validate=True))
+        return body["model"], headers["authorization"].removeprefix("Bearer "), texts, pictures
+
+    def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
+        content = [] if said.kind == "empty" else [{"text": said.text}]
+        finish = "length" if said.kind == "truncated" else "stop"
+        choices = [{"finish_reason": finish, "message": {"role": "assistant", "content": content}}]
+        payload = {
+            "output": {"choices": [] if said.kind == "no_choices" else choices},
+            "usage": {"input_tokens": input_tokens, "output_tokens": output_tokens, "image_tokens": 900},
+            "request_id": f"request-{request.number}",
+        }
+        parse_completion(payload)
+        return payload
+
+    def error(self, declined: Status) -> Any:
+        return {"code": declined.code, "message": declined.message, "request_id": "request-x"}
+
+
+def canonical(part: Mapping[str, Any]) -> TextPart | ImagePart | VideoPart:
+    """A part of the native wire as the SDK's own type, which forbids what it does not know."""
+    rest = {key: value for key, value in part.items() if key not in ("text", "image", "video")}
+    if "text" in part:
+        return TextPart(text=part["text"], **rest)
+    if "image" in part:
+        return ImagePart(url=part["image"], **rest)
+    return VideoPart(frames=part["video"], **rest)

@@ -1,0 +1,92 @@
+"""OpenAI's chat completions on loopback."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from openai.types.chat import ChatCompletion
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+from pydantic import TypeAdapter
+
+from tests.loopback.server import LoopbackProvider, Received, Say, Status, exhausted
+
+_REQUEST = TypeAdapter(CompletionCreateParamsNonStreaming)
+_KNOWN = set().union(*(getattr(c, "__annotations__", {}) for c in CompletionCreateParamsNonStreaming.__mro__)) | set(
+    CompletionCreateParamsNonStreaming.__required_keys__ | CompletionCreateParamsNonStreaming.__optional_keys__
+)
+
+
+class OpenAIOnLoopback(LoopbackProvider):
+    base_path = "/v1"
+
+    def understand(self, path: str, body: Any, headers: Mapping[str, str]) -> tuple[str, str, list[str], list[bytes]]:
+        if path != "/v1/chat/completions":
+            raise ValueError(f"no such path: {path}")
+        if unknown := set(body) - _KNOWN:
+            raise ValueError(f"unknown parameters: {unknown}")
+        exhausted(_REQUEST.validate_python(body))
+        if "response_format" in body:
+            check_strict(body["response_format"]["json_schema"]["schema"])
+        if body["model"].startswith("gpt-6") and "temperature" in body:
+            raise ValueError("temperature is not supported with this model")
+        texts, pictures = [], []
+        for message in body["messages"]:
+            content = message["content"]
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            for part in parts:
+                if part["type"] == "text":
+                    texts.append(part["text"])
+                else:
+                    head, _, data = part["image_url"]["url"].partition(";base64,")
+                    if head not in ("data:image/png", "data:image/jpeg"):
+                        raise ValueError(f"not an image: {head}")
+                    pictures.append(base64.b64decode(data, validate=True))
+        return body["model"], headers["authorization"].removeprefix("Bearer "), texts, pictures
+
+    def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
+        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+        finish = "stop"
+        match said.kind:
+            case "refusal":
+                message |= {"content": None, "refusal": said.text or "I cannot help with that."}
+            case "blocked":
+                message["content"], finish = None, "content_filter"
+            case "truncated":
+                finish = "length"
+            case "empty":
+                message["content"] = ""
+        choices = [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}]
+        completion = {
+            "id": f"chatcmpl-{request.number}",
+            "object": "chat.completion",
+            "created": 1_790_000_000,
+            "model": said.model or served(request.model),
+            "choices": [] if said.kind == "no_choices" else choices,
+            "usage": {
+                "prompt_tokens": input_tokens,
+                "completion_tokens": output_tokens,
+                "total_tokens": input_tokens + output_tokens,
+            },
+        }
+        return ChatCompletion.model_validate(completion).model_dump(mode="json")
+
+    def error(self, declined: Status) -> Any:
+        return {"error": {"message": declined.message, "type": declined.code, "param": None, "code": declined.code}}
+
+
+def served(model: str) -> str:
+    """An alias is served by a dated snapshot."""
+    return f"{model}-2024-08-06" if model == "gpt-4o" else model
+
+
+def check_strict(schema: Any) -> None:
+    """What strict mode demands: every object closed, every property required."""
+    if schema.get("type") == "object":
+        if schema.get("additionalProperties") is not False or set(schema["required"]) != set(schema["properties"]):
+            raise ValueError(f"not a strict schema: {schema}")
+        for inner in schema["properties"].values():
+            check_strict(inner)
+    elif schema.get("type") == "array":
+        check_strict(schema["items"])
