@@ -111,6 +111,36 @@ class LocalVisionModel(VisionModel):
             return Availability(False, f"{path} holds no .safetensors file", "only safetensors weights are loaded")
         return Availability(True, f"weights in {path}")
 
+    def pull(self) -> Path:
+        """Download the weights into the hub's cache, with progress; what is there already is not fetched again.
+
+        Raises ModelError that says what to do: accept a licence, log in, check the id.
+        """
+        if self.ref.id.startswith((".", "/", "~")):
+            raise ModelError(f"{self.system}: {self.ref.id} is a folder; there is nothing to pull")
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+        from huggingface_hub.errors import RevisionNotFoundError as NoSuchRevision
+
+        wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+        where = f"{self.ref.id} at revision {self.ref.revision or 'main'}"
+        try:
+            return Path(snapshot_download(self.ref.id, revision=self.ref.revision, allow_patterns=wanted))
+        except GatedRepoError:
+            remedy = "accept its licence on its page of the hub, then log in with: hf auth login (or set HF_TOKEN)"
+            raise ModelError(f"{self.system}: {where} is gated; {remedy}") from None
+        except NoSuchRevision:
+            raise ModelError(f"{self.system}: there is no {where}; check --revision") from None
+        except (RepositoryNotFoundError, HFValidationError):
+            raise ModelError(f"{self.system}: the hub knows no {where}; check --id, or log in if private") from None
+        except Exception as error:
+            # Whatever the network did: what has arrived stays in the cache, and the next try goes on from there.
+            message = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"{self.system}: the download of {where} broke off ({type(error).__name__}: {message}); "
+                "run the same command again, it goes on where it stopped"
+            ) from None
+
     def weights_digest(self) -> str:
         """For a hub id the id and revision; for a folder, a digest of its content, so that the same
         weights in another place count as the same and a retrained model does not.

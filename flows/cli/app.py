@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.cli import catalog, demo, doctor, plan, run
+from flows.cli import catalog, demo, doctor, models, plan, run
 from flows.cli.screen import Commands
 
 app = typer.Typer(
@@ -28,4 +28,6 @@ app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(catalog.quarantine_app, name="quarantine")
+app.add_typer(models.app, name="models")
+app.command("route")(models.route)
 app.command("doctor")(doctor.doctor)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -51,7 +52,7 @@ class Commands(TyperGroup):
 
 def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tuple[str, ...] = ()) -> Table:
     """A table whose cells are shown as they are, whatever markup or control characters they hold."""
-    shown = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    shown = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:

@@ -1,0 +1,97 @@
+"""What the tests share: one real Prefect server, one real S3 endpoint, the demo model, a stand-in, and specs."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.update(
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL",
+    DO_NOT_TRACK="1",
+    AWS_ACCESS_KEY_ID="testing",
+    AWS_SECRET_ACCESS_KEY="not-a-real-secret",
+    AWS_DEFAULT_REGION="us-east-1",
+    AWS_EC2_METADATA_DISABLED="true",
+)
+
+import pytest
+import yaml
+
+from infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
+from infra.prefect_server import PrefectServer
+from tests.stand_in_model import StandIn
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server of this session; everything started from here talks to it."""
+    from prefect.context import refresh_global_settings_context
+
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+        os.environ["PREFECT_API_URL"] = server.api_url
+        refresh_global_settings_context()
+        server.wait()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with s3_on_loopback() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> Any:
+    """A fresh bucket: `.put(key, bytes)`, `.delete(key)`, `.name`, `.endpoint`."""
+    return Bucket(s3_endpoint, f"b{abs(hash(request.node.nodeid))}")
+
+
+class Bucket:
+    def __init__(self, endpoint: str, name: str) -> None:
+        import boto3
+
+        self.endpoint, self.name = endpoint, name
+        self.client = boto3.client("s3", endpoint_url=endpoint)
+        self.client.create_bucket(Bucket=name)
+
+    def put(self, key: str, content: bytes) -> str:
+        self.client.put_object(Bucket=self.name, Key=key, Body=content)
+        return f"s3://{self.name}/{key}"
+
+    def delete(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.name, Key=key)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    """Let a quick model that answers from the pixels take the place of Florence-2."""
+    from blocks import systems
+
+    monkeypatch.setitem(systems.SYSTEMS, "florence-2", "tests.stand_in_model:StandIn")
+    systems.system_class.cache_clear()
+    StandIn.reset()
+    yield StandIn
+    systems.system_class.cache_clear()
+
+
+SpecWriter = Callable[..., Path]
+
+
+@pytest.fixture
+def write_spec(tmp_path: Path) -> SpecWriter:
+    """Write a spec of captions (and what else is asked for) with the demo's weights; keywords replace sections."""
+
+    def write(source: Any, **sections: Any) -> Path:
+        spec: dict[str, Any] = {
+            "source": source,
+            "catalog": str(tmp_path / "catalog"),
+            "enrichments": [{"capability": "image captioning", "name": "caption"}],
+            "models": {"florence-2": {"id": str(MODEL_FOLDER)}},
+            "policy": {"max_quarantine_ratio": 1.0},
+        }
+        path = tmp_path / "spec.yaml"
+        path.write_text(yaml.safe_dump(spec | sections, allow_unicode=True))
+        return path
+
+    return write

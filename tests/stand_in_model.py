@@ -1,0 +1,60 @@
+"""A model for tests whose answer is read from the pixels, so that it can be told whose pixels it saw."""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import ClassVar
+
+from PIL import Image
+
+from blocks.florence2 import Florence2
+from blocks.vision_model import Availability, Generated, Prompt
+from schemas.enrichment import Region, RegionsResult, Result, TextResult
+from schemas.geometry import Box
+from schemas.media import DecodedImage
+from schemas.vision import VisionReply, VisionRequest
+
+
+class StandIn(Florence2):
+    """Captions with the mean colour; detects the box of what is not white. Counts every question."""
+
+    _block_type_slug = "sightflow-stand-in"
+    asked: ClassVar[Counter[tuple[str, str]]] = Counter()
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.asked.clear()
+
+    def availability(self) -> Availability:
+        return Availability(True, "a stand-in")
+
+    def weights_digest(self) -> str:
+        return f"stand-in@{self.revision or 1}"
+
+    def prepare(self) -> None:
+        pass
+
+    def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
+        time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")) * len(requests))
+        replies = []
+        for request in requests:
+            self.asked[request.uri, request.enrichment.name] += 1
+            prompts = self.prompts(request.enrichment, request.media.kind)
+            assert isinstance(request.media, DecodedImage)
+            said = json.dumps(mean_colour(request.media.pixels))
+            replies.append(self.reply(request, [(prompt, Generated(said)) for prompt in prompts]))
+        return replies
+
+    def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
+        assert isinstance(request.media, DecodedImage)
+        if request.enrichment.capability.gives_text:
+            return TextResult(text)
+        dark = request.media.pixels.convert("L").point(lambda level: 255 if level < 128 else 0)
+        box = dark.getbbox()
+        return RegionsResult(() if box is None else (Region(prompt.subject or "dark", Box(*map(float, box))),))
+
+
+def mean_colour(picture: Image.Image) -> list[int]:
+    return list(picture.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))  # type: ignore[arg-type]
