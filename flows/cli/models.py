@@ -19,7 +19,7 @@ _SHORT = {
     Capability.VISUAL_REASONING: "reason",
     Capability.VISUAL_GROUNDING: "ground",
     Capability.OBJECT_DETECTION: "detect",
-    Capability.SEGMENTATION: "segment",
+    Capability.SEGMENTATION: "mask",
     Capability.OBJECT_TRACKING: "track",
     Capability.VIDEO_CAPTIONING: "video",
 }
