@@ -98,6 +98,12 @@ class LocalVisionModel(VisionModel):
         except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError):
             return None
 
+    @property
+    def notice(self) -> str:
+        """The `notice.txt` beside the weights, if there is one."""
+        file = Path(self.ref.id).expanduser() / "notice.txt"
+        return file.read_text(encoding="utf-8").strip()[:500] if file.is_file() else ""
+
     def availability(self) -> Availability:
         path = self.local_path()
         if path is None:

@@ -127,6 +127,11 @@ class VisionModel(Block):
         """Turn one reply into a result in catalog coordinates. Raises ReplyError or GeometryError."""
 
     @property
+    def notice(self) -> str:
+        """What anybody who uses these weights should be told in every plan and run; mostly nothing."""
+        return ""
+
+    @property
     def objects_at_once(self) -> int:
         """How many objects one call of `run` is best given; as many are in memory as pixels, twice."""
         return 16

@@ -32,6 +32,7 @@ class Candidate(BaseModel):
     price_per_item: float
     usable: bool
     why: str
+    notice: str = ""
 
 
 class Route(BaseModel):
@@ -45,6 +46,11 @@ class Route(BaseModel):
     def systems(self) -> list[str]:
         """The usable systems, best first."""
         return [c.system for c in self.candidates if c.usable]
+
+    @property
+    def notice(self) -> str:
+        """What the weights of the choice say of themselves."""
+        return self.candidates[0].notice
 
 
 class EnrichmentPlan(BaseModel):

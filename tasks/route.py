@@ -49,6 +49,7 @@ def _candidate(system: str, enrichment: Enrichment, media_kind: MediaKind, spec:
         price_per_item=price,
         usable=obstacle is None,
         why=obstacle or f"{pinned}rated {stars} for {enrichment.capability}, {where}",
+        notice=model.notice,
     )
 
 

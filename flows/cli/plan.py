@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +71,7 @@ def show_plan(work: Work) -> None:
     )
     for p in work.plans:
         console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)
+    show_notices(work.plans)
     if work.not_asked:
         console.print(f"{work.not_asked:,} objects are of a kind that no enrichment is asked of")
     if work.orphans.height:
@@ -77,6 +79,13 @@ def show_plan(work: Work) -> None:
             f"{work.orphans.height:,} objects of the catalog are gone from the source ({work.orphans['rows'].sum():,} "
             "rows); policy.prune: true removes them"
         )
+
+
+def show_notices(plans: Iterable[EnrichmentPlan]) -> None:
+    """Print what the weights in use say of themselves, each once."""
+    notices = dict.fromkeys((p.route.systems[0], p.route.notice) for p in plans if p.route.notice)
+    for system, notice in notices:
+        console.print(f"[yellow]note[/yellow] {safe(system)}: {safe(notice)}", soft_wrap=True)
 
 
 def _why(p: EnrichmentPlan) -> str:

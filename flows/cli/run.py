@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flows.cli.plan import SpecFile
+from flows.cli.plan import SpecFile, show_notices
 from flows.cli.screen import console, money, safe, table
 from schemas.plan import Work
 from schemas.report import QuarantineExceeded, RunReport
@@ -141,6 +141,7 @@ def show_report(done: RunReport, spec: Path | None = None) -> None:
             f"{done.unchanged:,} unchanged, {done.pruned:,} pruned in {seconds:,.1f} s{rate}; "
             f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}"
         )
+    show_notices(done.plans)
     if done.causes:
         rows = sorted(((cause, f"{count:,}") for cause, count in done.causes.items()), key=lambda row: row[0])
         console.print(table("quarantined", "cause", "items", rows=rows, right=("items",)))
