@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
-from blocks.vision_model import Availability, Generated, Prompt, VisionModel
+from blocks.vision_model import Availability, Generated, Prompt, ReplyError, VisionModel
 from schemas.failure import Cause, Failure, ModelError
 from schemas.vision import VisionReply, VisionRequest
 
@@ -184,15 +184,24 @@ class LocalVisionModel(VisionModel):
             torch, self.dtype
         )
         try:
-            model = getattr(transformers, self.model_class).from_pretrained(
+            model = getattr(transformers, self.weights_class).from_pretrained(
                 path, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
             )
             self._processor = self.load_processor(path)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
-                f"{self.system}: the weights in {path} cannot be loaded as {self.model_class}: {error}"
+                f"{self.system}: the weights in {path} cannot be loaded as {self.weights_class}: {error}"
             ) from None
         self._model = model.to(device).eval()
+        self.adapt()
+
+    @property
+    def weights_class(self) -> str:
+        """The class in `transformers` for these weights; a family of several chooses by their config."""
+        return self.model_class
+
+    def adapt(self) -> None:
+        """What is set on the model and its processor once they are loaded; nothing, unless overridden."""
 
     def load_processor(self, path: Path | None) -> Any:
         """The processor that belongs to the weights."""
@@ -254,6 +263,7 @@ class LocalVisionModel(VisionModel):
                 return list(self.generate(units))
         except Exception as error:
             out_of_memory = is_out_of_memory(error)
+            cause = error.cause if isinstance(error, ReplyError) else Cause.MODEL
             message = f"{type(error).__name__}: {error}"[:500]
         # Outside the except clause, so that the traceback no longer keeps the batch's tensors alive.
         if out_of_memory:
@@ -265,7 +275,7 @@ class LocalVisionModel(VisionModel):
             return self._generate(units[:half]) + self._generate(units[half:])
         if out_of_memory:
             return [Failure(Cause.OUT_OF_MEMORY, f"alone in its batch, and still: {message}")]
-        return [Failure(Cause.MODEL, message)]
+        return [Failure(cause, message)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from schemas.failure import SpecError
 
 SYSTEMS: dict[str, str] = {
     "florence-2": "blocks.florence2:Florence2",
+    "qwen2-vl": "blocks.qwen2_vl:Qwen2VL",
     "gpt-4o": "blocks.gpt_4o:GPT4o",
     "gemini": "blocks.gemini:Gemini",
     "qwen-vl-max": "blocks.qwen_vl_max:QwenVLMax",

@@ -1,0 +1,99 @@
+"""What the local decoders share that are asked through a chat template: batches, limits, reading the reply."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from blocks.local_vision_model import LocalVisionModel, Unit
+from blocks.vision_model import Generated
+from schemas.media import DecodedVideo
+from schemas.vision import Usage
+
+
+class ChatVisionModel(LocalVisionModel):
+    """A decoder-only model behind transformers' processor and its chat template.
+
+    A batch is padded on the left, so that every reply begins where its prompt ends and a batch says what
+    single calls say. Decoding is the arg max and nothing else: what a checkpoint recommends for sampling
+    (a repetition penalty would count the padding too) is left aside.
+    """
+
+    def adapt(self) -> None:
+        from transformers import GenerationConfig
+
+        self._processor.tokenizer.padding_side = "left"
+        given = self._model.generation_config
+        end = given.eos_token_id if given.eos_token_id is not None else self._processor.tokenizer.eos_token_id
+        padding = given.pad_token_id if given.pad_token_id is not None else self._processor.tokenizer.pad_token_id
+        self._model.generation_config = GenerationConfig(
+            bos_token_id=given.bos_token_id, eos_token_id=end, pad_token_id=padding, do_sample=False, num_beams=1
+        )
+
+    def chat(self, unit: Unit) -> list[dict[str, Any]]:
+        """The conversation of one unit: the media and the prompt, in one turn of the user."""
+        content = [{"type": unit.request.media.kind.value}, {"type": "text", "text": unit.prompt.text}]
+        return [{"role": "user", "content": content}]
+
+    @abstractmethod
+    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
+        """The processor's arguments for the media of a batch, in the order of the units."""
+
+    def inputs(self, units: Sequence[Unit]) -> Any:
+        """What the processor makes of a batch: token ids padded on the left, and pixels."""
+        for unit in units:
+            for token in self._placeholders():
+                if token in unit.prompt.text:
+                    raise ValueError(f"the prompt holds {token!r}, which stands for the media; word it differently")
+        texts = [self._processor.apply_chat_template(self.chat(unit), add_generation_prompt=True) for unit in units]
+        begin = self._processor.tokenizer.bos_token
+        return self._processor(
+            text=texts,
+            padding=True,
+            return_tensors="pt",
+            # Some templates write the first token themselves; it must not stand there twice.
+            add_special_tokens=not (begin and texts[0].startswith(begin)),
+            **self.media_inputs(units),
+        )
+
+    def generate(self, units: Sequence[Unit]) -> list[Generated]:
+        inputs = self.inputs(units).to(self._model.device)
+        for name in ("pixel_values", "pixel_values_images", "pixel_values_videos"):
+            if name in inputs:
+                inputs[name] = inputs[name].to(self._model.dtype)
+        asked = inputs["input_ids"].shape[1]
+        tokens = self._model.generate(
+            **inputs,
+            max_new_tokens=max(unit.prompt.max_new_tokens for unit in units),
+            prefix_allowed_tokens_fn=self.only_choices(units, prompt_length=asked),
+        )
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        replies = tokens[:, asked:].tolist()
+        return [self._read(*each) for each in zip(units, replies, lengths, strict=True)]
+
+    def _read(self, unit: Unit, reply: list[int], asked: int) -> Generated:
+        """A unit's reply, cut where it ends or at its own limit, whatever its neighbours in the batch were allowed."""
+        ends = self._model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        reply = reply[: unit.prompt.max_new_tokens]
+        said = next((k for k, token in enumerate(reply) if token in ends), len(reply))
+        plain = unit.request.enrichment.capability.gives_text
+        text = self._processor.tokenizer.decode(reply[:said], skip_special_tokens=plain)
+        return Generated(text, Usage(asked, min(said + 1, len(reply))), truncated=said == len(reply))
+
+    def _placeholders(self) -> list[str]:
+        names = ("image_token", "video_token")
+        return [token for name in names if (token := getattr(self._processor, name, None))]
+
+
+def frames_at_times(video: DecodedVideo) -> dict[str, Any]:
+    """A video's frames with the times at which they were taken, as transformers' metadata.
+
+    Frames are numbered in milliseconds, "at 1000 frames a second", which is exact also where the frame
+    rate varies; the length is such that frames over length is the mean rate of sampling.
+    """
+    places = [round(second * 1000) for second in video.seconds]
+    count = len(places)
+    spacing = (places[-1] - places[0]) / (count - 1) if count > 1 else 1000.0 / (video.frame_rate or 24.0)
+    return {"frames_indices": places, "fps": 1000.0, "total_num_frames": max(round(count * spacing), 1)}

@@ -1,0 +1,226 @@
+"""Qwen2-VL (arXiv:2409.12191), Qwen2.5-VL (arXiv:2502.13923) and Qwen3-VL: pictures and films of any size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import Field, PrivateAttr
+
+from blocks.chat_vision_model import ChatVisionModel, frames_at_times
+from blocks.instructions import instruction_prompts
+from blocks.local_vision_model import Unit
+from blocks.region_replies import asked_label, read_regions
+from blocks.vision_model import Prompt, ReplyError, plain_text
+from schemas.capability import Capability, MediaKind
+from schemas.enrichment import Enrichment, Region, RegionsResult, Result
+from schemas.failure import Cause, ModelError
+from schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
+from schemas.media import DecodedImage
+from schemas.ratings import rated
+from schemas.vision import ModelRef, VisionRequest
+
+_CLASSES = {
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+}
+_UNITS = {"qwen2_vl": "0-1000", "qwen2_5_vl": "pixels", "qwen3_vl": "0-1000"}
+_POLYGON_FORM = '"polygon": [[x, y], ...] around it, likewise'
+_NOTHING = "none"
+_PLACE = re.compile(
+    r"(?:<\|object_ref_start\|>(?P<label>[^<]{1,200})<\|object_ref_end\|>\s*)?"
+    r"<\|box_start\|>\s*\((\d{1,5}),\s*(\d{1,5})\)\s*,\s*\((\d{1,5}),\s*(\d{1,5})\)\s*<\|box_end\|>[\s,;.]*"
+)
+_ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
+
+
+class Qwen2VL(ChatVisionModel):
+    """The Qwen-VL line. Each generation has its own coordinates; which it is, the weights' config says.
+
+    Qwen2-VL: `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` in 0-1000. Qwen2.5-VL: JSON `bbox_2d` in pixels of
+    the picture as its processor resized it. Qwen3-VL: JSON `bbox_2d` in 0-1000. None gives scores;
+    outlines are not a native form of any and are asked for in words.
+    """
+
+    _block_type_name = "Sightflow Qwen2-VL"
+    _block_type_slug = "sightflow-qwen2-vl"
+
+    rating = rated("qwen2-vl")
+    media_kinds = frozenset({MediaKind.IMAGE, MediaKind.VIDEO})
+    native_space = PER_MILLE
+    model_class = _CLASSES["qwen2_vl"]
+    memory_gib = 6.0
+    default = ModelRef("Qwen/Qwen2-VL-2B-Instruct", revision="main", licence="apache-2.0", commercial_use="yes")
+
+    generation: Literal["auto", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"] = Field(
+        default="auto", description="auto: as the weights' config says, or their id if they are not on this machine."
+    )
+    max_pixels: int | None = Field(
+        default=None,
+        ge=64 * 64,
+        description="Most pixels seen of a picture or frame; unset: as the weights' processor.",
+    )
+
+    _known_generation: str = PrivateAttr(default="")
+    _image_processor: Any = PrivateAttr(default=None)
+
+    @property
+    def known_generation(self) -> str:
+        """The generation of the weights, by the name transformers has for it. Raises ModelError if it is unknown."""
+        if self.generation != "auto":
+            return self.generation
+        if not self._known_generation:
+            self._known_generation = self._find_generation()
+        return self._known_generation
+
+    def _find_generation(self) -> str:
+        path = self.local_path()
+        if path is not None and (path / "config.json").is_file():
+            said = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+            if said not in _CLASSES:
+                raise ModelError(f"{self.system}: {path} holds weights of {said!r}; known: {', '.join(_CLASSES)}")
+            return str(said)
+        number = re.search(r"qwen[-_]?(2[-_.]5|\d)[-_]?vl", self.ref.id.lower())
+        named = {"2": "qwen2_vl", "3": "qwen3_vl"}.get(number.group(1), "qwen2_5_vl") if number else "qwen2_vl"
+        return named
+
+    @property
+    def weights_class(self) -> str:
+        return _CLASSES[self.known_generation]
+
+    def adapt(self) -> None:
+        super().adapt()
+        images, videos = self._processor.image_processor, self._processor.video_processor
+        if videos.cap_pixels_per_frame is None:
+            videos.cap_pixels_per_frame = True  # as the vendor's own code does; long videos stay affordable
+        if self.max_pixels is not None:
+            _limit(images, self.max_pixels)
+            if self.known_generation == "qwen3_vl":  # its limit on a video counts the tokens of a frame
+                videos.cap_pixels_per_frame = True
+                videos.max_video_tokens = max(self.max_pixels // (videos.patch_size * videos.merge_size) ** 2, 1)
+            else:
+                _limit(videos, self.max_pixels)
+
+    def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
+        limit, native = self.max_new_tokens, self.known_generation == "qwen2_vl"
+        if native and enrichment.capability in (Capability.OBJECT_DETECTION, Capability.VISUAL_GROUNDING):
+            subjects = enrichment.phrases or enrichment.labels
+            if not subjects:
+                return (Prompt("Find every object in the image, with grounding.", max_new_tokens=limit),)
+            asked = "Find <|object_ref_start|>{}<|object_ref_end|> in the image. If there is none, answer: {}."
+            return tuple(Prompt(asked.format(s, _NOTHING), subject=s, max_new_tokens=limit) for s in subjects)
+        box_form = f'"bbox_2d": [x_min, y_min, x_max, y_max] in {_UNITS[self.known_generation]}'
+        return instruction_prompts(enrichment, media_kind, limit, box_form, _POLYGON_FORM)
+
+    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
+        import numpy as np
+
+        images, videos, times = [], [], []
+        for unit in units:
+            media = unit.request.media
+            _check_ratio(media.width, media.height)
+            if isinstance(media, DecodedImage):
+                images.append(media.pixels)
+                continue
+            frames = media.frames if len(media.frames) > 1 else media.frames * 2  # they are looked at in pairs
+            videos.append(np.stack([np.asarray(frame) for frame in frames]))
+            times.append(frames_at_times(media))
+        how = {"do_sample_frames": False, "video_metadata": times, "input_data_format": "channels_last"}
+        inputs: dict[str, Any] = {"images": images} if images else {}
+        return inputs | ({"videos": videos, "videos_kwargs": how} if videos else {})
+
+    def frame(self, request: VisionRequest) -> Frame:
+        """The picture as the processor resizes it, to multiples of its cells and within its budget of pixels."""
+        media = request.media
+        if self.known_generation != "qwen2_5_vl" or not isinstance(media, DecodedImage):
+            return super().frame(request)
+        return Frame.resized(media.width, media.height, *self.seen_size(media.pixels))
+
+    def seen_size(self, picture: Image.Image) -> tuple[int, int]:
+        """Width and height in pixels of what the model sees of a picture."""
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        _check_ratio(*picture.size)
+        looks = self._looks()
+        height, width = smart_resize(
+            picture.height,
+            picture.width,
+            factor=looks.patch_size * looks.merge_size,
+            min_pixels=looks.size["shortest_edge"],
+            max_pixels=looks.size["longest_edge"],
+        )
+        return width, height
+
+    def _looks(self) -> Any:
+        """The image processor: that of the loaded weights, else of the folder, else the library's."""
+        if self._processor is not None:
+            return self._processor.image_processor
+        if self._image_processor is None:
+            from transformers import AutoImageProcessor, Qwen2VLImageProcessor
+
+            path = self.local_path()
+            if path is None:
+                self._image_processor = Qwen2VLImageProcessor()
+            else:
+                self._image_processor = AutoImageProcessor.from_pretrained(
+                    path, trust_remote_code=False, local_files_only=True
+                )
+            if self.max_pixels is not None:
+                _limit(self._image_processor, self.max_pixels)
+        return self._image_processor
+
+    def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
+        enrichment = request.enrichment
+        if enrichment.capability.gives_text:
+            return plain_text(text, prompt.choices)
+        if self.known_generation == "qwen2_vl" and enrichment.capability is not Capability.SEGMENTATION:
+            return self._places(request, prompt, text)
+        pixels = self.known_generation == "qwen2_5_vl"
+        space: NativeSpace = PIXELS_SEEN if pixels else PER_MILLE
+        return read_regions(text, enrichment, space, self.frame(request))
+
+    def _places(self, request: VisionRequest, prompt: Prompt, text: str) -> RegionsResult:
+        """The places of a Qwen2-VL reply and nothing else in it; a reply of only "none" has none."""
+        rest, frame, regions = text.strip(), self.frame(request), []
+        if rest.rstrip(".").casefold() == _NOTHING:
+            return RegionsResult(())
+        end, label = 0, ""
+        while end < len(rest):
+            place = _PLACE.match(rest, end)
+            if place is None:
+                raise ReplyError(f"neither a place nor {_NOTHING!r}, from here on: {rest[end : end + 80]!r}")
+            label = place["label"] or label  # a label is said once for all its places
+            numbers = [float(n) for n in place.groups()[1:]]
+            regions.append(Region(_label(label, prompt, request.enrichment), PER_MILLE.to_pixels(numbers, frame)))
+            end = place.end()
+        if not regions:
+            raise ReplyError("the reply is empty")
+        return RegionsResult(tuple(regions))
+
+
+def _label(said: str, prompt: Prompt, enrichment: Enrichment) -> str:
+    """The label as it was asked for; an article more or less does not make it another."""
+    if prompt.subject is None:
+        return asked_label(said, enrichment)
+    if said and _bare(said) != _bare(prompt.subject):
+        raise ReplyError(f"asked for {prompt.subject!r}, the reply is about {said.strip()[:80]!r}")
+    return prompt.subject
+
+
+def _bare(words: str) -> str:
+    return _ARTICLE.sub("", words.strip().strip(".")).casefold()
+
+
+def _limit(processor: Any, pixels: int) -> None:
+    """Lower a processor's budget of pixels a picture to this many."""
+    size = {name: min(processor.size[name], pixels) for name in ("shortest_edge", "longest_edge")}
+    processor.size = type(processor.size)(**size)
+
+
+def _check_ratio(width: int, height: int) -> None:
+    if max(width, height) > 200 * min(width, height):
+        raise ReplyError(f"sides of {width} and {height} pixels: the ratio is past the model's 200", Cause.UNSUPPORTED)
