@@ -1,25 +1,21 @@
-"""What the local (transformers) systems share: loading, batching, and splitting on out-of-memory."""
+"""What the local (transformers) systems share: batching, and splitting on out-of-memory."""
 
 from __future__ import annotations
 
 import gc
-import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from blocks.vision_model import Availability, Generated, Prompt, ReplyError, VisionModel
-from schemas.failure import Cause, Failure, ModelError
+from blocks.local_weights import LocalWeights
+from blocks.vision_model import Generated, Prompt, ReplyError
+from schemas.failure import Cause, Failure
 from schemas.vision import VisionReply, VisionRequest
 
-AllowedTokens = Callable[[int, Any], list[int]]
-
-_SAMPLES_PER_FILE = 16
-_SAMPLE_BYTES = 64 * 1024
+AllowedTokens = Callable[[int, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -30,26 +26,13 @@ class Unit:
     prompt: Prompt
 
 
-class LocalVisionModel(VisionModel):
+class LocalVisionModel(LocalWeights):
     """A model that runs in this process on transformers' own classes: safetensors only, no remote code,
     pinned revision, greedy decoding. Media do not leave the machine.
     """
 
     hosted: ClassVar[bool] = False
-    model_class: ClassVar[str]
-    """Name of the class in `transformers` that holds the weights."""
-    memory_gib: ClassVar[float] = 1.0
-    """Device memory the default weights need in the default dtype, with a batch of one."""
-
     batch_size: int = Field(default=8, ge=1, description="Objects a forward pass, halved when memory ends.")
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="auto: bfloat16 on a GPU, float32 on a CPU."
-    )
-
-    _model: Any = PrivateAttr(default=None)
-    _processor: Any = PrivateAttr(default=None)
-
     # --- what a subclass says -------------------------------------------------------------------
 
     @abstractmethod
@@ -64,15 +47,15 @@ class LocalVisionModel(VisionModel):
         """
         if not any(unit.prompt.choices for unit in units):
             return None
-        tokenizer = self._processor.tokenizer
-        end = tokenizer.eos_token_id
-        start = prompt_length or 1
-        everything = list(range(len(tokenizer)))
-        spelled = [
-            [tokenizer(c, add_special_tokens=False)["input_ids"] + [end] for c in unit.prompt.choices] for unit in units
-        ]
+        import torch
 
-        def allowed(place: int, tokens: Any) -> list[int]:
+        start = prompt_length or 1
+        spelled = [self.spell(unit.prompt.choices) for unit in units]
+        end = self._processor.tokenizer.eos_token_id
+        # By the width of the model's output, which is often more than the tokenizer has tokens.
+        everything = torch.arange(self._model.config.get_text_config().vocab_size, device=self._model.device)
+
+        def allowed(place: int, tokens: Any) -> Any:
             if not spelled[place]:
                 return everything
             said = tokens.tolist()[start:]
@@ -81,143 +64,10 @@ class LocalVisionModel(VisionModel):
 
         return allowed
 
-    # --- loading --------------------------------------------------------------------------------
-
-    def local_path(self) -> Path | None:
-        """The folder of the weights, if they are on this machine: the id itself or the hub's cache."""
-        folder = Path(self.ref.id).expanduser()
-        if folder.is_dir():
-            return folder
-        if self.ref.id.startswith((".", "/", "~")):
-            return None
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(self.ref.id, revision=self.ref.revision, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError):
-            return None
-
-    @property
-    def notice(self) -> str:
-        """The `notice.txt` beside the weights, if there is one."""
-        file = Path(self.ref.id).expanduser() / "notice.txt"
-        return file.read_text(encoding="utf-8").strip()[:500] if file.is_file() else ""
-
-    def availability(self) -> Availability:
-        path = self.local_path()
-        if path is None:
-            remedy = (
-                "check the folder's path"
-                if self.ref.id.startswith((".", "/", "~"))
-                else f"run: sightflow models pull {self.system}"
-            )
-            return Availability(False, f"the weights of {self.ref.id} are not on this machine", remedy)
-        if not any(path.glob("*.safetensors")):
-            return Availability(False, f"{path} holds no .safetensors file", "only safetensors weights are loaded")
-        return Availability(True, f"weights in {path}")
-
-    def pull(self) -> Path:
-        """Download the weights into the hub's cache, with progress; what is there already is not fetched again.
-
-        Raises ModelError that says what to do: accept a licence, log in, check the id.
-        """
-        if self.ref.id.startswith((".", "/", "~")):
-            raise ModelError(f"{self.system}: {self.ref.id} is a folder; there is nothing to pull")
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-        from huggingface_hub.errors import RevisionNotFoundError as NoSuchRevision
-
-        wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-        where = f"{self.ref.id} at revision {self.ref.revision or 'main'}"
-        try:
-            return Path(snapshot_download(self.ref.id, revision=self.ref.revision, allow_patterns=wanted))
-        except GatedRepoError:
-            remedy = "accept its licence on its page of the hub, then log in with: hf auth login (or set HF_TOKEN)"
-            raise ModelError(f"{self.system}: {where} is gated; {remedy}") from None
-        except NoSuchRevision:
-            raise ModelError(f"{self.system}: there is no {where}; check --revision") from None
-        except (RepositoryNotFoundError, HFValidationError):
-            raise ModelError(f"{self.system}: the hub knows no {where}; check --id, or log in if private") from None
-        except Exception as error:
-            # Whatever the network did: what has arrived stays in the cache, and the next try goes on from there.
-            message = " ".join(str(error).split())[:300]
-            raise ModelError(
-                f"{self.system}: the download of {where} broke off ({type(error).__name__}: {message}); "
-                "run the same command again, it goes on where it stopped"
-            ) from None
-
-    def weights_digest(self) -> str:
-        """For a hub id the id and revision; for a folder, a digest of its content, so that the same
-        weights in another place count as the same and a retrained model does not.
-
-        Large files are sampled (16 spread chunks and the size), so that planning stays quick.
-        """
-        path = Path(self.ref.id).expanduser()
-        if not path.is_dir():
-            return super().weights_digest()
-        digest = hashlib.sha256()
-        for file in sorted([*path.glob("*.safetensors"), *path.glob("*.json")]):
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}:".encode())
-            with file.open("rb") as stream:
-                last = max(size - _SAMPLE_BYTES, 0)
-                for k in range(_SAMPLES_PER_FILE):
-                    stream.seek(last * k // (_SAMPLES_PER_FILE - 1))
-                    digest.update(stream.read(_SAMPLE_BYTES))
-        return f"{path.name}@{self.revision or digest.hexdigest()[:16]}"
-
-    def prepare(self) -> None:
-        if self._model is not None:
-            return
-        available = self.availability()
-        if not available.usable:
-            raise ModelError(f"{self.system}: {available.why}; {available.remedy}")
-        import torch
-        import transformers
-
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        path = self.local_path()
-        device = self.resolved_device()
-        dtype = {"auto": torch.bfloat16 if device.startswith("cuda") else torch.float32}.get(self.dtype) or getattr(
-            torch, self.dtype
-        )
-        try:
-            model = getattr(transformers, self.weights_class).from_pretrained(
-                path, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-            )
-            self._processor = self.load_processor(path)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{self.system}: the weights in {path} cannot be loaded as {self.weights_class}: {error}"
-            ) from None
-        self._model = model.to(device).eval()
-        self.adapt()
-
-    @property
-    def weights_class(self) -> str:
-        """The class in `transformers` for these weights; a family of several chooses by their config."""
-        return self.model_class
-
-    def adapt(self) -> None:
-        """What is set on the model and its processor once they are loaded; nothing, unless overridden."""
-
-    def load_processor(self, path: Path | None) -> Any:
-        """The processor that belongs to the weights."""
-        from transformers import AutoProcessor
-
-        return AutoProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-
-    def resolved_device(self) -> str:
-        """The device `auto` stands for: the GPU where there is one, else the CPU."""
-        if self.device != "auto":
-            return self.device
-        import torch
-
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+    def spell(self, choices: Sequence[str]) -> list[list[int]]:
+        """The tokens of each choice, with the end after them."""
+        tokenizer = self._processor.tokenizer
+        return [[*tokenizer(c, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for c in choices]
 
     # --- the loop -------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,9 +9,10 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import Field, PrivateAttr
 
-from blocks.chat_vision_model import ChatVisionModel, frames_at_times
+from blocks.instruction_tuned_model import InstructionTunedModel, frames_at_times
 from blocks.instructions import instruction_prompts
 from blocks.local_vision_model import Unit
+from blocks.local_weights import model_type
 from blocks.region_replies import asked_label, read_regions
 from blocks.vision_model import Prompt, ReplyError, plain_text
 from schemas.capability import Capability, MediaKind
@@ -38,7 +38,7 @@ _PLACE = re.compile(
 _ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
 
 
-class Qwen2VL(ChatVisionModel):
+class Qwen2VL(InstructionTunedModel):
     """The Qwen-VL line. Each generation has its own coordinates; which it is, the weights' config says.
 
     Qwen2-VL: `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` in 0-1000. Qwen2.5-VL: JSON `bbox_2d` in pixels of
@@ -79,11 +79,11 @@ class Qwen2VL(ChatVisionModel):
 
     def _find_generation(self) -> str:
         path = self.local_path()
-        if path is not None and (path / "config.json").is_file():
-            said = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if path is not None:
+            said = model_type(path)
             if said not in _CLASSES:
                 raise ModelError(f"{self.system}: {path} holds weights of {said!r}; known: {', '.join(_CLASSES)}")
-            return str(said)
+            return said
         number = re.search(r"qwen[-_]?(2[-_.]5|\d)[-_]?vl", self.ref.id.lower())
         named = {"2": "qwen2_vl", "3": "qwen3_vl"}.get(number.group(1), "qwen2_5_vl") if number else "qwen2_vl"
         return named

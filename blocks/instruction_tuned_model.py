@@ -12,7 +12,7 @@ from schemas.media import DecodedVideo
 from schemas.vision import Usage
 
 
-class ChatVisionModel(LocalVisionModel):
+class InstructionTunedModel(LocalVisionModel):
     """A decoder-only model behind transformers' processor and its chat template.
 
     A batch is padded on the left, so that every reply begins where its prompt ends and a batch says what
