@@ -1,4 +1,4 @@
-"""What the local decoders share that are asked through a chat template: batches, limits, reading the reply."""
+"""What the local systems share that follow instructions in words: batches, limits, reading the reply."""
 
 from __future__ import annotations
 
@@ -13,40 +13,56 @@ from schemas.vision import Usage
 
 
 class InstructionTunedModel(LocalVisionModel):
-    """A decoder-only model behind transformers' processor and its chat template.
+    """A language model that sees, behind transformers' processor and its chat template.
 
-    A batch is padded on the left, so that every reply begins where its prompt ends and a batch says what
-    single calls say. Decoding is the arg max and nothing else: what a checkpoint recommends for sampling
-    (a repetition penalty would count the padding too) is left aside.
+    A batch for a decoder is padded on the left, so that every reply begins where its prompt ends and a batch
+    says what single calls say. Decoding is the arg max and nothing else: what a checkpoint recommends for
+    sampling (a repetition penalty would count the padding too) is left aside.
     """
 
     def adapt(self) -> None:
         from transformers import GenerationConfig
 
-        self._processor.tokenizer.padding_side = "left"
-        given = self._model.generation_config
-        end = given.eos_token_id if given.eos_token_id is not None else self._processor.tokenizer.eos_token_id
-        padding = given.pad_token_id if given.pad_token_id is not None else self._processor.tokenizer.pad_token_id
-        self._model.generation_config = GenerationConfig(
-            bos_token_id=given.bos_token_id, eos_token_id=end, pad_token_id=padding, do_sample=False, num_beams=1
+        tokenizer, given = self._processor.tokenizer, self._model.generation_config
+        if not self.encodes_apart:
+            tokenizer.padding_side = "left"
+        plain = GenerationConfig(
+            bos_token_id=given.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id if given.eos_token_id is None else given.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id if given.pad_token_id is None else given.pad_token_id,
+            decoder_start_token_id=given.decoder_start_token_id,
+            do_sample=False,
+            num_beams=1,
         )
+        parts: list[Any] = [self._model, getattr(self._model, "language_model", None)]  # InstructBLIP asks the second
+        for part in parts:
+            if hasattr(part, "generation_config"):
+                part.generation_config = plain
 
-    def chat(self, unit: Unit) -> list[dict[str, Any]]:
-        """The conversation of one unit: the media and the prompt, in one turn of the user."""
-        content = [{"type": unit.request.media.kind.value}, {"type": "text", "text": unit.prompt.text}]
-        return [{"role": "user", "content": content}]
+    @property
+    def encodes_apart(self) -> bool:
+        """Whether an encoder reads the prompt, so that the decoder writes the reply and nothing before it."""
+        return bool(self._model.config.get_text_config().is_encoder_decoder)
+
+    def texts(self, units: Sequence[Unit]) -> list[str]:
+        """The words of each unit's prompt as the model was trained to read them, a placeholder for the media."""
+        chats = []
+        for unit in units:
+            content = [{"type": unit.request.media.kind.value}, {"type": "text", "text": unit.prompt.text}]
+            chats.append([{"role": "user", "content": content}])
+        return [str(self._processor.apply_chat_template(chat, add_generation_prompt=True)) for chat in chats]
 
     @abstractmethod
     def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
         """The processor's arguments for the media of a batch, in the order of the units."""
 
     def inputs(self, units: Sequence[Unit]) -> Any:
-        """What the processor makes of a batch: token ids padded on the left, and pixels."""
+        """What the processor makes of a batch: padded token ids, and pixels."""
         for unit in units:
             for token in self._placeholders():
                 if token in unit.prompt.text:
                     raise ValueError(f"the prompt holds {token!r}, which stands for the media; word it differently")
-        texts = [self._processor.apply_chat_template(self.chat(unit), add_generation_prompt=True) for unit in units]
+        texts = self.texts(units)
         begin = self._processor.tokenizer.bos_token
         return self._processor(
             text=texts,
@@ -62,14 +78,14 @@ class InstructionTunedModel(LocalVisionModel):
         for name in ("pixel_values", "pixel_values_images", "pixel_values_videos"):
             if name in inputs:
                 inputs[name] = inputs[name].to(self._model.dtype)
-        asked = inputs["input_ids"].shape[1]
+        before = 0 if self.encodes_apart else inputs["input_ids"].shape[1]
         tokens = self._model.generate(
             **inputs,
             max_new_tokens=max(unit.prompt.max_new_tokens for unit in units),
-            prefix_allowed_tokens_fn=self.only_choices(units, prompt_length=asked),
+            prefix_allowed_tokens_fn=self.only_choices(units, prompt_length=before),
         )
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        replies = tokens[:, asked:].tolist()
+        replies = tokens[:, before or 1 :].tolist()  # a decoder apart begins with its start token
         return [self._read(*each) for each in zip(units, replies, lengths, strict=True)]
 
     def _read(self, unit: Unit, reply: list[int], asked: int) -> Generated:
@@ -80,11 +96,15 @@ class InstructionTunedModel(LocalVisionModel):
         said = next((k for k, token in enumerate(reply) if token in ends), len(reply))
         plain = unit.request.enrichment.capability.gives_text
         text = self._processor.tokenizer.decode(reply[:said], skip_special_tokens=plain)
+        if unit.prompt.choices:
+            # By its tokens, since not every tokenizer can write every word.
+            spelled = dict(zip(map(tuple, self.spell(unit.prompt.choices)), unit.prompt.choices, strict=True))
+            text = spelled.get(tuple(reply[: said + 1]), text)
         return Generated(text, Usage(asked, min(said + 1, len(reply))), truncated=said == len(reply))
 
     def _placeholders(self) -> list[str]:
         names = ("image_token", "video_token")
-        return [token for name in names if (token := getattr(self._processor, name, None))]
+        return [str(token) for name in names if (token := getattr(self._processor, name, None))]
 
 
 def frames_at_times(video: DecodedVideo) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from blocks.vision_model import VisionModel
 from schemas.failure import SpecError
 
 SYSTEMS: dict[str, str] = {
+    "llava-next": "blocks.llava_next:LlavaNext",
     "florence-2": "blocks.florence2:Florence2",
+    "video-llava": "blocks.video_llava:VideoLlava",
     "qwen2-vl": "blocks.qwen2_vl:Qwen2VL",
+    "instruct-blip": "blocks.instruct_blip:InstructBlip",
     "gpt-4o": "blocks.gpt_4o:GPT4o",
     "gemini": "blocks.gemini:Gemini",
     "qwen-vl-max": "blocks.qwen_vl_max:QwenVLMax",

@@ -1,0 +1,70 @@
+"""LLaVA-NeXT (https://llava-vl.github.io/blog/2024-01-30-llava-next): tiles of any resolution, strong in dialogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from blocks.fraction_boxes import BOX_FORM, FRACTIONS, phrase_prompts, read_fraction_boxes
+from blocks.instruction_tuned_model import InstructionTunedModel
+from blocks.instructions import instruction_prompts
+from blocks.local_vision_model import Unit
+from blocks.vision_model import Prompt, ReplyError, plain_text
+from schemas.capability import Capability, MediaKind
+from schemas.enrichment import Enrichment, Result
+from schemas.failure import Cause
+from schemas.media import DecodedImage
+from schemas.ratings import rated
+from schemas.vision import ModelRef, VisionRequest
+
+LLAVA_GROUNDING = "Please provide the bounding box coordinate of the region this sentence describes: {}."
+"""The question that the LLaVA line was trained with; its answer is `[x_min, y_min, x_max, y_max]`."""
+
+
+class LlavaNext(InstructionTunedModel):
+    """LLaVA-NeXT (LLaVA 1.6): captions, answers and reasoning on pictures, which it sees whole and in tiles.
+
+    The number of tokens depends on the picture's shape. Grounding is not its strength: one box a phrase, as
+    fractions of the picture's sides, by the question it was trained with.
+    """
+
+    _block_type_name = "Sightflow LLaVA-NeXT"
+    _block_type_slug = "sightflow-llava-next"
+
+    rating = rated("llava-next")
+    native_space = FRACTIONS
+    model_class = "LlavaNextForConditionalGeneration"
+    memory_gib = 17.0
+    default = ModelRef("llava-hf/llava-v1.6-mistral-7b-hf", revision="main", licence="apache-2.0", commercial_use="yes")
+
+    def adapt(self) -> None:
+        super().adapt()
+        set_patch_size(self._processor, self._model.config)
+
+    def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
+        if enrichment.capability is Capability.VISUAL_GROUNDING:
+            return phrase_prompts(enrichment, self.max_new_tokens, LLAVA_GROUNDING)
+        return instruction_prompts(enrichment, media_kind, self.max_new_tokens, BOX_FORM)
+
+    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
+        return {"images": [picture_of(unit) for unit in units]}
+
+    def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
+        if request.enrichment.capability.gives_text:
+            return plain_text(text, prompt.choices)
+        return read_fraction_boxes(prompt, text, self.frame(request))
+
+
+def picture_of(unit: Unit) -> Any:
+    """The unit's picture. Raises ReplyError with cause `unsupported` if it is about a whole video."""
+    if not isinstance(unit.request.media, DecodedImage):
+        raise ReplyError("a picture was expected and this is a video", Cause.UNSUPPORTED)
+    return unit.request.media.pixels
+
+
+def set_patch_size(processor: Any, config: Any) -> None:
+    """Tell the processor what older checkpoints say in the model's config alone: how many tokens a picture has."""
+    if processor.patch_size is None:
+        processor.patch_size = config.vision_config.patch_size
+    if processor.vision_feature_select_strategy is None:
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
