@@ -39,6 +39,7 @@ class Florence2(LocalVisionModel):
 
     rating = rated("florence-2")
     native_space = PER_MILLE
+    media_kinds = frozenset(MediaKind)
     takes_own_prompt: ClassVar[bool] = False
     model_class = "Florence2ForConditionalGeneration"
     memory_gib = 1.5

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import filetype
@@ -28,7 +28,7 @@ _LONGEST_PROCESSING = 600.0
 
 def mime_type(video: DecodedVideo) -> str | None:
     """The type of a video's file as Gemini names it, by its content; None if there is no file that it takes."""
-    kind = filetype.guess(video.source[:8192]) if video.source else None
+    kind = filetype.guess(str(video.source)) if video.source else None
     if kind is None or kind.mime not in _TAKEN:
         return None
     return _SAME.get(kind.mime, str(kind.mime))
@@ -77,23 +77,25 @@ class UploadedVideos:
 
         Raises what the SDK raises, and ReplyError if the provider cannot process the file.
         """
-        source = video.source or b""
-        if len(source) <= INLINE_BYTES:
-            return types.Part(inline_data=types.Blob(data=source, mime_type=mime), video_metadata=span(video))
+        if video.source is None:
+            raise ReplyError("the video's file is gone", Cause.FETCH)
+        if video.source.stat().st_size <= INLINE_BYTES:
+            blob = types.Blob(data=video.source.read_bytes(), mime_type=mime)
+            return types.Part(inline_data=blob, video_metadata=span(video))
         with self._lock:
             alone = self._uploading.setdefault(video.sha256, threading.Lock())
         with alone:
             file = self._files.get(video.sha256)
             if file is None:
-                file = self._upload(client, source, mime)
+                file = self._upload(client, video.source, mime)
                 with self._lock:
                     self._files[video.sha256] = file
         return types.Part(
             file_data=types.FileData(file_uri=file.uri, mime_type=file.mime_type), video_metadata=span(video)
         )
 
-    def _upload(self, client: Any, source: bytes, mime: str) -> types.File:
-        file: types.File = client.files.upload(file=io.BytesIO(source), config={"mime_type": mime})
+    def _upload(self, client: Any, source: Path, mime: str) -> types.File:
+        file: types.File = client.files.upload(file=source, config={"mime_type": mime})
         waited = 0.0
         while file.state == types.FileState.PROCESSING and waited < _LONGEST_PROCESSING:
             self._clock.wait(_POLL_SECONDS, threading.Event())

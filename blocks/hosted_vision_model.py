@@ -151,12 +151,15 @@ class HostedVisionModel(VisionModel):
 
     def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
         """The price of one item of 1920 x 1080 pixels, a video of a minute, with a reply of usual length."""
-        prompts, size, pictures = self.prompts(enrichment, media_kind), _TYPICAL_PICTURE, 1
+        prompts, size, pictures, times = self.prompts(enrichment, media_kind), _TYPICAL_PICTURE, 1, 1
         if media_kind is MediaKind.VIDEO:
             sampling, size = self.sampling(enrichment), fit_within(size, self.frame_side)
-            pictures = min(sampling.frames or math.ceil(60 * (sampling.fps or 0.5)), sampling.max_frames)
-        asked = sum(pictures * self.image_tokens(size) + text_tokens(prompt.text) for prompt in prompts)
-        return self._cost(asked, len(prompts) * self._reply_tokens(enrichment))
+            pictures = sampling.frames or math.ceil(60 * (sampling.fps or 0.5))
+            times = math.ceil(pictures / sampling.max_frames)
+            if times > 1 and enrichment.capability.gives_text:  # and an overview, for the answer as a whole
+                pictures, times = pictures + sampling.max_frames, times + 1
+        asked = sum(pictures * self.image_tokens(size) + times * text_tokens(prompt.text) for prompt in prompts)
+        return self._cost(asked, times * len(prompts) * self._reply_tokens(enrichment))
 
     def availability(self) -> Availability:
         model_id, known = self.ref.id, self.profile
@@ -178,6 +181,10 @@ class HostedVisionModel(VisionModel):
 
     def generation_settings(self) -> dict[str, Any]:
         return super().generation_settings() | {"frame_side": self.frame_side}
+
+    @property
+    def longest_frame_side(self) -> int:
+        return self.frame_side
 
     @property
     def objects_at_once(self) -> int:

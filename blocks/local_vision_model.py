@@ -10,8 +10,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from blocks.frame_by_frame import asked_of_a_frame, frame_requests, gather
 from blocks.local_weights import LocalWeights
-from blocks.vision_model import Generated, Prompt, ReplyError
+from blocks.vision_model import Generated, Prompt, ReplyError, video_of
+from schemas.capability import MediaKind
+from schemas.enrichment import Enrichment
 from schemas.failure import Cause, Failure
 from schemas.vision import VisionReply, VisionRequest
 
@@ -32,6 +35,9 @@ class LocalVisionModel(LocalWeights):
     """
 
     hosted: ClassVar[bool] = False
+    sees_films: ClassVar[bool] = False
+    """Whether a video's frames are looked at together; if not, one by one."""
+
     batch_size: int = Field(default=8, ge=1, description="Objects a forward pass, halved when memory ends.")
     # --- what a subclass says -------------------------------------------------------------------
 
@@ -73,6 +79,33 @@ class LocalVisionModel(LocalWeights):
 
     def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         self.prepare()
+        apart = [self._frames(request) for request in requests]
+        asked = [frame for request, frames in zip(requests, apart, strict=True) for frame in frames or [request]]
+        said = iter(self._answer(asked))
+        replies = []
+        for request, frames in zip(requests, apart, strict=True):
+            if frames is None:
+                replies.append(next(said))
+            else:
+                replies.append(gather(request, video_of(request), [next(said) for _ in frames]))
+        return replies
+
+    def _frames(self, request: VisionRequest) -> list[VisionRequest] | None:
+        """The requests about a video's frames, if it is to be taken apart; never an empty list."""
+        if not self.by_frame(request.enrichment, request.media.kind):
+            return None
+        return frame_requests(request, video_of(request))
+
+    def by_frame(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
+        """Whether each frame of a video is asked about alone: always for regions and tracks."""
+        return media_kind is MediaKind.VIDEO and not (self.sees_films and enrichment.capability.gives_text)
+
+    def questions(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
+        if self.by_frame(enrichment, media_kind):
+            return self.prompts(asked_of_a_frame(enrichment), MediaKind.IMAGE)
+        return self.prompts(enrichment, media_kind)
+
+    def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         asked: list[list[Prompt]] = [list(self.prompts(request.enrichment, request.media.kind)) for request in requests]
         units = [Unit(r, p) for r, prompts in zip(requests, asked, strict=True) for p in prompts]
         said: list[Generated | Failure | None] = [None] * len(units)

@@ -6,6 +6,7 @@ URIs are `s3://bucket/key` with the key as it is, not percent-encoded, and `file
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from schemas.capability import MediaKind
 from schemas.failure import Cause, Failure, Stage, StoreError
 from schemas.inventory import INVENTORY_SCHEMA
+from schemas.media import MediaFile
 
 Found = TypeVar("Found")
 
@@ -127,38 +129,88 @@ class ObjectStore(Block):
         Raises StoreError when the store refuses the credentials.
         """
 
-        async def gather() -> list[bytes | Failure]:
-            return await asyncio.gather(*(self._read(uri, version, max_bytes) for uri, version in wanted))
+        async def read(uri: str, version: str) -> bytes | Failure:
+            if uri.startswith("file://"):
+                return await asyncio.to_thread(_read_file, uri, version, max_bytes)
+            parts: list[bytes] = []
+            failure = await self._read(uri, version, max_bytes, parts.clear, parts.append)
+            return failure or b"".join(parts)
+
+        return self._all(read, wanted)
+
+    def download_many(
+        self, wanted: Sequence[tuple[str, str]], folder: Path, max_bytes: int
+    ) -> list[MediaFile | Failure]:
+        """As `read_many`, for objects that are too large to be held in memory: as files.
+
+        An object of a bucket is written to a new file in `folder`; one that is a file already stays where it is.
+        """
+
+        async def download(uri: str, version: str) -> MediaFile | Failure:
+            if uri.startswith("file://"):
+                return await asyncio.to_thread(_hash_file, uri, version, max_bytes)
+            path = folder / hashlib.sha256(uri.encode()).hexdigest()[:32]
+            digest = hashlib.sha256()
+            with path.open("wb") as file:
+
+                def begin() -> None:
+                    nonlocal digest
+                    digest = hashlib.sha256()
+                    file.seek(0)
+                    file.truncate()
+
+                def take(part: bytes) -> None:
+                    digest.update(part)
+                    file.write(part)
+
+                failure = await self._read(uri, version, max_bytes, begin, take)
+            if failure:
+                path.unlink()
+                return failure
+            return MediaFile(path, digest.hexdigest())
+
+        return self._all(download, wanted)
+
+    def _all(self, read: Callable[[str, str], Awaitable[Found]], wanted: Sequence[tuple[str, str]]) -> list[Found]:
+        """Read many objects, `concurrency` at once over all the calls of this store."""
+
+        async def one(uri: str, version: str) -> Found:
+            async with self._slots:
+                return await read(uri, version)
+
+        async def gather() -> list[Found]:
+            if self._slots is None:
+                self._slots = asyncio.Semaphore(self.concurrency)
+            return await asyncio.gather(*(one(uri, version) for uri, version in wanted))
 
         return sync(get_loop(), gather)  # type: ignore[no-any-return]
 
-    async def _read(self, uri: str, version: str, max_bytes: int) -> bytes | Failure:
-        if self._slots is None:
-            self._slots = asyncio.Semaphore(self.concurrency)
+    async def _read(
+        self, uri: str, version: str, max_bytes: int, begin: Callable[[], None], take: Callable[[bytes], None]
+    ) -> Failure | None:
+        """Give the body's parts to `take`, after `begin` at every try; return why it could not be had, or None."""
         tries = 0
-        async with self._slots:
-            if uri.startswith("file://"):
-                return await asyncio.to_thread(_read_file, uri, version, max_bytes)
 
-            async def once() -> bytes | Failure:
-                nonlocal tries
-                tries += 1
-                return await self._get(uri, version, max_bytes)
+        async def once() -> Failure | None:
+            nonlocal tries
+            tries += 1
+            begin()
+            return await self._get(uri, version, max_bytes, take)
 
-            try:
-                return await self._retried(once)
-            except Exception as error:
-                code = _code(error)
-                if code in ("PreconditionFailed", "412"):
-                    return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH, tries)
-                if code in ("NoSuchKey", "404"):
-                    return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH, tries)
-                if code in _BAD_KEY_CODES:
-                    raise self._store_error(error, uri) from None
-                # A single object may be denied by its own policy: that is its failure, not the run's.
-                return Failure(Cause.FETCH, f"{code or type(error).__name__}: {_message(error)}", Stage.FETCH, tries)
+        try:
+            return await self._retried(once)
+        except Exception as error:
+            code = _code(error)
+            if code in ("PreconditionFailed", "412"):
+                return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH, tries)
+            if code in ("NoSuchKey", "404"):
+                return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH, tries)
+            if code in _BAD_KEY_CODES:
+                raise self._store_error(error, uri) from None
+            # A single object may be denied by its own policy: that is its failure, not the run's.
+            return Failure(Cause.FETCH, f"{code or type(error).__name__}: {_message(error)}", Stage.FETCH, tries)
 
-    async def _get(self, uri: str, version: str, max_bytes: int) -> bytes | Failure:
+    async def _get(self, uri: str, version: str, max_bytes: int, take: Callable[[bytes], None]) -> Failure | None:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         client = await self._client()
         etag = version.rpartition("-")[0]
@@ -170,15 +222,14 @@ class ObjectStore(Block):
                 length = int(answer["ContentLength"])
                 if length > max_bytes:
                     return Failure(Cause.TOO_LARGE, f"{length:,} bytes; the limit is {max_bytes:,}", Stage.FETCH)
-                parts: list[bytes] = []
                 received = 0
                 while part := await body.read(1 << 20):
-                    parts.append(part)
+                    take(part)
                     received += len(part)
                     deadline.reschedule(_from_now(self.timeout))
         if received != length:
             raise ConnectionError(f"the body ended after {received:,} of {length:,} bytes")
-        return b"".join(parts)
+        return None
 
     # --- connection -----------------------------------------------------------------------------
 
@@ -333,6 +384,23 @@ def _read_file(uri: str, version: str, max_bytes: int) -> bytes | Failure:
             if _version(os.fstat(stream.fileno())) != version or len(content) != stat.st_size:
                 return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH)
             return content
+    except FileNotFoundError:
+        return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH)
+    except OSError as error:
+        return Failure(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
+
+
+def _hash_file(uri: str, version: str, max_bytes: int) -> MediaFile | Failure:
+    path = Path(uri.removeprefix("file://"))
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > max_bytes:
+                return Failure(Cause.TOO_LARGE, f"{size:,} bytes; the limit is {max_bytes:,}", Stage.FETCH)
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if _version(os.fstat(stream.fileno())) != version:
+                return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH)
+            return MediaFile(path, digest)
     except FileNotFoundError:
         return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH)
     except OSError as error:

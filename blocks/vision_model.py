@@ -154,8 +154,19 @@ class VisionModel(Block):
         return 0.0
 
     def sampling(self, enrichment: Enrichment) -> FrameSampling:
-        """Which frames of a video this model is shown for an enrichment."""
-        return enrichment.sampling or FrameSampling(frames=8)
+        """Which frames of a video this model is shown for an enrichment: of text 8, evenly spread; of regions one a
+        second; of tracks four a second.
+        """
+        if enrichment.sampling is not None:
+            return enrichment.sampling
+        if enrichment.capability.gives_text:
+            return FrameSampling(frames=8)
+        return FrameSampling(fps=4 if enrichment.capability is Capability.OBJECT_TRACKING else 1)
+
+    @property
+    def longest_frame_side(self) -> int:
+        """The longest side, in pixels, that a video's frames are best given with; larger ones are shrunk when read."""
+        return 768
 
     def weights_digest(self) -> str:
         """What identifies the weights in a fingerprint: the id and revision."""
@@ -165,6 +176,10 @@ class VisionModel(Block):
         """The settings that a reply depends on besides the prompt."""
         return {"max_new_tokens": self.max_new_tokens}
 
+    def questions(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
+        """The prompts that are put in the end: `prompts`, unless a video is taken apart into its frames."""
+        return self.prompts(enrichment, media_kind)
+
     def recipe(self, enrichment: Enrichment, media_kind: MediaKind) -> str:
         """16 hexadecimal digits over all that determines a result besides the object itself."""
         ingredients: dict[str, Any] = {
@@ -173,7 +188,7 @@ class VisionModel(Block):
             "media_kind": media_kind,
             "system": self.system,
             "weights": self.weights_digest(),
-            "prompts": [[p.text, p.max_new_tokens] for p in self.prompts(enrichment, media_kind)],
+            "prompts": [[p.text, p.max_new_tokens] for p in self.questions(enrichment, media_kind)],
             "generation": self.generation_settings(),
             "schema": OUTPUT_SCHEMA_VERSION,
         }

@@ -31,7 +31,7 @@ class FrameSampling(BaseModel):
     frames: int | None = Field(default=None, ge=1, le=4096, description="this many, evenly spread")
     fps: float | None = Field(default=None, gt=0, le=120, description="this many a second")
     keyframes: bool = Field(default=False, description="only the frames that are stored whole")
-    max_frames: int = Field(default=256, ge=1, le=4096, description="the most frames of one window")
+    max_frames: int = Field(default=64, ge=1, le=512, description="the most frames shown at once, of one window")
     start: float = Field(default=0.0, ge=0, description="seconds from the start")
     end: float | None = Field(default=None, gt=0, description="seconds from the start")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -25,6 +26,14 @@ class DecodedImage:
     kind = MediaKind.IMAGE
 
 
+@dataclass(frozen=True)
+class MediaFile:
+    """A media object's bytes as a file on this machine, for as long as its shard is worked on."""
+
+    path: Path
+    sha256: str
+
+
 @dataclass(frozen=True, eq=False)
 class DecodedVideo:
     """Sampled frames of one video, upright, RGB, all of one size.
@@ -41,7 +50,7 @@ class DecodedVideo:
     duration: float
     frame_rate: float
     sha256: str
-    source: bytes | None = None  # the original bytes, for the models that take a video as it is
+    source: Path | None = None  # the original file, for the models that take a video as it is
 
     kind = MediaKind.VIDEO
 

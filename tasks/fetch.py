@@ -1,9 +1,12 @@
-"""fetch: bring a shard's objects into memory, each at the version that was planned."""
+"""fetch: bring a shard's objects to this machine, each at the version that was planned."""
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -12,20 +15,42 @@ from prefect.tasks import exponential_backoff
 from blocks.object_store import ObjectStore
 from schemas.capability import MediaKind
 from schemas.failure import Cause, Failure, Stage
+from schemas.media import MediaFile
 from schemas.plan import Shard
 from schemas.spec import EnrichmentSpec
 from tasks.discover import open_store
 
 
 class Fetched:
-    """The bytes of a shard's objects, or why they could not be had, by URI.
+    """A shard's objects by URI: images as bytes, videos as files, or why they could not be had.
 
+    Files that were made here lie in `folder` and go when they are no longer needed, at the latest with this object.
     A plain class: Prefect looks into dataclasses and mappings that tasks exchange, and has no business here.
     """
 
-    def __init__(self, contents: dict[str, bytes | Failure], seconds: float) -> None:
-        self.contents = contents
+    def __init__(
+        self,
+        contents: Mapping[str, bytes | MediaFile | Failure],
+        seconds: float,
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self._contents = dict(contents)
+        self._files: dict[str, MediaFile] = {}
+        self._folder = folder
         self.seconds = seconds
+
+    def take(self, uri: str) -> bytes | MediaFile | Failure:
+        """An object, which is then no longer kept here; its file stays until `let_go`."""
+        content = self._contents.pop(uri)
+        if isinstance(content, MediaFile):
+            self._files[uri] = content
+        return content
+
+    def let_go(self, uri: str) -> None:
+        """Remove an object's file, if it was made here."""
+        file = self._files.pop(uri, None)
+        if file and self._folder and file.path.is_relative_to(self._folder.name):
+            file.path.unlink(missing_ok=True)
 
 
 @cache
@@ -42,19 +67,25 @@ def _store(settings_json: str) -> ObjectStore:
     persist_result=False,
 )
 def fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
-    """Read the objects of a shard, many at once; one that cannot be read is a failure among the bytes.
+    """Read the objects of a shard, many at once; one that cannot be read is a failure among them.
 
     What is past the limit on bytes is not requested at all. Raises StoreError if the keys are refused.
     """
     began = time.perf_counter()
     limits = spec.policy.limits
     limit = limits.max_video_bytes if shard.media_kind is MediaKind.VIDEO else limits.max_bytes
-    contents: dict[str, bytes | Failure] = {}
+    contents: dict[str, bytes | MediaFile | Failure] = {}
     for item in shard.items:
         if item.bytes > limit:
             message = f"{item.bytes:,} bytes; the limit is {limit:,}"
             contents[item.uri] = Failure(Cause.TOO_LARGE, message, Stage.FETCH)
     wanted = [(item.uri, item.object_version) for item in shard.items if item.uri not in contents]
-    read = _store(spec.store.model_dump_json()).read_many(wanted, limit)
+    store, folder = _store(spec.store.model_dump_json()), None
+    read: Sequence[bytes | MediaFile | Failure]
+    if shard.media_kind is MediaKind.VIDEO:
+        folder = tempfile.TemporaryDirectory(prefix="sightflow-videos-", ignore_cleanup_errors=True)
+        read = store.download_many(wanted, Path(folder.name), limit)
+    else:
+        read = store.read_many(wanted, limit)
     contents.update((uri, content) for (uri, _), content in zip(wanted, read, strict=True))
-    return Fetched(contents, time.perf_counter() - began)
+    return Fetched(contents, time.perf_counter() - began, folder)

@@ -1,13 +1,11 @@
-"""infer: ask the model about a shard; decoding runs ahead of it, group by group."""
+"""infer: ask the model about a shard, batch by batch, and gather one answer for all that was asked."""
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,17 +15,17 @@ from prefect.cache_policies import NO_CACHE
 
 from blocks.systems import open_model
 from blocks.vision_model import VisionModel
-from schemas.failure import Cause, Failure
-from schemas.media import Media, MediaFacts
-from schemas.plan import Ask, Shard, ShardItem
+from schemas.capability import MediaKind
+from schemas.failure import Cause
+from schemas.plan import Shard
 from schemas.spec import EnrichmentSpec, Limits
 from schemas.vision import Answer, Replies, VisionReply, VisionRequest
-from tasks.decode import decode
+from tasks.batch import Asked, image_batches, video_batches
 from tasks.fetch import Fetched
 from tasks.validate import failures_of
+from tasks.windows import join
 
 _WORTH_ANOTHER_SYSTEM = frozenset({Cause.MALFORMED, Cause.REFUSED, Cause.TRUNCATED, Cause.SCHEMA, Cause.MODEL})
-_DECODERS = max(2, min(8, os.cpu_count() or 2))
 
 
 @dataclass(frozen=True)
@@ -50,35 +48,65 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
     """
     serving = loaded(shard.system, spec.models.get(shard.system))
     seconds = {"fetch": fetched.seconds, "decode": 0.0, "infer": 0.0}
-    answers: list[Answer] = []
-    for items, decoded in decode_ahead(
-        shard.items, fetched, spec.policy.limits, serving.model.objects_at_once, seconds
-    ):
-        requests: list[tuple[ShardItem, Ask, VisionRequest]] = []
-        for item, media in zip(items, decoded, strict=True):
-            asks = [shard.ask(name) for name in item.enrichments]
-            if isinstance(media, Failure):
-                answers += [_unasked(item, ask, media, serving) for ask in asks]
-            else:
-                requests += [(item, ask, VisionRequest(item.uri, ask.enrichment, media)) for ask in asks]
+    gathering = _Gathering(shard, fetched)
+    for batch in _batches(shard, fetched, spec.policy.limits, serving.model, seconds):
+        unread = [(asked, _unasked(asked, serving)) for asked in batch if asked.request is None]
+        put = [asked for asked in batch if asked.request is not None]
+        requests = [asked.request for asked in put if asked.request]
         with serving.turn:
             began = time.perf_counter()
-            replies = _asked(serving, [request for _, _, request in requests])
+            replies = _asked(serving, requests)
             seconds["infer"] += time.perf_counter() - began
-        group = [
-            Answer(item, ask, MediaFacts.of(request.media), reply)
-            for (item, ask, request), reply in zip(requests, replies, strict=True)
-        ]
+        answers = [Answer(a.item, a.ask, a.facts, reply) for a, reply in zip(put, replies, strict=True)]
         if spec.policy.fallback:
-            group = _with_fallback(group, [request for _, _, request in requests], spec)
-        answers += group
-    return Replies(answers, seconds)
+            answers = _with_fallback(answers, requests, spec)
+        gathering.add([*unread, *zip(put, answers, strict=True)])
+    return Replies(gathering.answers(), seconds)
 
 
-def _unasked(item: ShardItem, ask: Ask, failure: Failure, serving: Loaded) -> Answer:
-    model = serving.model
+def _batches(
+    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, seconds: dict[str, float]
+) -> Iterator[list[Asked]]:
+    if shard.media_kind is MediaKind.VIDEO:
+        return video_batches(shard, fetched, limits, model, seconds)
+    return image_batches(shard, fetched, limits, model.objects_at_once, seconds)
+
+
+class _Gathering:
+    """Gathers the answers of a shard: those about the windows of a video become one; then its file may go."""
+
+    def __init__(self, shard: Shard, fetched: Fetched) -> None:
+        self._fetched = fetched
+        self._parts: dict[tuple[str, str], dict[int, Answer]] = {}
+        self._done: dict[tuple[str, str], Answer] = {}
+        self._left = {item.uri: len(item.enrichments) for item in shard.items}
+        self._order = [(item.uri, name) for item in shard.items for name in item.enrichments]
+
+    def add(self, answered: Iterable[tuple[Asked, Answer]]) -> None:
+        for asked, answer in answered:
+            key = (asked.item.uri, asked.ask.enrichment.name)
+            parts = self._parts.setdefault(key, {})
+            parts[asked.place] = answer
+            if len(parts) < max(len(asked.windows), 1):
+                continue
+            ordered = [parts[place] for place in sorted(self._parts.pop(key))]
+            whole = join(asked.ask.enrichment, asked.windows, [part.reply for part in ordered])
+            facts = next((part.facts for part in ordered if part.facts), None)
+            self._done[key] = replace(ordered[0], reply=whole, facts=facts)
+            self._left[asked.item.uri] -= 1
+            if not self._left[asked.item.uri]:
+                self._fetched.let_go(asked.item.uri)
+
+    def answers(self) -> list[Answer]:
+        """One for each enrichment of each item, in the order of the shard."""
+        return [self._done[key] for key in self._order]
+
+
+def _unasked(asked: Asked, serving: Loaded) -> Answer:
+    model, item, ask = serving.model, asked.item, asked.ask
+    assert asked.failure is not None
     reply = VisionReply(
-        item.uri, ask.enrichment.name, failure, model.system, model.ref.id, model_revision=serving.revision
+        item.uri, ask.enrichment.name, asked.failure, model.system, model.ref.id, model_revision=serving.revision
     )
     return Answer(item, ask, None, reply)
 
@@ -113,30 +141,6 @@ def _with_fallback(answers: list[Answer], requests: Sequence[VisionRequest], spe
                 route = (*before.route, before.system)
                 usage = before.usage + reply.usage
                 answers[place] = replace(answers[place], reply=replace(reply, route=route, usage=usage))
-
-
-def decode_ahead(
-    items: Sequence[ShardItem], fetched: Fetched, limits: Limits, group: int, seconds: dict[str, float]
-) -> Iterator[tuple[Sequence[ShardItem], list[Media | Failure]]]:
-    """Yield items in groups with their media, decoding the next group in threads while this one is used.
-
-    At most two groups are in memory as pixels; an object's bytes are let go when it has been decoded.
-    """
-
-    def decoded(item: ShardItem) -> Media | Failure:
-        content = fetched.contents.pop(item.uri)
-        return content if isinstance(content, Failure) else decode(content, limits)
-
-    groups = [items[k : k + group] for k in range(0, len(items), group)]
-    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
-        pending = [pool.submit(decoded, item) for item in groups[0]] if groups else []
-        for place, members in enumerate(groups):
-            began = time.perf_counter()
-            media = [future.result() for future in pending]
-            seconds["decode"] += time.perf_counter() - began
-            following = groups[place + 1] if place + 1 < len(groups) else ()
-            pending = [pool.submit(decoded, item) for item in following]
-            yield members, media
 
 
 _LOADED: dict[tuple[str, str, str], Loaded] = {}

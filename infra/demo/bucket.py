@@ -16,6 +16,7 @@ from infra.demo.scenes import Scene, draw_scene
 
 BUCKET: Final = "sightflow-demo"
 MODEL_FOLDER: Final = Path(__file__).parent / "florence2-shapes"
+FILM_MODEL_FOLDER: Final = Path(__file__).parent / "qwen2-vl-shapes"
 # The endpoint takes any keys; these are not secrets.
 KEYS: Final = {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo", "AWS_DEFAULT_REGION": "us-east-1"}
 

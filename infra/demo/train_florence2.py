@@ -2,10 +2,10 @@
 
     python -m infra.demo.train_florence2 --steps 5000
 
-Resumes from `--state` if it is there. Two things make so small a model learn to look, as plain cross-entropy
-does not: a dense auxiliary loss (from each spatial image token, a linear head tells colour, shape and box of the
-object that covers it; the head is not saved with the model), and soft targets for location tokens (a Gaussian
-over neighbouring bins that narrows as training goes on).
+Resumes from `--state` if it is there; `--start-from` begins with the weights of a folder instead of random ones.
+Two things make so small a model learn to look, as plain cross-entropy does not: a dense auxiliary loss (from each
+spatial image token, a linear head tells colour, shape and box of the object that covers it; the head is not saved with
+the model), and soft targets for location tokens (a Gaussian over neighbouring bins that narrows as training goes on).
 """
 
 import argparse
@@ -162,6 +162,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     processor = build_processor()
     model = build_model(processor.tokenizer)
+    if args.start_from:
+        model = Florence2ForConditionalGeneration.from_pretrained(args.start_from, dtype=torch.float32)
     learner = Learner(model, processor.tokenizer.convert_tokens_to_ids("<loc_0>"))
     matrices = [p for p in learner.parameters() if p.ndim > 1]
     others = [p for p in learner.parameters() if p.ndim <= 1]
@@ -184,7 +186,7 @@ def train(args: argparse.Namespace) -> None:
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
             group["lr"] = args.peak * pace(step, args.steps, args.warmup, args.cooldown)
-        sigma = max(args.sigma, 60 * 0.5 ** (step / 400))
+        sigma = args.sigma if args.start_from else max(args.sigma, 60 * 0.5 ** (step / 400))
         text, auxiliary = learner(maker.batch(step, mix_at(step, *args.widen)), sigma)
         # The auxiliary loss teaches the eyes; it may fade once they see.
         weight = 1.0 if step < args.steps * (1 - args.cooldown) else 0.5
@@ -218,6 +220,7 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, default=4.0, help="narrowest soft location target, bins")
     parser.add_argument("--widen", type=int, nargs=2, default=(500, 1200), help="steps over which tasks join")
     parser.add_argument("--scenes", type=int, default=24_000, help="training scenes drawn")
+    parser.add_argument("--start-from", type=Path, help="folder of weights to go on from, in a second stage")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/demo-train/scenes.npz"))

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from infra.demo.moving_scenes import LEAST_VISIBLE, draw_clip
 from infra.demo.scenes import Point, Scene, draw_scene, from_the_top
 from infra.demo.shapes_vocabulary import LOCATION_BINS
 
 SIDE: Final = 128
 GRID: Final = 8
-_CROWDED_EVERY: Final = 4
+_KINDS: Final = ("crowded", "film", "film", "plain")  # by the seed, in turn
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,22 @@ class Thing:
         x_min, y_min, x_max, y_max = self.box
         points = [(1 - x, y) for x, y in reversed(self.outline)]
         return Thing(self.label, (1 - x_max, y_min, 1 - x_min, y_max), from_the_top(points))
+
+
+def draw_film_frame(seed: int) -> Scene:
+    """Return one frame of the busy film of a seed: shapes that cover one another, enter and leave.
+
+    What shows less than `LEAST_VISIBLE` of itself is drawn and not told of, as in the films' truth.
+    """
+    clip = draw_clip(seed, "busy")
+    order = np.random.default_rng([seed, 4]).permutation(clip.frame_count)
+    for number in order:
+        image, objects = clip.frame(int(number))
+        told = [thing for thing in objects if thing.visible >= LEAST_VISIBLE]
+        if told:
+            break
+    ordered = sorted(told, key=lambda thing: (thing.box[0] + thing.box[2], thing.box[1] + thing.box[3]))
+    return Scene(seed, image, tuple(ordered))
 
 
 def things_of(scene: Scene) -> tuple[Thing, ...]:
@@ -63,7 +80,8 @@ class Cached:
 
 
 def _one(seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8], tuple[Thing, ...]]:
-    scene = draw_scene(seed, "crowded" if seed % _CROWDED_EVERY == 0 else "plain")
+    kind = _KINDS[seed % len(_KINDS)]
+    scene = draw_film_frame(seed) if kind == "film" else draw_scene(seed, "crowded" if kind == "crowded" else "plain")
     pixels = np.asarray(scene.image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     cover = [
         np.asarray(Image.fromarray(thing.mask.astype(np.float32)).resize((GRID, GRID), Image.Resampling.BOX))
@@ -75,7 +93,7 @@ def _one(seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8], tuple[
 
 
 def draw_cache(seeds: Sequence[int], workers: int) -> Cached:
-    """Draw the scenes of seeds, every fourth seed a crowded one, in `workers` processes."""
+    """Draw the scenes of seeds in `workers` processes: a quarter crowded, a half frames of films, a quarter plain."""
     with get_context("spawn").Pool(workers) as pool:
         drawn = pool.map(_one, seeds, chunksize=250)
     return Cached(

@@ -1,5 +1,9 @@
 """Videos asked of the hosted systems: frames with their numbers and times, whole files, and places by frame."""
 
+import hashlib
+import tempfile
+from pathlib import Path
+
 import pytest
 from google.genai import types
 
@@ -33,6 +37,7 @@ SEGMENT = Enrichment(capability=Capability.SEGMENTATION, labels=("box",))
 ALL = (DESCRIBE, ASK, REASON, DETECT, TRACK, SEGMENT)
 
 SIZE = (640, 360)
+FOLDER = tempfile.TemporaryDirectory()
 BOXES = [(20 + 60 * k, 100, 120 + 60 * k, 220) for k in range(6)]
 FILE = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41" + b"\x00" * 5000
 
@@ -40,9 +45,11 @@ FILE = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41" + b"\x00" * 5
 def video(source: bytes | None = None, frames: int = 6) -> DecodedVideo:
     pictures = tuple(picture_with_box(SIZE, box) for box in BOXES[:frames])
     indices = tuple(range(3, 3 + 25 * frames, 25))
-    return DecodedVideo(
-        pictures, indices, tuple(i / 25 for i in indices), 1280, 720, 10.0, 25.0, f"{len(source or b'')}" * 8, source
-    )
+    sha256 = hashlib.sha256(source or b"").hexdigest()
+    path = Path(FOLDER.name) / sha256 if source else None
+    if path and source:
+        path.write_bytes(source)
+    return DecodedVideo(pictures, indices, tuple(i / 25 for i in indices), 1280, 720, 10.0, 25.0, sha256, path)
 
 
 def ask(enrichment: Enrichment, media: DecodedVideo) -> VisionRequest:
