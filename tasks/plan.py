@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 from prefect import task
@@ -41,7 +41,7 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec) -> Work:
     Reads four columns of the catalog and no media. Raises SpecError if an enrichment cannot be served.
     """
     catalog = open_catalog(spec)
-    asks = asks_of(spec)
+    asks = _of_what_there_is(asks_of(spec), inventory)
     names = [enrichment.name for enrichment in spec.enrichments]
     columns = ("uri", "enrichment", "object_version", "recipe")
     known = catalog.scan("enrichments").filter(pl.col("enrichment").is_in(names)).select(columns).collect()
@@ -84,6 +84,13 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec) -> Work:
         objects=inventory.height,
         not_asked=inventory.filter(~pl.col("media_kind").is_in(list(kinds))).height,
     )
+
+
+def _of_what_there_is(asks: Sequence[tuple[Ask, Route]], inventory: pl.DataFrame) -> tuple[tuple[Ask, Route], ...]:
+    """Leave out kinds of media that were not listed, where an enrichment is asked of another kind that was."""
+    listed = set(inventory["media_kind"].unique())
+    served = {ask.enrichment.name for ask, _ in asks if ask.media_kind in listed}
+    return tuple((a, r) for a, r in asks if a.media_kind in listed or a.enrichment.name not in served)
 
 
 def _statuses(inventory: pl.DataFrame, known: pl.DataFrame, failed: pl.DataFrame, ask: Ask) -> pl.DataFrame:
