@@ -35,6 +35,7 @@ _PLACE = re.compile(
     r"(?:<\|object_ref_start\|>(?P<label>[^<]{1,200})<\|object_ref_end\|>\s*)?"
     r"<\|box_start\|>\s*\((\d{1,5}),\s*(\d{1,5})\)\s*,\s*\((\d{1,5}),\s*(\d{1,5})\)\s*<\|box_end\|>[\s,;.]*"
 )
+_MOST = 10_000
 _ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
 
 
@@ -52,6 +53,7 @@ class Qwen2VL(InstructionTunedModel):
     rating = rated("qwen2-vl")
     media_kinds = frozenset({MediaKind.IMAGE, MediaKind.VIDEO})
     native_space = PER_MILLE
+    sees_films = True
     model_class = _CLASSES["qwen2_vl"]
     memory_gib = 6.0
     default = ModelRef("Qwen/Qwen2-VL-2B-Instruct", revision="main", licence="apache-2.0", commercial_use="yes")
@@ -191,7 +193,7 @@ class Qwen2VL(InstructionTunedModel):
         end, label = 0, ""
         while end < len(rest):
             place = _PLACE.match(rest, end)
-            if place is None:
+            if place is None or len(regions) == _MOST:
                 raise ReplyError(f"neither a place nor {_NOTHING!r}, from here on: {rest[end : end + 80]!r}")
             label = place["label"] or label  # a label is said once for all its places
             numbers = [float(n) for n in place.groups()[1:]]

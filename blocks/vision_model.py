@@ -270,7 +270,7 @@ def plain_text(text: str, choices: Sequence[str] = ()) -> TextResult:
     said = text.strip()
     if not said:
         raise ReplyError("the reply is empty")
-    if not choices:
+    if not choices or said in choices:
         return TextResult(said)
     bare = said.strip(" .!\"'`").casefold()
     for choice in choices:

@@ -1,0 +1,76 @@
+"""Every open family of instruction-tuned models, tiny, behind its own adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from blocks.instruct_blip import InstructBlip
+from blocks.instruction_tuned_model import InstructionTunedModel
+from blocks.llava_next import LlavaNext
+from blocks.local_vision_model import Unit
+from blocks.qwen2_vl import Qwen2VL
+from blocks.video_llava import VideoLlava
+from schemas.enrichment import Enrichment
+from schemas.media import DecodedImage, DecodedVideo, Media
+from schemas.vision import VisionRequest
+from tests.tiny_models import instruct_blip, llava_next, qwen_vl, video_llava
+
+
+@dataclass(frozen=True)
+class Family:
+    """`build(folder)` saves weights with a seed of its own; `media` are the kinds it sees."""
+
+    name: str
+    adapter: type[InstructionTunedModel]
+    build: Callable[[Path], Path] = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+FAMILIES = (
+    Family("llava_next", LlavaNext, llava_next.build),
+    Family("video_llava", VideoLlava, video_llava.build),
+    *(Family(name, Qwen2VL, partial(qwen_vl.build, generation=name)) for name in qwen_vl.GENERATIONS),
+    Family("instruct_blip_t5", InstructBlip, partial(instruct_blip.build, language_model="t5")),
+    Family("instruct_blip_vicuna", InstructBlip, partial(instruct_blip.build, language_model="vicuna")),
+)
+
+
+def noise(width: int, height: int, seed: int = 0) -> DecodedImage:
+    """A picture on which two different models or two different seeds never agree."""
+    pixels = np.random.default_rng([seed, width, height]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return DecodedImage(Image.fromarray(pixels), width, height, f"{seed:064d}")
+
+
+def noisy_film(frames: int, width: int = 60, height: int = 40, seed: int = 0, spacing: float = 0.4) -> DecodedVideo:
+    """A film of `frames` sampled frames, `spacing` seconds apart, of 25 frames a second."""
+    pictures = tuple(noise(width, height, 100 * seed + k).pixels for k in range(frames))
+    seconds = tuple(k * spacing for k in range(frames))
+    places = tuple(round(25 * second) for second in seconds)
+    return DecodedVideo(pictures, places, seconds, width, height, frames * spacing, 25.0, f"{seed:064d}")
+
+
+def request(enrichment: Enrichment, media: Media, uri: str = "s3://b/x") -> VisionRequest:
+    return VisionRequest(uri, enrichment, media)
+
+
+def units(model: InstructionTunedModel, *requests: VisionRequest) -> list[Unit]:
+    """Every prompt of the requests with its request, as the adapter is given them."""
+    return [Unit(r, prompt) for r in requests for prompt in model.prompts(r.enrichment, r.media.kind)]
+
+
+def said_by_the_library(model: Any, inputs: Any, prompt_length: int, limit: int) -> list[list[int]]:
+    """The tokens of a plain greedy call of transformers."""
+    import torch
+
+    with torch.inference_mode():
+        tokens = model._model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
+    return [row[prompt_length:].tolist() for row in tokens]
