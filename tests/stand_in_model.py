@@ -36,7 +36,7 @@ class StandIn(Florence2):
     def prepare(self) -> None:
         pass
 
-    def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
+    def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")) * len(requests))
         replies = []
         for request in requests:
