@@ -123,6 +123,10 @@ class LocalWeights(VisionModel):
                     digest.update(stream.read(_SAMPLE_BYTES))
         return f"{path.name}@{self.revision or digest.hexdigest()[:16]}"
 
+    def generation_settings(self) -> dict[str, Any]:
+        settings = super().generation_settings()
+        return settings if self.dtype == "auto" else settings | {"dtype": self.dtype}
+
     def prepare(self) -> None:
         if self._model is not None:
             return

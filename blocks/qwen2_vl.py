@@ -107,6 +107,10 @@ class Qwen2VL(InstructionTunedModel):
             else:
                 _limit(videos, self.max_pixels)
 
+    def generation_settings(self) -> dict[str, Any]:
+        settings = super().generation_settings()
+        return settings if self.max_pixels is None else settings | {"max_pixels": self.max_pixels}
+
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         limit, native = self.max_new_tokens, self.known_generation == "qwen2_vl"
         if native and enrichment.capability in (Capability.OBJECT_DETECTION, Capability.VISUAL_GROUNDING):

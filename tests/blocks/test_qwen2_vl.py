@@ -257,6 +257,11 @@ def test_a_smaller_budget_of_pixels_is_a_smaller_picture_before_and_after_loadin
     assert grid[1:].prod() * 14 * 14 <= 100 * 100
 
 
+def test_another_budget_of_pixels_is_another_recipe() -> None:
+    recipes = {Qwen2VL(max_pixels=n).recipe(CAPTION, MediaKind.IMAGE) for n in (None, 100_000, 200_000)}
+    assert len(recipes) == 3
+
+
 def test_a_picture_of_absurd_shape_is_refused_alone(models: dict[str, Qwen2VL]) -> None:
     replies = models["qwen2_vl"].run([request(CHOOSE, media) for media in (blank(3000, 2), blank(30, 20))])
     assert replies[0].failure and replies[0].failure.cause is Cause.UNSUPPORTED
