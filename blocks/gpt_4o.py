@@ -134,7 +134,7 @@ class GPT4o(HostedVisionModel):
             max_completion_tokens=question.prompt.max_new_tokens + self.profile.thinking_tokens,
             **asked,
         )
-        return _read(response.parse(), dict(response.headers), response.text)
+        return read_completion(response.parse(), dict(response.headers), response.text)
 
     def _messages(self, question: Question) -> list[dict[str, Any]]:
         content: list[dict[str, Any]] = []
@@ -160,7 +160,8 @@ class GPT4o(HostedVisionModel):
         raise error
 
 
-def _read(completion: ChatCompletion, headers: dict[str, str], body: str) -> Answered:
+def read_completion(completion: ChatCompletion, headers: dict[str, str], body: str) -> Answered:
+    """What a chat completion says; `body` is its JSON, kept where there is no text to keep."""
     usage = completion.usage
     spent = (count(usage.prompt_tokens), count(usage.completion_tokens)) if usage else (0, 0)
     served = words(completion.model) or None

@@ -6,19 +6,23 @@ import gc
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
+from blocks.endpoint_engine import KEY_VARIABLE, EndpointEngine, stays_near
 from blocks.frame_by_frame import asked_of_a_frame, frame_requests, gather
 from blocks.local_weights import LocalWeights
-from blocks.vision_model import Generated, Prompt, ReplyError, video_of
+from blocks.picture_encoding import fit_within
+from blocks.vision_model import Availability, Generated, Prompt, ReplyError, video_of
 from schemas.capability import MediaKind
 from schemas.enrichment import Enrichment
 from schemas.failure import Cause, Failure
 from schemas.vision import VisionReply, VisionRequest
 
 AllowedTokens = Callable[[int, Any], Any]
+
+_LONGEST_SENT = 2048
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,30 @@ class Unit:
 
 
 class LocalVisionModel(LocalWeights):
-    """A model that runs in this process on transformers' own classes: safetensors only, no remote code,
-    pinned revision, greedy decoding. Media do not leave the machine.
+    """A model with open weights. It runs in this process on transformers' own classes: safetensors only, no remote
+    code, pinned revision, greedy decoding; or, by `engine: endpoint`, in a server that speaks OpenAI's protocol.
     """
 
-    hosted: ClassVar[bool] = False
     sees_films: ClassVar[bool] = False
     """Whether a video's frames are looked at together; if not, one by one."""
 
     batch_size: int = Field(default=8, ge=1, description="Objects a forward pass, halved when memory ends.")
+    engine: Literal["local", "endpoint"] = Field(default="local", description="endpoint: served at endpoint_url.")
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://", description="E.g. http://localhost:8000/v1.")
+    endpoint_key: SecretStr | None = Field(
+        default=None, description=f"Empty: ${KEY_VARIABLE}, if the server wants one."
+    )
+    endpoint_timeout: float = Field(default=300.0, gt=0, description="Seconds without a byte until a try is given up.")
+    max_concurrency: int = Field(default=32, ge=1, le=1024, description="Most requests in flight at an endpoint.")
+
+    _endpoint: EndpointEngine | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _has_an_endpoint(self) -> Self:
+        if self.engine == "endpoint" and not self.endpoint_url:
+            raise ValueError("engine: endpoint needs endpoint_url")
+        return self
+
     # --- what a subclass says -------------------------------------------------------------------
 
     @abstractmethod
@@ -75,6 +94,36 @@ class LocalVisionModel(LocalWeights):
         tokenizer = self._processor.tokenizer
         return [[*tokenizer(c, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for c in choices]
 
+    # --- where it runs --------------------------------------------------------------------------
+
+    @property
+    def hosted(self) -> bool:  # type: ignore[override]
+        """Whether media leave for another's machine: an endpoint on this one or in its private network is local."""
+        return self.engine == "endpoint" and not stays_near(self.endpoint_url or "")
+
+    @property
+    def objects_at_once(self) -> int:
+        at_once = super().objects_at_once
+        return max(at_once, 2 * self.max_concurrency) if self.engine == "endpoint" else at_once
+
+    def availability(self) -> Availability:
+        return super().availability() if self.engine == "local" else EndpointEngine.of(self).availability()
+
+    def prepare(self) -> None:
+        if self.engine == "local":
+            super().prepare()
+        elif self._endpoint is None:
+            self._endpoint = EndpointEngine.of(self)
+            self._endpoint.prepare()
+
+    def generation_settings(self) -> dict[str, Any]:
+        settings = super().generation_settings()
+        return settings if self.engine == "local" else settings | {"engine": self.engine}
+
+    def sent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The width and height at which a picture of this size is sent to an endpoint."""
+        return fit_within(size, _LONGEST_SENT)
+
     # --- the loop -------------------------------------------------------------------------------
 
     def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
@@ -106,6 +155,8 @@ class LocalVisionModel(LocalWeights):
         return self.prompts(enrichment, media_kind)
 
     def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
+        if self._endpoint is not None:
+            return self._endpoint.run(requests)
         asked: list[list[Prompt]] = [list(self.prompts(request.enrichment, request.media.kind)) for request in requests]
         units = [Unit(r, p) for r, prompts in zip(requests, asked, strict=True) for p in prompts]
         said: list[Generated | Failure | None] = [None] * len(units)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from PIL import Image
 from pydantic import Field, PrivateAttr
 
 from blocks.instruction_tuned_model import InstructionTunedModel, frames_at_times
@@ -34,6 +33,10 @@ _NOTHING = "none"
 _PLACE = re.compile(
     r"(?:<\|object_ref_start\|>(?P<label>[^<]{1,200})<\|object_ref_end\|>\s*)?"
     r"<\|box_start\|>\s*\((\d{1,5}),\s*(\d{1,5})\)\s*,\s*\((\d{1,5}),\s*(\d{1,5})\)\s*<\|box_end\|>[\s,;.]*"
+)
+# The same without the special tokens, as servers give it that leave those out.
+_BARE_PLACE = re.compile(
+    r"(?P<label>[^<>()\[\]{}]{0,200}?)\s*\((\d{1,5}),\s*(\d{1,5})\)\s*,\s*\((\d{1,5}),\s*(\d{1,5})\)[\s,;.]*"
 )
 _MOST = 10_000
 _ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
@@ -144,39 +147,48 @@ class Qwen2VL(InstructionTunedModel):
         media = request.media
         if self.known_generation != "qwen2_5_vl" or not isinstance(media, DecodedImage):
             return super().frame(request)
-        return Frame.resized(media.width, media.height, *self.seen_size(media.pixels))
+        return Frame.resized(media.width, media.height, *self.seen_size(media.pixels.size))
 
-    def seen_size(self, picture: Image.Image) -> tuple[int, int]:
-        """Width and height in pixels of what the model sees of a picture."""
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height in pixels of what the model sees of a picture of this size."""
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-        _check_ratio(*picture.size)
+        _check_ratio(*size)
         looks = self._looks()
         height, width = smart_resize(
-            picture.height,
-            picture.width,
+            size[1],
+            size[0],
             factor=looks.patch_size * looks.merge_size,
             min_pixels=looks.size["shortest_edge"],
             max_pixels=looks.size["longest_edge"],
         )
         return width, height
 
+    def sent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """As the model sees it: the server's processor leaves it alone, so both speak of the same pixels."""
+        return self.seen_size(size)
+
     def _looks(self) -> Any:
-        """The image processor: that of the loaded weights, else of the folder, else the library's."""
+        """The image processor: that of the loaded weights, else of their folder, else as the vendor recommends."""
         if self._processor is not None:
             return self._processor.image_processor
         if self._image_processor is None:
             from transformers import AutoImageProcessor, Qwen2VLImageProcessor
 
             path = self.local_path()
-            if path is None:
-                self._image_processor = Qwen2VLImageProcessor()
-            else:
+            if path is not None:
                 self._image_processor = AutoImageProcessor.from_pretrained(
                     path, trust_remote_code=False, local_files_only=True
                 )
-            if self.max_pixels is not None:
-                _limit(self._image_processor, self.max_pixels)
+                if self.max_pixels is not None:
+                    _limit(self._image_processor, self.max_pixels)
+            else:
+                patch = 16 if self.known_generation == "qwen3_vl" else 14
+                budget = {
+                    "shortest_edge": 4 * (2 * patch) ** 2,
+                    "longest_edge": self.max_pixels or 1280 * (2 * patch) ** 2,
+                }
+                self._image_processor = Qwen2VLImageProcessor(size=budget, patch_size=patch)
         return self._image_processor
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
@@ -191,12 +203,15 @@ class Qwen2VL(InstructionTunedModel):
 
     def _places(self, request: VisionRequest, prompt: Prompt, text: str) -> RegionsResult:
         """The places of a Qwen2-VL reply and nothing else in it; a reply of only "none" has none."""
-        rest, frame, regions = text.strip(), self.frame(request), []
+        rest, frame = text.strip(), self.frame(request)
+        regions: list[Region] = []
         if rest.rstrip(".").casefold() == _NOTHING:
             return RegionsResult(())
         end, label = 0, ""
         while end < len(rest):
             place = _PLACE.match(rest, end)
+            if place is None and prompt.subject is not None:
+                place = _BARE_PLACE.match(rest, end)
             if place is None or len(regions) == _MOST:
                 raise ReplyError(f"neither a place nor {_NOTHING!r}, from here on: {rest[end : end + 80]!r}")
             label = place["label"] or label  # a label is said once for all its places

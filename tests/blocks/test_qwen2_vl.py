@@ -132,6 +132,8 @@ def test_qwen2_vl_marks_boxes_in_thousandths(models: dict[str, Qwen2VL]) -> None
         "<|object_ref_start|>Cat<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>.",
         "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(0,0),(500,1000)<|box_end|>, "
         "<|box_start|>(1,2),(3,4)<|box_end|>",
+        "the cat(0,0),(500,1000)cat(1,2),(3,4)",  # as a server gives it that leaves special tokens out
+        "(0,0),(500,1000)\n(1,2),(3,4)",
     ],
 )
 def test_qwen2_vl_may_name_a_label_once_or_again(models: dict[str, Qwen2VL], text: str) -> None:
@@ -161,6 +163,8 @@ def test_qwen2_vl_may_say_that_there_is_none(models: dict[str, Qwen2VL], text: s
         "<|box_start|>(1.5,2),(3,4)<|box_end|>",
         "<|box_start|>(1,2),(3,4)<|box_end|> and more",
         "none<|box_start|>(1,2),(3,4)<|box_end|>",
+        "The cat is at (1,2),(3,4)",
+        "horse(1,2),(3,4)",
     ],
 )
 def test_qwen2_vl_replies_with_anything_else_in_them_are_not_mended(models: dict[str, Qwen2VL], text: str) -> None:
@@ -176,7 +180,7 @@ def test_boxes_that_cannot_be_are_not_mended(models: dict[str, Qwen2VL], numbers
 
 def test_qwen2_5_vl_speaks_in_pixels_of_the_picture_as_it_was_resized(models: dict[str, Qwen2VL]) -> None:
     model = models["qwen2_5_vl"]
-    assert model.seen_size(blank(1000, 500).pixels) == (308, 140)  # 28-pixel cells, at most 50,176 pixels
+    assert model.seen_size(blank(1000, 500).pixels.size) == (308, 140)  # 28-pixel cells, at most 50,176 pixels
     text = '```json\n[{"bbox_2d": [77, 35, 154, 70], "label": "cat"}]\n```'
     (region,) = parse(model, DETECT, text).regions
     assert edges(region.box) == pytest.approx((250, 125, 500, 250))
@@ -197,7 +201,7 @@ def test_the_same_words_are_other_places_to_another_generation(models: dict[str,
 @EACH
 def test_an_outline_becomes_a_mask_of_the_original_s_size(models: dict[str, Qwen2VL], generation: str) -> None:
     model = models[generation]
-    width, height = model.seen_size(blank(1000, 500).pixels) if generation == "qwen2_5_vl" else (1000, 1000)
+    width, height = model.seen_size((1000, 500)) if generation == "qwen2_5_vl" else (1000, 1000)
     box = [0, 0, width // 2, height // 2]
     outline = [[0, 0], [width // 2, 0], [width // 2, height // 2], [0, height // 2]]
     text = f'[{{"label": "cat", "bbox_2d": {box}, "polygon": {outline}}}]'
@@ -222,7 +226,7 @@ def test_a_box_comes_back_within_one_native_step(
     if generation == "qwen2_vl":
         text = "<|box_start|>({},{}),({},{})<|box_end|>".format(*numbers)
     (region,) = parse(model, DETECT, text, width, height).regions
-    across, down = model.seen_size(asked.media.pixels) if generation == "qwen2_5_vl" else (1000, 1000)
+    across, down = model.seen_size(size) if generation == "qwen2_5_vl" else (1000, 1000)
     for back, there, step in zip(edges(region.box), edges(box), (width / across, height / down) * 2, strict=True):
         assert abs(back - there) <= step
 
@@ -235,13 +239,13 @@ def test_the_size_seen_is_that_which_the_processor_makes(
     model, picture = models[generation], blank(*size).pixels
     looks = model._processor.image_processor
     _, down, across = looks(picture, return_tensors="pt")["image_grid_thw"][0].tolist()
-    assert model.seen_size(picture) == (across * looks.patch_size, down * looks.patch_size)
+    assert model.seen_size(picture.size) == (across * looks.patch_size, down * looks.patch_size)
 
 
 def test_boxes_of_a_picture_decoded_at_reduced_scale_are_those_of_the_original(models: dict[str, Qwen2VL]) -> None:
     reduced = DecodedImage(blank(500, 250).pixels, 4000, 2000, "0" * 64)
     model = models["qwen2_5_vl"]
-    width, height = model.seen_size(reduced.pixels)
+    width, height = model.seen_size(reduced.pixels.size)
     text = f'[{{"bbox_2d": [0, 0, {width}, {height}], "label": "cat"}}]'
     (region,) = model.parse(request(DETECT, reduced), Prompt(""), text).regions
     assert edges(region.box) == (0, 0, 4000, 2000)
@@ -249,9 +253,9 @@ def test_boxes_of_a_picture_decoded_at_reduced_scale_are_those_of_the_original(m
 
 def test_a_smaller_budget_of_pixels_is_a_smaller_picture_before_and_after_loading(folders: dict[str, Path]) -> None:
     model = Qwen2VL(id=str(folders["qwen2_5_vl"]), max_pixels=100 * 100)
-    before = model.seen_size(blank(1000, 500).pixels)
+    before = model.seen_size((1000, 500))
     model.prepare()
-    assert model.seen_size(blank(1000, 500).pixels) == before == (140, 56)
+    assert model.seen_size(blank(1000, 500).pixels.size) == before == (140, 56)
     assert model.media_inputs(units(model, request(CAPTION, blank(1000, 500))))
     grid = model.inputs(units(model, request(FILM, noisy_film(4, 300, 200))))["video_grid_thw"][0]
     assert grid[1:].prod() * 14 * 14 <= 100 * 100
