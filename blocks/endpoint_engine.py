@@ -40,6 +40,9 @@ class EndpointEngine(GPT4o):
     answers 400 or 422) is asked without from then on, and its answers are held to the choices all the same.
     """
 
+    _block_type_name = "Sightflow endpoint engine"
+    _block_type_slug = "sightflow-endpoint-engine"
+
     vendor = "the endpoint"
     key_variables = (KEY_VARIABLE,)
     retired = {}

@@ -1,0 +1,43 @@
+"""A server of open weights on loopback: OpenAI's protocol, and what vLLM and SGLang understand beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.loopback.openai_api import OpenAIOnLoopback
+from tests.loopback.server import Behaviour
+
+_BEYOND = {"skip_special_tokens": bool, "spaces_between_special_tokens": bool, "repetition_penalty": float}
+
+
+class EndpointOnLoopback(OpenAIOnLoopback):
+    """`knows_more`: takes the parameters of vLLM and SGLang; otherwise it answers 400 to them, as the protocol's
+    published types say. `lists`: the ids at /v1/models; None: there is no such path. `key`: the one it takes.
+    """
+
+    def __init__(
+        self, behaviour: Behaviour, knows_more: bool = True, lists: list[str] | None = None, key: str | None = None
+    ) -> None:
+        super().__init__(behaviour)
+        self.knows_more, self.lists, self.key = knows_more, lists, key
+
+    def understand(self, path: str, body: Any, headers: Mapping[str, str]) -> tuple[str, str, list[str], list[bytes]]:
+        known = dict(body)
+        if self.knows_more:
+            for name, kind in _BEYOND.items():
+                if name in known and not isinstance(known.pop(name), kind):
+                    raise ValueError(f"{name} is not a {kind.__name__}")
+        return super().understand(path, known, headers)
+
+    def aside(self, http: Any, method: str) -> bool:
+        if method != "GET":
+            return False
+        if self.key and http.headers["Authorization"] != f"Bearer {self.key}":
+            self._reply(http, 401, {"error": {"message": "wrong key", "code": "invalid_api_key"}})
+        elif self.lists is None or http.path != "/v1/models":
+            self._reply(http, 404, {"error": {"message": "no such path"}})
+        else:
+            models = [{"id": id, "object": "model", "created": 0, "owned_by": "here"} for id in self.lists]
+            self._reply(http, 200, {"object": "list", "data": models})
+        return True
