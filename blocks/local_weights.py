@@ -16,6 +16,8 @@ from schemas.failure import ModelError
 _SAMPLES_PER_FILE = 16
 _SAMPLE_BYTES = 64 * 1024
 _GIB = 2**30
+_LONGEST_HEADER = 100_000_000
+"""Bytes; as the safetensors library has it."""
 _WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -58,7 +60,12 @@ class LocalWeights(VisionModel):
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(self.ref.id, revision=self.ref.revision, local_files_only=True))
+            # The same patterns as for pulling: without them a snapshot counts as lacking all that was left out.
+            return Path(
+                snapshot_download(
+                    self.ref.id, revision=self.ref.revision, allow_patterns=list(_WANTED), local_files_only=True
+                )
+            )
         except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError):
             return None
 
@@ -87,7 +94,11 @@ class LocalWeights(VisionModel):
 
         where = f"{self.ref.id} at revision {self.ref.revision or 'main'}"
         try:
-            return Path(snapshot_download(self.ref.id, revision=self.ref.revision, allow_patterns=list(_WANTED)))
+            return Path(
+                snapshot_download(
+                    self.ref.id, revision=self.ref.revision, allow_patterns=list(_WANTED), tqdm_class=progress_bar()
+                )
+            )
         except GatedRepoError:
             remedy = "accept its licence on its page of the hub, then log in with: hf auth login (or set HF_TOKEN)"
             raise ModelError(f"{self.system}: {where} is gated; {remedy}") from None
@@ -96,11 +107,11 @@ class LocalWeights(VisionModel):
         except (RepositoryNotFoundError, HFValidationError):
             raise ModelError(f"{self.system}: the hub knows no {where}; check --id, or log in if private") from None
         except Exception as error:
-            # Whatever the network did: what has arrived stays in the cache, and the next try goes on from there.
+            # Whatever the network did: files that have arrived whole stay in the cache and are not fetched again.
             message = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"{self.system}: the download of {where} broke off ({type(error).__name__}: {message}); "
-                "run the same command again, it goes on where it stopped"
+                "run the same command again, it fetches what is missing"
             ) from None
 
     def weights_digest(self) -> str:
@@ -219,6 +230,17 @@ class LocalWeights(VisionModel):
             raise ModelError(f"{self.system}: {path} holds weights of {said!r}, not of {wanted!r}; check the id")
 
 
+def progress_bar() -> type[Any]:
+    """A tqdm that shows on a terminal and nowhere else, also where the hub's own bars are turned off for quiet."""
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    class OnATerminal(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **({"disable": None} | settings))
+
+    return OnATerminal
+
+
 def model_type(path: Path) -> str | None:
     """What the config in a folder of weights calls its model."""
     try:
@@ -244,12 +266,19 @@ def count_numbers(path: Path) -> int:
     """How many numbers the safetensors files of a folder hold, read from their headers alone.
 
     A header is 8 bytes of its length, little-endian, then JSON: https://huggingface.co/docs/safetensors
+    Raises ModelError if a file is no such file.
     """
     total = 0
     for file in path.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        try:
+            with file.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                if not 2 <= length <= _LONGEST_HEADER:
+                    raise ValueError(f"a header of {length} bytes")
+                header = json.loads(stream.read(length))
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(f"{file} is no safetensors file ({error}); fetch it again") from None
     return total
 
 
