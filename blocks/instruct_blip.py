@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from blocks.fraction_boxes import FRACTIONS, phrase_prompts, read_fraction_boxes
 from blocks.instruction_tuned_model import InstructionTunedModel
@@ -35,6 +35,7 @@ class InstructBlip(InstructionTunedModel):
     native_space = FRACTIONS
     model_class = "InstructBlipForConditionalGeneration"
     memory_gib = 10.0
+    prompt_guides_vision: ClassVar[bool] = True
     default = ModelRef("Salesforce/instructblip-flan-t5-xl", revision="main", licence="mit")
 
     def adapt(self) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from blocks.local_vision_model import LocalVisionModel, Unit
 from blocks.vision_model import Generated
+from schemas.capability import MediaKind
 from schemas.media import DecodedVideo
 from schemas.vision import Usage
 
@@ -19,6 +20,9 @@ class InstructionTunedModel(LocalVisionModel):
     says what single calls say. Decoding is the arg max and nothing else: what a checkpoint recommends for
     sampling (a repetition penalty would count the padding too) is left aside.
     """
+
+    prompt_guides_vision: ClassVar[bool] = False
+    """Whether what is seen of a picture depends on the prompt, so that its encoding cannot be shared."""
 
     def adapt(self) -> None:
         from transformers import GenerationConfig
@@ -79,6 +83,8 @@ class InstructionTunedModel(LocalVisionModel):
             if name in inputs:
                 inputs[name] = inputs[name].to(self._model.dtype)
         before = 0 if self.encodes_apart else inputs["input_ids"].shape[1]
+        if not self.prompt_guides_vision:
+            self._see_once(inputs, units)
         tokens = self._model.generate(
             **inputs,
             max_new_tokens=max(unit.prompt.max_new_tokens for unit in units),
@@ -87,6 +93,20 @@ class InstructionTunedModel(LocalVisionModel):
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         replies = tokens[:, before or 1 :].tolist()  # a decoder apart begins with its start token
         return [self._read(*each) for each in zip(units, replies, lengths, strict=True)]
+
+    def _see_once(self, inputs: Any, units: Sequence[Unit]) -> None:
+        """Let the vision tower see each picture and film of a batch once, however many prompts are about it."""
+        seen: dict[str, Any] = {}
+        for kind in self.media_kinds:
+            media = [id(unit.request.media) for unit in units if unit.request.media.kind is kind]
+            places = [list(dict.fromkeys(media)).index(each) for each in media]
+            count = len(set(places))
+            if count < len(places):
+                once = _taken_once(inputs, kind, [places.index(k) for k in range(count)])
+                encode = getattr(self._model.base_model, f"get_{kind.value}_features")
+                seen[kind.value] = _repeated(encode(**once, return_dict=True), count, places)
+        if seen:
+            inputs["mm_encoder_outputs"] = seen
 
     def _read(self, unit: Unit, reply: list[int], asked: int) -> Generated:
         """A unit's reply, cut where it ends or at its own limit, whatever its neighbours in the batch were allowed."""
@@ -105,6 +125,36 @@ class InstructionTunedModel(LocalVisionModel):
     def _placeholders(self) -> list[str]:
         names = ("image_token", "video_token")
         return [str(token) for name in names if (token := getattr(self._processor, name, None))]
+
+
+def _taken_once(inputs: Any, kind: MediaKind, first: list[int]) -> dict[str, Any]:
+    """Take the pixels of a kind of media out of a batch's inputs: those of the units in `first`, for the encoder."""
+    import torch
+
+    names = ("pixel_values", "pixel_values_images") if kind is MediaKind.IMAGE else ("pixel_values_videos",)
+    pixels = inputs.pop(next(name for name in names if name in inputs))
+    grid = f"{kind.value}_grid_thw"
+    if grid in inputs:  # patches of all media in one row; the grid is still needed for their positions
+        parts = pixels.split(inputs[grid].prod(dim=1).tolist())
+        return {names[0]: torch.cat([parts[k] for k in first]), grid: inputs[grid][first]}
+    taken = {names[0]: pixels[first]}
+    return taken | ({"image_sizes": inputs["image_sizes"][first]} if "image_sizes" in inputs else {})
+
+
+def _repeated(encoded: Any, count: int, places: list[int]) -> Any:
+    """An encoder's output about `count` media as it would be about the media at `places` among them."""
+
+    def again(features: Any) -> Any:
+        if isinstance(features, tuple | list):
+            return [features[k] for k in places]
+        return features.unflatten(0, (count, -1))[places].flatten(0, 1)  # a film's frames stand one after the other
+
+    encoded.pooler_output = again(encoded.pooler_output)
+    if getattr(encoded, "deepstack_features", None) is not None:
+        encoded.deepstack_features = [again(level) for level in encoded.deepstack_features]
+    encoded.last_hidden_state = None
+    encoded.hidden_states = None
+    return encoded
 
 
 def frames_at_times(video: DecodedVideo) -> dict[str, Any]:

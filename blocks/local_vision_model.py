@@ -116,6 +116,11 @@ class LocalVisionModel(LocalWeights):
             self._endpoint = EndpointEngine.of(self)
             self._endpoint.prepare()
 
+    def weights_digest(self) -> str:
+        if self.engine == "endpoint" and not self.is_folder:  # what is in this machine's cache is not what is served
+            return f"{self.ref.id}@{self.ref.revision or ''}"
+        return super().weights_digest()
+
     def generation_settings(self) -> dict[str, Any]:
         settings = super().generation_settings()
         return settings if self.engine == "local" else settings | {"engine": self.engine}

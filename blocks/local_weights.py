@@ -115,14 +115,15 @@ class LocalWeights(VisionModel):
             ) from None
 
     def weights_digest(self) -> str:
-        """For a hub id the id and revision; for a folder, a digest of its content, so that the same
-        weights in another place count as the same and a retrained model does not.
+        """For a hub id the id and the commit that was pulled; for a folder, a digest of its content, so that
+        the same weights in another place count as the same and a retrained model does not.
 
         Large files are sampled (16 spread chunks and the size), so that planning stays quick.
         """
         path = Path(self.ref.id).expanduser()
         if not path.is_dir():
-            return super().weights_digest()
+            pulled = self.local_path()  # the cache names a snapshot by its commit, to which "main" was resolved
+            return super().weights_digest() if pulled is None else f"{self.ref.id}@{pulled.name}"
         digest = hashlib.sha256()
         for file in sorted([*path.glob("*.safetensors"), *path.glob("*.json")]):
             size = file.stat().st_size

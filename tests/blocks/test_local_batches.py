@@ -1,5 +1,6 @@
 """Batches of the local systems: whatever stands beside a request, its answer is that of a call of its own."""
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -174,6 +175,38 @@ def test_a_prompt_with_the_model_s_own_placeholder_costs_only_its_own_item(loade
     replies = model.run([request(CHOOSE, noise(60, 40)), request(odd, noise(33, 90)), request(CHOOSE, noise(28, 28))])
     assert replies[1].failure and "stands for the media" in replies[1].failure.message
     assert [type(replies[k].outcome) for k in (0, 2)] == [TextResult, TextResult]
+
+
+@EACH
+def test_what_several_prompts_are_about_is_encoded_once(
+    loaded: Loaded, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded[family]
+    if model.prompt_guides_vision:
+        pytest.skip("what it sees depends on the prompt")
+    seen: list[int] = []
+    places = {"image": "get_image_features", "video": "get_video_features"}
+    for kind in model.media_kinds:
+        owner = model._model.model
+        encode = getattr(owner, places[kind])
+
+        @functools.wraps(encode)
+        def spied(*args: Any, encode: Any = encode, **kwargs: Any) -> Any:
+            pixels = [*args, *(value for name, value in kwargs.items() if name.startswith("pixel_values"))]
+            seen.append(pixels[0].shape[0])
+            return encode(*args, **kwargs)
+
+        monkeypatch.setattr(owner, places[kind], spied)
+    media = [noise(60, 40), noise(33, 90)]
+    if MediaKind.VIDEO in model.media_kinds:
+        media += [noisy_film(4)]
+    asked = [(m, e) for m in media for e in (ASK, CHOOSE)]
+    together = said(model.run([request(e, m) for m, e in asked]))
+    encoded = sum(seen)
+    seen.clear()
+    alone = [each for m, e in asked for each in said(model.run([request(e, m)]))]
+    assert together == alone
+    assert 2 * encoded == sum(seen)
 
 
 class Starved:

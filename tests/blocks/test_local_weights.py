@@ -205,6 +205,7 @@ def test_weights_are_pulled_once_without_what_is_not_needed(hub: HubOnLoopback, 
         assert folder.name == COMMIT
         assert not any((folder / file.name).exists() for file in left_out)
         assert model.availability().usable
+        assert model.weights_digest() == f"owner/tiny@{COMMIT}"  # and not "main", which may be another tomorrow
         fetched = list(hub.fetched)
         model.pull()
         assert hub.fetched == fetched
