@@ -5,6 +5,7 @@ Association is Norfair's (a Kalman filter of constant velocity, BSD-3-Clause); w
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +38,8 @@ def link(frames: Sequence[tuple[int, float]], regions: Sequence[Region]) -> tupl
     from norfair import Detection, Tracker
     from norfair.filter import OptimizedKalmanFilterFactory
 
+    # It warns that a distance in plain Python is slow, which the model before it makes nothing of.
+    logging.getLogger("norfair.tracker").setLevel(logging.ERROR)
     found: dict[int, list[Region]] = {index: [] for index, _ in frames}
     for region in regions:
         if region.frame_index is not None:
@@ -52,7 +55,7 @@ def link(frames: Sequence[tuple[int, float]], regions: Sequence[Region]) -> tupl
     members: dict[int, list[Region]] = {}
     for index, _ in frames:
         here = sorted(found[index], key=lambda region: (region.box.x_min, region.box.y_min, region.label))
-        detections = [Detection(_corners(region.box), data=region, label=region.label) for region in here]
+        detections = [Detection(_corners(region.box), data=region) for region in here]
         # One hit fills the counter: an object that was seen once is waited for as long as any other.
         tracker.update(detections, period=patience)
         for tracked in tracker.tracked_objects:
@@ -88,7 +91,7 @@ def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
 
 def _distance(detection: Any, tracked: Any) -> float:
     """0: the same place; above `_FARTHEST`: another object."""
-    stranger = 0.0 if detection.label == tracked.last_detection.label else _OTHER_LABEL
+    stranger = 0.0 if detection.data.label == tracked.last_detection.data.label else _OTHER_LABEL
     here, there = detection.points, tracked.estimate
     diagonals = np.linalg.norm(here[1] - here[0]), np.linalg.norm(there[1] - there[0])
     apart = np.linalg.norm(here.mean(axis=0) - there.mean(axis=0)) / max(float(np.mean(diagonals)), 1e-6)

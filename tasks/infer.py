@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from blocks.systems import open_model
 from blocks.vision_model import VisionModel
 from schemas.capability import MediaKind
-from schemas.failure import Cause
+from schemas.failure import Cause, Failure
 from schemas.plan import Shard
 from schemas.spec import EnrichmentSpec, Limits
 from schemas.vision import Answer, Replies, VisionReply, VisionRequest
@@ -25,7 +25,11 @@ from tasks.fetch import Fetched
 from tasks.validate import failures_of
 from tasks.windows import join
 
-_WORTH_ANOTHER_SYSTEM = frozenset({Cause.MALFORMED, Cause.REFUSED, Cause.TRUNCATED, Cause.SCHEMA, Cause.MODEL})
+_WORTH_ANOTHER_SYSTEM = frozenset(
+    {Cause.MALFORMED, Cause.MODEL, Cause.RATE_LIMITED, Cause.REFUSED, Cause.SCHEMA, Cause.TRUNCATED}
+)
+
+_OF_THE_SYSTEM = frozenset({Cause.MODEL, Cause.RATE_LIMITED})
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,18 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
     serving = loaded(shard.system, spec.models.get(shard.system))
     seconds = {"fetch": fetched.seconds, "decode": 0.0, "infer": 0.0}
     gathering = _Gathering(shard, fetched)
+    down = False
     for batch in _batches(shard, fetched, spec.policy.limits, serving.model, seconds):
         unread = [(asked, _unasked(asked, serving)) for asked in batch if asked.request is None]
         put = [asked for asked in batch if asked.request is not None]
         requests = [asked.request for asked in put if asked.request]
-        with serving.turn:
-            began = time.perf_counter()
-            replies = _asked(serving, requests)
-            seconds["infer"] += time.perf_counter() - began
+        began = time.perf_counter()
+        replies = _answered(serving, requests, [len(asked.ask.systems) > 1 and down for asked in put])
         answers = [Answer(a.item, a.ask, a.facts, reply) for a, reply in zip(put, replies, strict=True)]
         if spec.policy.fallback:
+            down = down or _is_down(replies)
             answers = _with_fallback(answers, requests, spec)
+        seconds["infer"] += time.perf_counter() - began
         gathering.add([*unread, *zip(put, answers, strict=True)])
     return Replies(gathering.answers(), seconds)
 
@@ -109,6 +114,27 @@ def _unasked(asked: Asked, serving: Loaded) -> Answer:
         item.uri, ask.enrichment.name, asked.failure, model.system, model.ref.id, model_revision=serving.revision
     )
     return Answer(item, ask, None, reply)
+
+
+def _answered(serving: Loaded, requests: Sequence[VisionRequest], passed_over: Sequence[bool]) -> list[VisionReply]:
+    """The replies to requests; those passed over are not asked, and fail as what was asked before them did."""
+    asked = [request for request, over in zip(requests, passed_over, strict=True) if not over]
+    with serving.turn:
+        replies = iter(_asked(serving, asked))
+    model = serving.model
+    failure = Failure(Cause.MODEL, f"not asked: {model.system} failed for all that was asked before", attempts=0)
+    return [
+        VisionReply(request.uri, request.enrichment.name, failure, model.system, model.ref.id)
+        if over
+        else next(replies)
+        for request, over in zip(requests, passed_over, strict=True)
+    ]
+
+
+def _is_down(replies: Sequence[VisionReply]) -> bool:
+    """Whether everything failed as it does when an endpoint is dead: then the rest is not tried one by one."""
+    failures = [reply.failure for reply in replies]
+    return len(failures) > 1 and all(failure and failure.cause in _OF_THE_SYSTEM for failure in failures)
 
 
 def _asked(serving: Loaded, requests: Sequence[VisionRequest]) -> list[VisionReply]:

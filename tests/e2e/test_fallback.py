@@ -1,0 +1,107 @@
+"""When a system cannot answer, the next one does, and the row tells the route."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from blocks import systems
+from blocks.catalog import Catalog
+from flows.enrich import enrich
+from schemas.failure import Cause, Failure
+from schemas.ratings import rated
+from schemas.spec import read_spec
+from schemas.vision import VisionReply, VisionRequest
+from tests.stand_in_model import StandIn
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+class First(StandIn):
+    """The best rated system, which cannot do what the test says."""
+
+    _block_type_slug = "sightflow-first"
+    rating = rated("qwen2-vl")
+    fails_with: ClassVar[dict[str, Cause]] = {}
+    put: ClassVar[list[str]] = []
+
+    def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
+        replies = super()._answer(requests)
+        for place, request in enumerate(requests):
+            name = request.uri.rpartition("/")[2]
+            self.put.append(name)
+            if cause := self.fails_with.get(name, self.fails_with.get("*")):
+                failed = Failure(cause, "it was told to fail")
+                replies[place] = replace(replies[place], outcome=failed)
+        return replies
+
+
+class Second(StandIn):
+    """The next one."""
+
+    _block_type_slug = "sightflow-second"
+    rating = rated("llava-next")
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"qwen2-vl": f"{__name__}:First", "llava-next": f"{__name__}:Second"}
+    monkeypatch.setattr(systems, "SYSTEMS", here)
+    monkeypatch.setattr(systems, "system_class", {"qwen2-vl": First, "llava-next": Second}.__getitem__)
+    monkeypatch.setattr("tasks.route.SYSTEMS", here)
+    monkeypatch.setattr("tasks.route.system_class", systems.system_class)
+    First.fails_with, First.put = {}, []
+    monkeypatch.setattr("tasks.infer._LOADED", {})
+
+
+def spec_of(tmp_path: Path, write_spec: Any, count: int, **policy: Any) -> Path:
+    media = tmp_path / "media"
+    media.mkdir()
+    for k in range(count):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (k, k, k)).save(buffer, "PNG")
+        (media / f"{k:02d}.png").write_bytes(buffer.getvalue())
+    asked = [{"capability": "image captioning", "name": "caption", "language": "zh"}]
+    rules = {"fallback": True, "max_quarantine_ratio": 1.0, **policy}
+    path: Path = write_spec(f"{media}/*", enrichments=asked, models={}, policy=rules)
+    return path
+
+
+def routes(path: Path) -> dict[str, list[str]]:
+    frame = Catalog(uri=read_spec(path).catalog).scan("enrichments").collect()
+    return {row["uri"].rpartition("/")[2]: row["route"] for row in frame.iter_rows(named=True)}
+
+
+@pytest.mark.usefixtures("two")
+def test_the_next_system_answers_what_the_first_could_not(tmp_path: Path, write_spec: Any) -> None:
+    path = spec_of(tmp_path, write_spec, 5)
+    First.fails_with = {"02.png": Cause.REFUSED, "03.png": Cause.MALFORMED, "04.png": Cause.OUT_OF_MEMORY}
+    report = enrich(read_spec(path))
+    assert routes(path) == {
+        "00.png": ["qwen2-vl"],
+        "01.png": ["qwen2-vl"],
+        "02.png": ["qwen2-vl", "llava-next"],
+        "03.png": ["qwen2-vl", "llava-next"],
+    }
+    assert report.causes == {"out_of_memory": 1}  # another model would not have more memory
+
+
+@pytest.mark.usefixtures("two")
+def test_without_fallback_a_failure_is_a_failure(tmp_path: Path, write_spec: Any) -> None:
+    path = spec_of(tmp_path, write_spec, 2, fallback=False)
+    First.fails_with = {"01.png": Cause.REFUSED}
+    assert enrich(read_spec(path)).causes == {"refused": 1}
+
+
+@pytest.mark.usefixtures("two")
+def test_a_dead_endpoint_is_not_tried_for_each_item(tmp_path: Path, write_spec: Any) -> None:
+    path = spec_of(tmp_path, write_spec, 50)
+    First.fails_with = {"*": Cause.MODEL}
+    report = enrich(read_spec(path))
+    assert report.published == 50
+    assert set(map(tuple, routes(path).values())) == {("qwen2-vl", "llava-next")}
+    assert len(First.put) == 16  # one batch found out
