@@ -12,10 +12,11 @@ from blocks.instruction_tuned_model import InstructionTunedModel, frames_at_time
 from blocks.instructions import instruction_prompts
 from blocks.local_vision_model import Unit
 from blocks.local_weights import model_type
-from blocks.region_replies import asked_label, read_regions
+from blocks.marked_boxes import MARKED_QUESTION, read_marked_boxes
+from blocks.region_replies import read_regions
 from blocks.vision_model import Prompt, ReplyError, plain_text
 from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, Region, RegionsResult, Result
+from schemas.enrichment import Enrichment, Result
 from schemas.failure import Cause, ModelError
 from schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
 from schemas.media import DecodedImage
@@ -29,17 +30,6 @@ _CLASSES = {
 }
 _UNITS = {"qwen2_vl": "0-1000", "qwen2_5_vl": "pixels", "qwen3_vl": "0-1000"}
 _POLYGON_FORM = '"polygon": [[x, y], ...] around it, likewise'
-_NOTHING = "none"
-_PLACE = re.compile(
-    r"(?:<\|object_ref_start\|>(?P<label>[^<]{1,200})<\|object_ref_end\|>\s*)?"
-    r"<\|box_start\|>\s*\((\d{1,5}),\s*(\d{1,5})\)\s*,\s*\((\d{1,5}),\s*(\d{1,5})\)\s*<\|box_end\|>[\s,;.]*"
-)
-# The same without the special tokens, as servers give it that leave those out.
-_BARE_PLACE = re.compile(
-    r"(?P<label>[^<>()\[\]{}]{0,200}?)\s*\((\d{1,5}),\s*(\d{1,5})\)\s*,\s*\((\d{1,5}),\s*(\d{1,5})\)[\s,;.]*"
-)
-_MOST = 10_000
-_ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
 
 
 class Qwen2VL(InstructionTunedModel):
@@ -120,8 +110,7 @@ class Qwen2VL(InstructionTunedModel):
             subjects = enrichment.phrases or enrichment.labels
             if not subjects:
                 return (Prompt("Find every object in the image, with grounding.", max_new_tokens=limit),)
-            asked = "Find <|object_ref_start|>{}<|object_ref_end|> in the image. If there is none, answer: {}."
-            return tuple(Prompt(asked.format(s, _NOTHING), subject=s, max_new_tokens=limit) for s in subjects)
+            return tuple(Prompt(MARKED_QUESTION.format(s), subject=s, max_new_tokens=limit) for s in subjects)
         box_form = f'"bbox_2d": [x_min, y_min, x_max, y_max] in {_UNITS[self.known_generation]}'
         return instruction_prompts(enrichment, media_kind, limit, box_form, _POLYGON_FORM)
 
@@ -196,44 +185,10 @@ class Qwen2VL(InstructionTunedModel):
         if enrichment.capability.gives_text:
             return plain_text(text, prompt.choices)
         if self.known_generation == "qwen2_vl" and enrichment.capability is not Capability.SEGMENTATION:
-            return self._places(request, prompt, text)
+            return read_marked_boxes(prompt, text, enrichment, self.frame(request))
         pixels = self.known_generation == "qwen2_5_vl"
         space: NativeSpace = PIXELS_SEEN if pixels else PER_MILLE
         return read_regions(text, enrichment, space, self.frame(request))
-
-    def _places(self, request: VisionRequest, prompt: Prompt, text: str) -> RegionsResult:
-        """The places of a Qwen2-VL reply and nothing else in it; a reply of only "none" has none."""
-        rest, frame = text.strip(), self.frame(request)
-        regions: list[Region] = []
-        if rest.rstrip(".").casefold() == _NOTHING:
-            return RegionsResult(())
-        end, label = 0, ""
-        while end < len(rest):
-            place = _PLACE.match(rest, end)
-            if place is None and prompt.subject is not None:
-                place = _BARE_PLACE.match(rest, end)
-            if place is None or len(regions) == _MOST:
-                raise ReplyError(f"neither a place nor {_NOTHING!r}, from here on: {rest[end : end + 80]!r}")
-            label = place["label"] or label  # a label is said once for all its places
-            numbers = [float(n) for n in place.groups()[1:]]
-            regions.append(Region(_label(label, prompt, request.enrichment), PER_MILLE.to_pixels(numbers, frame)))
-            end = place.end()
-        if not regions:
-            raise ReplyError("the reply is empty")
-        return RegionsResult(tuple(regions))
-
-
-def _label(said: str, prompt: Prompt, enrichment: Enrichment) -> str:
-    """The label as it was asked for; an article more or less does not make it another."""
-    if prompt.subject is None:
-        return asked_label(said, enrichment)
-    if said and _bare(said) != _bare(prompt.subject):
-        raise ReplyError(f"asked for {prompt.subject!r}, the reply is about {said.strip()[:80]!r}")
-    return prompt.subject
-
-
-def _bare(words: str) -> str:
-    return _ARTICLE.sub("", words.strip().strip(".")).casefold()
 
 
 def _limit(processor: Any, pixels: int) -> None:
