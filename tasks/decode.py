@@ -41,7 +41,13 @@ def decode(content: bytes, limits: Limits) -> Media | Failure:
 
 
 def _decode_image(content: bytes, limits: Limits) -> DecodedImage | Failure:
-    with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+    try:
+        opened = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+    except (UnidentifiedImageError, MemoryError):
+        raise
+    except Exception as error:
+        return Failure(Cause.UNREADABLE, f"its header makes no sense: {error}"[:500], Stage.DECODE)
+    with opened as image:
         if (pixels := image.width * image.height) > limits.max_pixels:
             size = f"{image.width:,} x {image.height:,} pixels"
             return Failure(Cause.TOO_LARGE, f"{size} = {pixels:,}; the limit is {limits.max_pixels:,}", Stage.DECODE)

@@ -39,6 +39,9 @@ class StandIn(Florence2):
     def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")) * len(requests))
         replies = []
+        if log := os.environ.get("STAND_IN_LOG"):
+            with open(log, "a") as file:
+                file.writelines(json.dumps([request.uri, request.enrichment.name]) + "\n" for request in requests)
         for request in requests:
             self.asked[request.uri, request.enrichment.name] += 1
             prompts = self.prompts(request.enrichment, request.media.kind)

@@ -1,0 +1,106 @@
+"""The real demo model in batches: any composition says the same, and one that is too much stands alone in the end."""
+
+import random
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blocks.florence2 import Florence2
+from blocks.local_vision_model import Unit
+from blocks.vision_model import Generated
+from infra.demo.bucket import MODEL_FOLDER
+from infra.demo.scenes import Scene, draw_scene
+from schemas.capability import Capability
+from schemas.enrichment import Enrichment, RegionsResult, TextResult
+from schemas.failure import Cause
+from schemas.geometry import Box
+from schemas.media import DecodedImage
+from schemas.vision import VisionRequest
+
+CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
+DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)
+SCENES = [draw_scene(seed) for seed in range(300, 316)]
+
+
+@pytest.fixture(scope="module")
+def model() -> Florence2:
+    torch.set_num_threads(1)
+    loaded = Florence2(id=str(MODEL_FOLDER), device="cpu", dtype="float32")
+    loaded.prepare()
+    return loaded
+
+
+def asked(scenes: Sequence[Scene], blind: bool = False) -> list[VisionRequest]:
+    """A caption and the objects of each scene; `blind`: of noise in its place."""
+    requests = []
+    for scene in scenes:
+        picture = scene.image
+        if blind:
+            pixels = np.random.default_rng(scene.seed).integers(0, 256, (*picture.size[::-1], 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels)
+        media = DecodedImage(picture, *picture.size, f"{scene.seed:064d}")
+        requests += [VisionRequest(f"s3://bucket/{scene.seed}.png", ask, media) for ask in (CAPTION, DETECT)]
+    return requests
+
+
+def true_share(model: Florence2, scenes: Sequence[Scene], blind: bool) -> tuple[float, float]:
+    """The shares of captions that are the true one, and of objects that were found at IoU 0.5 by name."""
+    replies = model.run(asked(scenes, blind))
+    captions, found = [], []
+    for scene, (caption, objects) in zip(scenes, zip(replies[::2], replies[1::2], strict=True), strict=True):
+        captions.append(isinstance(caption.outcome, TextResult) and caption.outcome.text == scene.caption)
+        regions = objects.outcome.regions if isinstance(objects.outcome, RegionsResult) else ()
+        for thing in scene.objects:
+            found.append(any(r.label == thing.label and r.box.overlap(Box(*thing.box)) >= 0.5 for r in regions))
+    return float(np.mean(captions)), float(np.mean(found))
+
+
+def test_any_composition_of_batches_says_the_same(model: Florence2) -> None:
+    requests = asked(SCENES)
+    single = [model.run([request])[0].outcome for request in requests]
+    chance = random.Random(4)
+    for size in (2, 5, 16):
+        order = chance.sample(range(len(requests)), len(requests))
+        batched = model.model_copy(update={"batch_size": size})
+        batched._model, batched._processor = model._model, model._processor
+        replies = batched.run([requests[k] for k in order])
+        assert [reply.outcome for reply in replies] == [single[k] for k in order]
+        assert [reply.uri for reply in replies] == [requests[k].uri for k in order]
+
+
+def test_results_are_those_of_their_own_pictures_and_a_blind_model_is_found_out(model: Florence2) -> None:
+    captions, objects = true_share(model, SCENES, blind=False)
+    assert captions >= 0.8 and objects >= 0.9
+    captions, objects = true_share(model, SCENES, blind=True)
+    assert captions <= 0.1 and objects <= 0.1
+
+
+class Greedy(Florence2):
+    """Runs out of memory whenever the culprit is in the batch."""
+
+    _block_type_slug = "sightflow-greedy"
+    batches: ClassVar[list[int]] = []
+    culprit: ClassVar[str] = "s3://bucket/305.png"
+
+    def generate(self, units: Sequence[Unit]) -> list[Generated]:
+        self.batches.append(len(units))
+        if any(unit.request.uri == self.culprit for unit in units):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().generate(units)
+
+
+def test_out_of_memory_halves_the_batch_until_the_culprit_stands_alone(model: Florence2) -> None:
+    greedy = Greedy(id=str(MODEL_FOLDER), device="cpu", dtype="float32", batch_size=16)
+    greedy._model, greedy._processor = model._model, model._processor
+    requests = asked(SCENES)
+    replies = greedy.run(requests)
+    for request, reply, plain in zip(requests, replies, model.run(requests), strict=True):
+        if request.uri == Greedy.culprit:
+            assert reply.failure and reply.failure.cause is Cause.OUT_OF_MEMORY
+        else:
+            assert reply.outcome == plain.outcome
+    assert max(greedy.batches) == 32 and greedy.batches.count(1) >= 2
