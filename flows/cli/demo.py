@@ -22,8 +22,11 @@ _MARK = "made-by-sightflow-demo"
 def demo(
     folder: Annotated[Path, typer.Option(help="Everything the demo makes lies here.")] = Path("demo-output"),
     scenes: Annotated[int, typer.Option(min=1, max=2000, help="How many pictures are drawn.")] = 60,
+    films: Annotated[int, typer.Option(min=1, max=500, help="How many short films are drawn.")] = 4,
 ) -> None:
-    """Draw pictures, put them in S3, caption them, detect and ground in them with a real Florence-2, publish."""
+    """Draw pictures and films, put them in S3, caption them, detect, ground and track in them with real models,
+    publish.
+    """
     from infra.demo.bucket import KEYS, demo_spec, draw_media, fill_bucket, s3_on_loopback
     from infra.prefect_server import prefect_api
     from schemas.spec import read_spec
@@ -31,14 +34,15 @@ def demo(
     folder = _fresh(folder)
     os.environ.update(KEYS)
     with prefect_api() as prefect, s3_on_loopback() as endpoint:
-        with console.status("drawing pictures and putting them into S3 on loopback ..."):
-            draw_media(folder / "bucket", scenes)
+        with console.status("drawing pictures and films and putting them into S3 on loopback ..."):
+            draw_media(folder / "bucket", scenes, films)
             count = fill_bucket(endpoint, folder / "bucket")
         spec = folder / "spec.yaml"
         spec.write_text(demo_spec(endpoint))
         console.print(f"[bold]1.[/bold] {count} objects, six of them broken, are in S3 at {endpoint} (this process)")
         console.print(
-            "[bold]2.[/bold] a small Florence-2, trained for this demo on drawn shapes and on nothing else, reads them"
+            "[bold]2.[/bold] a small Florence-2 and a small Qwen2-VL, trained for this demo on drawn shapes and on "
+            "nothing else, look at them"
         )
         read = read_spec(spec)
         show_report(enrich_on(prefect, read))
@@ -69,19 +73,27 @@ def _show_what_came(catalog_uri: str, folder: Path) -> None:
     from blocks.catalog_views import connect
 
     catalog = Catalog(uri=catalog_uri)
-    rows = connect(catalog).execute(
+    views = connect(catalog)
+    rows = views.execute(
         "SELECT parse_filename(uri), caption, list_transform(objects, lambda o: o.label || "
-        "printf(' [%.0f %.0f %.0f %.0f]', o.x_min, o.y_min, o.x_max, o.y_max)) FROM catalog ORDER BY uri LIMIT 4"
+        "printf(' [%.0f %.0f %.0f %.0f]', o.x_min, o.y_min, o.x_max, o.y_max)) "
+        "FROM catalog WHERE caption IS NOT NULL ORDER BY uri LIMIT 4"
     )
     shown = [(name, caption, "; ".join(boxes or [])) for name, caption, boxes in rows.fetchall()]
     console.print(table("published, for example", "object", "caption", "objects (pixels)", rows=shown))
+    films = views.execute(
+        "SELECT parse_filename(uri), film, list_transform(tracks, lambda t: t.label || printf(' x %.0f to %.0f', "
+        "t.points[1].x_min, t.points[-1].x_min)) FROM catalog WHERE film IS NOT NULL ORDER BY uri LIMIT 4"
+    )
+    moved = [(name, caption, "; ".join(tracks or [])) for name, caption, tracks in films.fetchall()]
+    console.print(table("", "film", "caption", "tracks (left edge, first to last)", rows=moved))
     cases = open_cases(catalog).group_by("uri", "cause", "message").len("items").sort("uri", "cause")
     failed = [(uri.rpartition("/")[2], cause, n, message) for uri, cause, message, n in cases.iter_rows()]
     console.print(table("quarantined, and why", "object", "cause", "items", "what went wrong", rows=failed))
     truth = json.loads((folder / "truth.json").read_text())
     said = dict(
         catalog.scan("enrichments")
-        .filter(pl.col("enrichment") == "caption")
+        .filter(pl.col("enrichment").is_in(["caption", "film"]))
         .select("uri", "text")
         .collect()
         .iter_rows()

@@ -1,4 +1,4 @@
-"""The demo's bucket: an S3 endpoint on loopback, drawn scenes whose truth is known, and six broken objects."""
+"""The demo's bucket: an S3 endpoint on loopback, scenes and films whose truth is known, and six broken objects."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from infra.demo.moving_scenes import draw_clip, write_film
 from infra.demo.scenes import Scene, draw_scene
 
 BUCKET: Final = "sightflow-demo"
@@ -37,8 +38,8 @@ def s3_on_loopback() -> Iterator[str]:
         server.stop()
 
 
-def draw_media(folder: Path, scenes: int) -> list[Scene]:
-    """Write `scenes` held-out scenes and six broken files into a folder, with `truth.json` beside it."""
+def draw_media(folder: Path, scenes: int, films: int = 0) -> list[Scene]:
+    """Write held-out scenes, films and six broken files into a folder, with `truth.json` beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [draw_scene(seed) for seed in range(scenes)]
     truth = {}
@@ -50,6 +51,12 @@ def draw_media(folder: Path, scenes: int) -> list[Scene]:
         scene.image.save(path, quality=95, subsampling=0)  # the PNG writer ignores both
         objects = [{"label": thing.label, "box": thing.box} for thing in scene.objects]
         truth[name] = {"caption": scene.caption, "objects": objects}
+    for seed in range(films):
+        clip = draw_clip(seed)
+        name = f"films/{seed:04d}.mp4"
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_film(clip, folder / name)
+        truth[name] = {"caption": clip.caption, "objects": []}
     (folder.parent / "truth.json").write_text(json.dumps(truth, indent=1))
     for name, content in broken_files(drawn[0]).items():
         path = folder / "uploads" / name
@@ -116,16 +123,26 @@ catalog: catalog
 store:
   endpoint_url: {endpoint}
 policy:
-  max_quarantine_ratio: 0.15  # six of sixty-six objects are broken on purpose
+  max_quarantine_ratio: 0.15  # six objects are broken on purpose
 enrichments:
   - capability: image captioning
     name: caption
   - capability: object detection
     name: objects
+    media: image
   - capability: visual grounding
     name: stars
     phrases: [a red star, a blue circle]
+  - capability: video captioning
+    name: film
+    model: qwen2-vl
+  - capability: object tracking
+    name: tracks
+    model: florence-2
+    sampling: {{fps: 4}}
 models:
+  qwen2-vl:
+    id: {FILM_MODEL_FOLDER}
   florence-2:
     id: {MODEL_FOLDER}
 """
