@@ -22,7 +22,7 @@ def sightflow(*words: str, folder: Path | None = None, real: bool = False) -> su
     module = "flows.cli" if real else "tests.stand_in_cli"
     start = "from flows.cli import main; main()"
     command = [sys.executable, "-c", start, *words] if real else [sys.executable, "-m", module, *words]
-    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "COLUMNS": "400", "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
 
 
