@@ -1,0 +1,187 @@
+"""The table: eight systems, every capability, both kinds of media; each cell a valid row out of the flow or a refusal.
+
+Hosted systems answer over their real SDKs from loopback. Of the local ones the classes, processors, prompts and parsers
+are the real ones on tiny weights; what trained weights would say is put into their mouth in each system's own form.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from blocks import systems
+from blocks.catalog import Catalog
+from blocks.local_vision_model import LocalVisionModel, Unit
+from blocks.vision_model import Generated
+from flows.enrich import enrich
+from infra.demo.bucket import MODEL_FOLDER
+from schemas.capability import Capability, MediaKind
+from schemas.failure import SpecError
+from schemas.ratings import RATINGS
+from schemas.spec import read_spec
+from tasks.route import asks_of
+from tests.loopback.hosted_systems import GEMINI, GPT, KEY, QWEN, System, picture_with_box, seen_box
+from tests.loopback.server import Behaviour, Received, Say
+from tests.tiny_models import instruct_blip, llava_next, qwen_vl, video_llava
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+BOX = (40.0, 30.0, 120.0, 100.0)
+SIZE = (200, 150)
+QUESTIONS: dict[Capability, dict[str, Any]] = {
+    Capability.IMAGE_CAPTIONING: {},
+    Capability.VISUAL_QUESTION_ANSWERING: {"question": "Is there a box?", "choices": ["yes", "no"]},
+    Capability.VISUAL_REASONING: {"question": "Why is it red?"},
+    Capability.VISUAL_GROUNDING: {"phrases": ["the red box"]},
+    Capability.OBJECT_DETECTION: {"labels": ["box"]},
+    Capability.SEGMENTATION: {"labels": ["box"]},
+    Capability.OBJECT_TRACKING: {"labels": ["box"]},
+    Capability.VIDEO_CAPTIONING: {},
+}
+CELLS = [(capability, kind) for capability in Capability for kind in MediaKind if kind in capability.media_kinds]
+BUILD: dict[str, Callable[[Path], Path]] = {
+    "llava-next": llava_next.build,
+    "florence-2": lambda _: MODEL_FOLDER,
+    "video-llava": video_llava.build,
+    "qwen2-vl": partial(qwen_vl.build, generation="qwen2_vl"),
+    "instruct-blip": partial(instruct_blip.build, language_model="t5"),
+}
+HOSTED: dict[str, System] = {"gpt-4o": GPT, "gemini": GEMINI, "qwen-vl-max": QWEN}
+SEES_ONLY_PICTURES = {"llava-next", "instruct-blip"}
+
+
+def served(system: str, capability: Capability, kind: MediaKind) -> bool:
+    """What the comparison table promises."""
+    return bool(RATINGS[system].of(capability)) and not (kind is MediaKind.VIDEO and system in SEES_ONLY_PICTURES)
+
+
+def asked(system: str, capability: Capability, kind: MediaKind) -> dict[str, Any]:
+    name = f"{capability}_{kind}"
+    return {"capability": str(capability), "name": name, "model": system, "media": str(kind), **QUESTIONS[capability]}
+
+
+def written(system: str, unit: Unit) -> str:
+    """What a model that sees the box writes, in the form that the system's weights were trained to."""
+    x_min, y_min, x_max, y_max = (edge / SIZE[axis % 2] for axis, edge in enumerate(BOX))
+    corners = [[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max]]
+    capability, prompt = unit.request.enrichment.capability, unit.prompt
+    if capability.gives_text:
+        return prompt.choices[0] if prompt.choices else "A red box on blue."
+    if system == "florence-2":
+        places = corners if capability is Capability.SEGMENTATION else [corners[0], corners[2]]
+        return "box" + "".join(f"<loc_{int(1000 * number)}>" for point in places for number in point)
+    if system == "qwen2-vl" and capability is not Capability.SEGMENTATION:
+        first, last = ((int(1000 * x), int(1000 * y)) for x, y in (corners[0], corners[2]))
+        return f"<|box_start|>({first[0]},{first[1]}),({last[0]},{last[1]})<|box_end|>"
+    if "JSON" not in prompt.text:
+        return f"[{x_min:.2f}, {y_min:.2f}, {x_max:.2f}, {y_max:.2f}]"
+    scale = 1000 if system == "qwen2-vl" else 1
+    label = "the red box" if capability is Capability.VISUAL_GROUNDING else "box"
+    box = [scale * number for number in (x_min, y_min, x_max, y_max)]
+    polygon = [[scale * x, scale * y] for x, y in corners]
+    return json.dumps([{"label": label, "box": box, "polygon": polygon}])
+
+
+def perfect(system: System) -> Behaviour:
+    """A hosted model that sees the box, in a picture, in frames, or in a whole video."""
+
+    def behave(received: Received) -> Say:
+        asked = received.texts[-1]
+        if "exactly one of these" in asked:
+            return Say(system.choice("yes"))
+        if "JSON array" not in asked:
+            return Say("A red box on blue.")
+        write = system.outline if "outline" in asked or "segmentation mask" in asked else system.native
+        label = "the red box" if "the red box" in asked else "box"
+        entries = []
+        for number, picture in enumerate(received.pictures, start=1):
+            entry = {"label": label, **write(seen_box(picture), picture.size)}
+            entry |= {"frame": number} if '"frame"' in asked else {}
+            entries.append(entry | ({"track": 1} if '"track"' in asked else {}))
+        return Say(system.regions(entries))
+
+    return behave
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    folder = tmp_path / "media"
+    folder.mkdir()
+    picture_with_box(SIZE, BOX).save(folder / "picture.png")
+    with av.open(str(folder / "film.mp4"), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=4, options={"crf": "8"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv444p"
+        for _ in range(8):
+            pixels = np.asarray(picture_with_box(SIZE, BOX))
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode())
+    return folder
+
+
+@pytest.mark.parametrize("system", list(RATINGS))
+def test_every_cell_is_served_with_a_valid_row_or_refused(
+    system: str, media: Path, tmp_path: Path, write_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(systems.SYSTEMS) == set(RATINGS)
+    provider: AbstractContextManager[Any] = nullcontext()
+    if system in HOSTED:
+        provider = HOSTED[system].on_loopback(perfect(HOSTED[system]))
+        for variable in HOSTED[system].model.key_variables:
+            monkeypatch.setenv(variable, KEY)
+    else:
+        model_class = systems.system_class(system)
+        assert issubclass(model_class, LocalVisionModel)
+
+        def generate(_self: Any, units: Sequence[Unit]) -> list[Generated]:
+            return [Generated(written(system, unit)) for unit in units]
+
+        monkeypatch.setattr(model_class, "generate", generate)
+    with provider as endpoint:
+        if system in HOSTED:
+            settings: dict[str, Any] = {"base_url": endpoint.url, "timeout": 20}
+        else:
+            settings = {"id": str(BUILD[system](tmp_path / "weights")), "device": "cpu"}
+        models = {system: settings}
+        policy = {"hosted": "allow", "max_quarantine_ratio": 1.0}
+        cells = [cell for cell in CELLS if served(system, *cell)]
+        for capability, kind in (cell for cell in CELLS if cell not in cells):
+            refused = write_spec(
+                f"{media}/*", enrichments=[asked(system, capability, kind)], models=models, policy=policy
+            )
+            with pytest.raises(SpecError, match=r"\(rated 0\)|takes no video"):
+                asks_of(read_spec(refused))
+        spec = write_spec(
+            f"{media}/*", enrichments=[asked(system, *cell) for cell in cells], models=models, policy=policy
+        )
+        enrich(read_spec(spec))
+    catalog = Catalog(uri=read_spec(spec).catalog)
+    failed = catalog.scan("quarantine").select("enrichment", "cause", "message", "raw_reply").collect()
+    assert failed.is_empty(), failed.rows()
+    rows = {row["enrichment"]: row for row in catalog.scan("enrichments").collect().iter_rows(named=True)}
+    assert set(rows) == {f"{capability}_{kind}" for capability, kind in cells}
+    for capability, kind in cells:
+        row = rows[f"{capability}_{kind}"]
+        assert (row["system"], row["media_kind"], row["capability"]) == (system, kind, capability)
+        if capability.gives_text:
+            assert row["text"] in ("A red box on blue.", "yes")
+        elif capability is Capability.OBJECT_TRACKING:
+            (track,) = row["tracks"]
+            assert track["label"] == "box" and len(track["points"]) > 1
+        else:
+            assert row["regions"]
+            assert {region["label"] for region in row["regions"]} <= {"box", "the red box"}
+            assert all(
+                (region["mask"] is not None) == (capability is Capability.SEGMENTATION) for region in row["regions"]
+            )
+
+
+def test_no_cell_is_skipped() -> None:
+    counts = {system: sum(served(system, *cell) for cell in CELLS) for system in RATINGS}
+    assert len(CELLS) == 12
+    assert counts == {system: 4 if system in SEES_ONLY_PICTURES else 12 for system in RATINGS}
