@@ -351,6 +351,7 @@ def test_no_more_requests_are_in_flight_than_allowed_also_over_several_runs(syst
 
 @EACH
 def test_with_one_in_ten_failing_every_item_is_answered_right_or_has_its_cause(system) -> None:
+    count = 2_000 if system is GPT else 500
     chance, lock, seen, planned = random.Random(7), threading.Lock(), Counter(), {}
     causes = {"refusal": Cause.REFUSED, "truncated": Cause.TRUNCATED, "empty": Cause.MALFORMED}
     kinds = ["429", "500", "cut", "garbage", *(kind for kind in causes if not (system is QWEN and kind == "refusal"))]
@@ -374,12 +375,13 @@ def test_with_one_in_ten_failing_every_item_is_answered_right_or_has_its_cause(s
                 return Body(b"<html>")
         return Say(f"item {item}", kind="text" if kind == "fine" else kind)
 
-    pictures = [Image.new("RGB", (16, 16), (n // 256, n % 256, 77)) for n in range(500)]
+    pictures = [Image.new("RGB", (16, 16), (n // 256, n % 256, 77)) for n in range(count)]
     with system.on_loopback(behave) as provider:
         model = system.connect(provider, max_concurrency=16)
         replies = model.run([request(CAPTION, picture, f"s3://b/{n}") for n, picture in enumerate(pictures)])
     assert provider.complaints == []
-    assert len(planned) == 500 and 30 < sum(kind != "fine" for kind in planned.values()) < 75
+    unlucky = sum(kind != "fine" for kind in planned.values())
+    assert len(planned) == count and 0.06 * count < unlucky < 0.15 * count
     for n, reply in enumerate(replies):
         assert reply.uri == f"s3://b/{n}"
         if planned[n] in causes:
@@ -390,4 +392,4 @@ def test_with_one_in_ten_failing_every_item_is_answered_right_or_has_its_cause(s
     assert max(provider.answered.values()) == 1
     assert sum(reply.usage.input_tokens for reply in replies) == provider.billed_tokens["input"]
     assert sum(reply.usage.output_tokens for reply in replies) == provider.billed_tokens["output"]
-    assert len(provider.received) <= 1.3 * 500
+    assert len(provider.received) <= 1.3 * count
