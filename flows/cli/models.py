@@ -16,12 +16,12 @@ app = typer.Typer(invoke_without_command=True, help="The systems: ratings, what 
 _SHORT = {
     Capability.IMAGE_CAPTIONING: "caption",
     Capability.VISUAL_QUESTION_ANSWERING: "vqa",
-    Capability.VISUAL_REASONING: "reason",
+    Capability.VISUAL_REASONING: "think",
     Capability.VISUAL_GROUNDING: "ground",
     Capability.OBJECT_DETECTION: "detect",
     Capability.SEGMENTATION: "mask",
     Capability.OBJECT_TRACKING: "track",
-    Capability.VIDEO_CAPTIONING: "video",
+    Capability.VIDEO_CAPTIONING: "film",
 }
 
 
@@ -42,7 +42,7 @@ def models(context: typer.Context) -> None:
         where = f"hosted by {model.vendor}" if isinstance(model, HostedVisionModel) else "local"
         remedy = f"; {available.remedy}" if available.remedy else ""
         notes.append(f"{system}: {where}, {model.ref.id}, licence {model.ref.licence}; {available.why}{remedy}")
-    console.print(table("", "system", *_SHORT.values(), "ready", rows=rows))
+    console.print(table("", "system", *_SHORT.values(), "here", rows=rows))
     for note in notes:
         console.print(safe(note), soft_wrap=True)
     console.print("next: [bold]sightflow route --capability caption[/bold] explains a choice")
@@ -54,7 +54,7 @@ def pull(
     id: Annotated[str | None, typer.Option(help="Another hub id of the same family.")] = None,
     revision: Annotated[str | None, typer.Option(help="A commit or tag to pin.")] = None,
 ) -> None:
-    """Download the weights of a local system (safetensors only); an interrupted download goes on where it stopped."""
+    """Download the weights of a local system (safetensors only); files that arrived stay if it breaks off."""
     from blocks.local_vision_model import LocalVisionModel
 
     model = _opened(system, {"id": id, "revision": revision})
