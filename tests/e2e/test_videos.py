@@ -163,7 +163,6 @@ def ugly_videos(folder: Path) -> dict[str, set[str]]:
     write_video(folder / "odd size.avi", [k * 40 for k in range(9)], codec="ffv1", size=(63, 47), container="avi")
     write_video(folder / "ten bits.mkv", [k * 40 for k in range(9)], codec="libx265", pix_fmt="yuv420p10le",
                 options={"x265-params": "log-level=none"})  # fmt: skip
-    write_video(folder / "variable.mkv", [0, 10, 500, 520, 1500, 1510, 3000])
     write_video(folder / "name with # ? % + & ü.mp4", [k * 40 for k in range(9)])
     with av.open(str(folder / "sound.mp4"), "w") as out:
         stream: Any = out.add_stream("aac", rate=8000)
@@ -171,6 +170,8 @@ def ugly_videos(folder: Path) -> dict[str, set[str]]:
         sound.sample_rate = 8000
         out.mux(stream.encode(sound))
         out.mux(stream.encode())
+    matroska = write_video(folder / "variable.mkv", [0, 10, 500, 520, 1500, 1510, 3000]).read_bytes()
+    (folder / "unknown codec.mkv").write_bytes(matroska.replace(b"V_MPEG4/ISO/AVC", b"V_NOBODY/KNOWS1"))
     write_video(folder / "wide.mp4", [0, 40], size=(512, 256))
     return {
         "empty.mp4": {"unreadable"},
@@ -180,6 +181,7 @@ def ugly_videos(folder: Path) -> dict[str, set[str]]:
         "animation.mp4": {"unreadable"},
         "playlist.mp4": {"unreadable"},
         "sound.mp4": {"unsupported"},
+        "unknown codec.mkv": {"unsupported"},
         "wide.mp4": {"too_large"},
     }
 
