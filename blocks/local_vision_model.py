@@ -129,6 +129,10 @@ class LocalVisionModel(LocalWeights):
         """The width and height at which a picture of this size is sent to an endpoint."""
         return fit_within(size, _LONGEST_SENT)
 
+    @property
+    def takes_turns(self) -> bool:
+        return self.engine == "local"
+
     # --- the loop -------------------------------------------------------------------------------
 
     def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:

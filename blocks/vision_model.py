@@ -136,6 +136,11 @@ class VisionModel(Block):
         """How many objects one call of `run` is best given; as many are in memory as pixels, twice."""
         return 16
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether one batch at a time may be asked: what runs in this process does."""
+        return not self.hosted
+
     def prepare(self) -> None:
         """Load or connect, once; called before the first `run`. Raises ModelError."""
 

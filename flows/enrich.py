@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from schemas.report import QuarantineExceeded, RunReport
+from schemas.selection import EVERYTHING, Selection
 from schemas.spec import EnrichmentSpec
 from tasks.discover import discover
 from tasks.fetch import fetch
@@ -23,8 +24,9 @@ THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
 
 
 @flow(name="enrich", task_runner=THREADS, persist_result=False)
-def enrich(spec: EnrichmentSpec) -> RunReport:
-    """Bring the catalog up to date with its source; return what was done, skipped and quarantined.
+def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport:
+    """Bring the catalog up to date with its source, or the selected part of it; return what was done, skipped and
+    quarantined.
 
     Raises QuarantineExceeded, with everything good published, if more failed than the policy allows.
     """
@@ -32,7 +34,7 @@ def enrich(spec: EnrichmentSpec) -> RunReport:
     run_id = flow_run.id or ""
     catalog = open_catalog(spec)
     inventory = discover(spec)
-    work = plan(inventory, spec)
+    work = plan(inventory, spec, selection)
     with publishing(catalog, work, spec.policy) as publisher:
         # Each stage is given the future of the one before it, which Prefect waits for; `add` bounds them.
         for shard in shards_of(work, spec.policy):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from schemas.failure import Cause, SightflowError
 from schemas.plan import EnrichmentPlan
+from schemas.spec import EnrichmentSpec
 
 RUNS_SCHEMA: dict[str, pl.DataType] = {
     "run_id": pl.String(),
@@ -45,6 +46,7 @@ class RunReport(BaseModel):
     commits: int = 0
     catalog_version: int | None = None
     max_quarantine_ratio: float = 1.0
+    spec: EnrichmentSpec | None = Field(default=None, description="what was run, for a replay; it holds no keys")
 
     @computed_field  # type: ignore[prop-decorator]
     @property

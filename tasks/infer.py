@@ -184,6 +184,6 @@ def loaded(system: str, settings: dict[str, Any] | None) -> Loaded:
     with _LOADING:
         if key not in _LOADED:
             model.prepare()
-            turn = nullcontext() if model.hosted else threading.Lock()
+            turn = threading.Lock() if model.takes_turns else nullcontext()
             _LOADED[key] = Loaded(model, turn, digest.rpartition("@")[2])
         return _LOADED[key]

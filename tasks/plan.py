@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import polars as pl
@@ -14,6 +15,7 @@ from blocks.object_store import matcher
 from schemas.capability import MediaKind
 from schemas.failure import Cause
 from schemas.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, Work
+from schemas.selection import EVERYTHING, Selection
 from schemas.spec import EnrichmentSpec, Policy
 from tasks.discover import open_store
 from tasks.route import asks_of
@@ -35,7 +37,7 @@ def open_catalog(spec: EnrichmentSpec) -> Catalog:
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
-def plan(inventory: pl.DataFrame, spec: EnrichmentSpec) -> Work:
+def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> Work:
     """Compare the inventory with the catalog on what determines each result; return what is left to do.
 
     Reads four columns of the catalog and no media. Raises SpecError if an enrichment cannot be served.
@@ -45,18 +47,19 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec) -> Work:
     names = [enrichment.name for enrichment in spec.enrichments]
     columns = ("uri", "enrichment", "object_version", "recipe")
     known = catalog.scan("enrichments").filter(pl.col("enrichment").is_in(names)).select(columns).collect()
-    failed = (
+    cases = (
         catalog.scan("quarantine")
-        .filter(pl.col("enrichment").is_in(names) & pl.col("cause").is_in(_PERMANENT))
-        .select(columns)
+        .filter(pl.col("enrichment").is_in(names))
+        .select(*columns, "cause", "system")
         .collect()
     )
-    plans, pending = [], []
+    failed = cases.filter(pl.col("cause").is_in(_PERMANENT)).select(columns)
+    chosen = selected(inventory, selection)
+    counted, pending = [], []
     for ask, route in asks:
-        statuses = _statuses(inventory, known, failed, ask)
-        wanted = _wanted(spec.policy)
-        plans.append(_counted(statuses, ask, route, wanted))
-        todo = statuses.filter(pl.col("status").is_in(wanted))
+        statuses = _statuses(chosen, known, failed, ask)
+        todo = _todo(statuses, cases, ask, spec.policy, selection)
+        counted.append((statuses, ask, route))
         pending.append(
             todo.select(
                 "uri",
@@ -67,6 +70,10 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec) -> Work:
                 enrichment=pl.lit(ask.enrichment.name),
             )
         )
+    if selection.limit is not None:
+        first = pl.concat(pending).select("uri").unique().sort("uri").head(selection.limit)
+        pending = [part.join(first, on="uri", how="semi") for part in pending]
+    plans = [_counted(*each, part.height) for each, part in zip(counted, pending, strict=True)]
     listed = pl.concat([pl.DataFrame(schema=_WORK_COLUMNS), *pending])
     # All that is asked of one object of one system goes together: it is fetched and decoded once.
     frame = (
@@ -84,6 +91,35 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec) -> Work:
         objects=inventory.height,
         not_asked=inventory.filter(~pl.col("media_kind").is_in(list(kinds))).height,
     )
+
+
+def selected(inventory: pl.DataFrame, selection: Selection) -> pl.DataFrame:
+    """The objects that a selection looks at; a sample is the same objects whenever it is taken."""
+    if selection.prefix:
+        key = pl.col("uri").str.replace(r"^(s3://[^/]+|file://)/?", "")
+        begins = pl.col("uri").str.starts_with(selection.prefix) | key.str.starts_with(selection.prefix.lstrip("/"))
+        inventory = inventory.filter(begins)
+    if selection.since is not None:
+        inventory = inventory.filter(pl.col("modified") >= selection.since)
+    if selection.sample < 1:
+        share = [
+            int.from_bytes(hashlib.sha256(uri.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
+            for uri in inventory["uri"]
+        ]
+        inventory = inventory.filter(pl.Series(share, dtype=pl.Float64()) < selection.sample)
+    return inventory
+
+
+def _todo(statuses: pl.DataFrame, cases: pl.DataFrame, ask: Ask, policy: Policy, selection: Selection) -> pl.DataFrame:
+    """What is computed of an enrichment: by the policy, or in a replay what stands in quarantine."""
+    if not selection.replay:
+        return statuses.filter(pl.col("status").is_in(_wanted(policy)))
+    again = cases.filter(pl.col("enrichment") == ask.enrichment.name)
+    if selection.causes:
+        again = again.filter(pl.col("cause").is_in([cause.value for cause in selection.causes]))
+    if selection.system:
+        again = again.filter(pl.col("system") == selection.system)
+    return statuses.filter(pl.col("status") != Status.UNCHANGED.value).join(again, on="uri", how="semi")
 
 
 def _of_what_there_is(asks: Sequence[tuple[Ask, Route]], inventory: pl.DataFrame) -> tuple[tuple[Ask, Route], ...]:
@@ -124,10 +160,9 @@ def _wanted(policy: Policy) -> list[str]:
     return [*wanted, Status.STALE.value] if policy.stale == "recompute" else wanted
 
 
-def _counted(statuses: pl.DataFrame, ask: Ask, route: Route, wanted: list[str]) -> EnrichmentPlan:
+def _counted(statuses: pl.DataFrame, ask: Ask, route: Route, to_compute: int) -> EnrichmentPlan:
     found = dict(statuses["status"].value_counts().iter_rows())
     counts = {status: int(found.get(status.value, 0)) for status in Status}
-    to_compute = sum(counts[Status(status)] for status in wanted)
     return EnrichmentPlan(
         enrichment=ask.enrichment.name,
         capability=ask.enrichment.capability,

@@ -58,6 +58,7 @@ def report(
         commits=publisher.commits + bool(pruned) + bool(settled),
         catalog_version=catalog.version(),
         max_quarantine_ratio=spec.policy.max_quarantine_ratio,
+        spec=spec,
     )
     if done.commits:
         catalog.record_run(pl.DataFrame([_row(done)], schema=RUNS_SCHEMA))

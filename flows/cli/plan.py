@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,28 @@ import typer
 
 from flows.cli.screen import console, money, safe, table
 from schemas.plan import EnrichmentPlan, Status, Work
+from schemas.selection import Selection
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
 
 
+Prefix = Annotated[str, typer.Option(help="Only objects whose URI, or key, begins so.")]
+Since = Annotated[datetime | None, typer.Option(help="Only objects modified since, in UTC: 2026-11-01T06:00:00.")]
+Sample = Annotated[float, typer.Option(min=0.000001, max=1, help="About this share of the objects, always the same.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many objects that have work left.")]
+
+
+def selection(prefix: str, since: datetime | None, sample: float, limit: int | None) -> Selection:
+    """The part of the work that the options name."""
+    return Selection(prefix=prefix, since=since and since.replace(tzinfo=UTC), sample=sample, limit=limit)
+
+
 def plan(
     spec: SpecFile,
+    prefix: Prefix = "",
+    since: Since = None,
+    sample: Sample = 1.0,
+    limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
 ) -> None:
     """Count what is new, changed, stale and unchanged; show the model for each enrichment, why, and the price."""
@@ -29,7 +46,7 @@ def plan(
 
     asks_of(read)  # what cannot be served is said before anything is listed
     with console.status("listing the source and comparing it with the catalog ..."):
-        work = plan_task.fn(discover.fn(read), read)
+        work = plan_task.fn(discover.fn(read), read, selection(prefix, since, sample, limit))
     if as_json:
         console.print_json(json.dumps(plan_document(work)))
         return

@@ -20,10 +20,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flows.cli.plan import SpecFile, show_notices
+from flows.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices
 from flows.cli.screen import console, money, safe, table
 from schemas.plan import Work
 from schemas.report import QuarantineExceeded, RunReport
+from schemas.selection import EVERYTHING, Selection
 from schemas.spec import EnrichmentSpec
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 def run(
     spec: SpecFile,
+    prefix: Prefix = "",
+    since: Since = None,
+    sample: Sample = 1.0,
+    limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run report as JSON, for programs.")] = False,
 ) -> None:
     """Compute what is missing, validate it and publish it; what is already there is never computed again."""
@@ -39,24 +44,24 @@ def run(
 
     read = read_spec(spec)
     try:
-        done = run_enrich(read)
+        done = run_enrich(read, selection(prefix, since, sample, limit))
     except QuarantineExceeded as error:
         _show(error.report, spec, as_json)
         raise
     _show(done, spec, as_json)
 
 
-def run_enrich(spec: EnrichmentSpec) -> RunReport:
+def run_enrich(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
     """Run the flow with progress on the screen, on the configured Prefect server or on one of our own."""
     from infra.prefect_server import prefect_api
     from tasks.route import asks_of
 
     asks_of(spec)  # what cannot be served is said before a server is started
     with prefect_api() as server:
-        return enrich_on(server, spec)
+        return enrich_on(server, spec, chosen)
 
 
-def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec) -> RunReport:
+def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
     """Run the flow with progress on the screen; `server`: our own, perhaps still starting, or None."""
     from tasks.publish import LISTENER
 
@@ -74,7 +79,7 @@ def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec) -> RunReport:
         bar.say("listing the source and planning")
         token = LISTENER.set(bar)
         try:
-            return enrich(spec)
+            return enrich(spec, chosen)
         finally:
             LISTENER.reset(token)
 

@@ -1,0 +1,27 @@
+"""A part of the work: what one run looks at, so that a backfill goes in steps and what failed is tried again."""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from schemas.failure import Cause
+
+
+class Selection(BaseModel):
+    """Which of the planned items a run computes; nothing given, all of them.
+
+    It never changes what counts as gone from the source: that is seen against the whole listing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prefix: str = Field(default="", description="only objects whose URI, or whose key in it, begins so")
+    since: AwareDatetime | None = Field(default=None, description="only objects modified at or after this time")
+    sample: float = Field(default=1.0, gt=0, le=1, description="about this share of the objects, always the same ones")
+    limit: int | None = Field(default=None, ge=1, description="at most so many objects that have work left")
+    replay: bool = Field(default=False, description="only what is in quarantine, whatever its cause")
+    causes: tuple[Cause, ...] = Field(default=(), description="of a replay: only these causes")
+    system: str | None = Field(default=None, description="of a replay: only what this system failed at")
+
+
+EVERYTHING = Selection()
