@@ -131,12 +131,12 @@ def prefect_api() -> Iterator[PrefectServer | None]:
         try:
             yield server
         finally:
-            _deliver()
+            deliver()
             del os.environ["PREFECT_API_URL"]
             refresh_global_settings_context()
 
 
-def _deliver() -> None:
+def deliver() -> None:
     """Wait until Prefect's background threads have sent their logs and events, while the server is still there."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
-from infra.prefect_server import PrefectServer
+from infra.prefect_server import PrefectServer, deliver
 from tests.stand_in_model import StandIn
 
 
@@ -33,6 +33,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         refresh_global_settings_context()
         server.wait()
         yield server
+        deliver()
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def test_killed_at_twenty_instants_it_ends_as_if_undisturbed(
             for k, file in enumerate(sorted(media.glob("*[0-9].png"))[:20]):  # nothing left to disturb: new ones
                 file.unlink()
                 (media / f"again-{attempt}-{k:03d}.png").write_bytes(flat((attempt, 3, k)))
-    assert kills >= KILLS // 2
+    assert kills >= KILLS // 2, f"only {kills} of {KILLS} runs were still there to be killed"
     stand_in.reset()
     done = published(catalog)
     enrich(read_spec(spec))
