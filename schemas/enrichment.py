@@ -106,7 +106,8 @@ class Enrichment(BaseModel):
                 "language",
                 "sampling",
             )
-            if key in self.model_fields_set and getattr(self, key) not in (None, ())
+            # What stands at its default counts as not given: a spec that was stored and read again is the same spec.
+            if getattr(self, key) != type(self).model_fields[key].default
         }
         if extra := sorted(given - allowed):
             raise ValueError(f"{self.capability} takes no {', '.join(extra)}; it takes {', '.join(sorted(allowed))}")

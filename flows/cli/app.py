@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.cli import catalog, demo, doctor, models, plan, replay, run
+from flows.cli import catalog, demo, doctor, models, plan, replay, run, serve
 from flows.cli.screen import Commands
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ Exit codes: 0 done, 2 bad usage or spec, 3 more failures than the policy allows,
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
+app.command("serve")(serve.serve)
 app.command("replay")(replay.replay)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(catalog.quarantine_app, name="quarantine")

@@ -1,12 +1,13 @@
 """The spec: a mistake is told with its line, what is wrong and what is allowed, before anything else happens."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from schemas.capability import Capability
 from schemas.failure import SpecError
-from schemas.spec import read_spec
+from schemas.spec import EnrichmentSpec, read_spec
 
 GOOD = """\
 source: s3://photos/**/*.jpg
@@ -88,3 +89,23 @@ def test_what_is_no_spec_at_all_is_told_kindly(tmp_path: Path, text: str) -> Non
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no such file"):
         read_spec(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"capability": "image captioning", "detail": "paragraph"},
+        {"capability": "vqa", "question": "what?", "choices": ["a", "b"], "sampling": {"fps": 2}},
+        {"capability": "reasoning", "question": "why?", "language": "zh"},
+        {"capability": "grounding", "phrases": ["a dog"]},
+        {"capability": "detection"},
+        {"capability": "segmentation", "labels": "dog"},
+        {"capability": "tracking", "sampling": {"keyframes": True}, "media": "video"},
+        {"capability": "video captioning", "prompt": "say it"},
+    ],
+)
+def test_a_spec_that_was_stored_is_the_same_spec(asked: dict[str, Any]) -> None:
+    spec = EnrichmentSpec.model_validate(
+        {"source": "s3://bucket/**", "catalog": "s3://bucket/c", "enrichments": [asked]}
+    )
+    assert EnrichmentSpec.model_validate_json(spec.model_dump_json()) == spec
