@@ -6,6 +6,7 @@ capability), `quarantine` (what failed) and `runs` (one row a run).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,7 @@ _PARTITIONS: Mapping[str, list[str]] = {"enrichments": ["capability"]}
 # Two committers of one table: the second is told, and runs its merge again on what the first has written.
 _COMMIT_TRIES = 60
 _KEYS_A_STATEMENT = 2000
+_STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ class Catalog(Block):
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
-            if version is not None:
+            if version is not None and isinstance(error, DeltaError):
                 raise StoreError(f"{self.uri} has no version {version}; see: sightflow catalog history") from None
-            raise StoreError(f"the catalog {self.uri} cannot be read: {_brief(error)}") from None
+            raise StoreError(f"the catalog {self.uri} cannot be read: {self._told(error)}") from None
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; empty, with the right columns, if the table does not exist yet."""
@@ -96,6 +98,13 @@ class Catalog(Block):
             # scan_delta percent-encodes a local path and then does not find it.
             return pl.scan_pyarrow_dataset(table.to_pyarrow_dataset())
         return pl.scan_delta(table)
+
+    def read(self, rows: pl.LazyFrame) -> pl.DataFrame:
+        """Collect what was made of `scan`. Raises StoreError, without the keys in it, if the storage fails."""
+        try:
+            return rows.collect()
+        except (OSError, pl.exceptions.ComputeError) as error:
+            raise StoreError(f"the catalog {self.uri} cannot be read: {self._told(error)}") from None
 
     def version(self, name: TableName = "enrichments") -> int | None:
         """The number of the newest commit, or None before the first."""
@@ -220,7 +229,10 @@ class Catalog(Block):
         try:
             return retrying(commit)
         except (DeltaError, OSError) as error:
-            raise StoreError(f"the catalog {self.uri} cannot be written: {_brief(error)}") from None
+            raise StoreError(f"the catalog {self.uri} cannot be written: {self._told(error)}") from None
+
+    def _told(self, error: Exception) -> str:
+        return _brief(self.store.without_keys(str(error)) or type(error).__name__)
 
 
 def _delta_uri(uri: str) -> str:
@@ -232,5 +244,8 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _brief(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+def _brief(message: str) -> str:
+    """The first line of an error, and the store's own code, which stands in a body further down."""
+    first = message.splitlines()[0].removeprefix("Kernel error -> ").partition("<")[0][:300].rstrip()
+    code = _STORE_CODE.search(message)
+    return f"{first} ({code[1]})" if code else first

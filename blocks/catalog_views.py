@@ -24,9 +24,8 @@ def connect(catalog: Catalog, version: int | None = None) -> duckdb.DuckDBPyConn
     enrichments = _dataset(catalog, "enrichments", version)
     for name in _TABLES:
         connection.register(name, enrichments if name == "enrichments" else _dataset(catalog, name, None))
-    named = (
-        catalog.scan("enrichments", version).select("enrichment", "capability").unique().sort("enrichment").collect()
-    )
+    kinds = catalog.scan("enrichments", version).select("enrichment", "capability").unique()
+    named = catalog.read(kinds).sort("enrichment")
     connection.execute(f"CREATE VIEW catalog AS {_wide_view(named)}")
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     return connection

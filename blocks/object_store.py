@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -36,6 +37,7 @@ _TRANSIENT_CODES = frozenset(
     {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
 )
 _DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "Forbidden", "401", "403"})
+_SHORTEST_KEY = 8  # what is shorter ("demo", "minio") protects nothing, and is part of ordinary words
 _BAD_KEY_CODES = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
 
 
@@ -62,6 +64,7 @@ class ObjectStore(Block):
 
     _filesystem: Any = PrivateAttr(default=None)
     _slots: Any = PrivateAttr(default=None)
+    _keys: set[str] = PrivateAttr(default_factory=set)
 
     # --- listing --------------------------------------------------------------------------------
 
@@ -208,7 +211,7 @@ class ObjectStore(Block):
             if code in _BAD_KEY_CODES:
                 raise self._store_error(error, uri) from None
             # A single object may be denied by its own policy: that is its failure, not the run's.
-            return Failure(Cause.FETCH, f"{code or type(error).__name__}: {_message(error)}", Stage.FETCH, tries)
+            return Failure(Cause.FETCH, f"{code or type(error).__name__}: {self._told(error)}", Stage.FETCH, tries)
 
     async def _get(self, uri: str, version: str, max_bytes: int, take: Callable[[bytes], None]) -> Failure | None:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -281,7 +284,21 @@ class ObjectStore(Block):
                 f"no keys for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, "
                 "or `store: {anonymous: true}` for a public bucket"
             )
-        return StoreError(f"{where} does not answer for {uri} after {self.attempts} tries: {_message(error)}")
+        return StoreError(f"{where} does not answer for {uri} after {self.attempts} tries: {self._told(error)}")
+
+    def _told(self, error: BaseException) -> str:
+        return self.without_keys(_message(error))[:300]
+
+    def without_keys(self, text: str) -> str:
+        """What a store said, without the keys it was sent: some repeat them when they refuse."""
+        from botocore.exceptions import BotoCoreError
+
+        if not self._keys:
+            with suppress(BotoCoreError):
+                self.delta_options()
+        for key in self._keys:
+            text = text.replace(key, "***")
+        return text
 
     def check(self, bucket: str) -> None:
         """List one key of a bucket. Raises StoreError that says what is wrong."""
@@ -322,6 +339,8 @@ class ObjectStore(Block):
             options["aws_secret_access_key"] = frozen.secret_key
             if frozen.token:
                 options["aws_session_token"] = frozen.token
+        given = [options.get(f"aws_{name}", "") for name in ("access_key_id", "secret_access_key", "session_token")]
+        self._keys.update(key for key in given if len(key) >= _SHORTEST_KEY)
         return options
 
 
@@ -420,8 +439,8 @@ def _code(error: BaseException) -> str:
 def _message(error: BaseException) -> str:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
-        return str(response.get("Error", {}).get("Message", ""))[:300]
-    return (str(error) or type(error).__name__)[:300]
+        return str(response.get("Error", {}).get("Message", ""))
+    return str(error) or type(error).__name__
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from blocks.catalog import Catalog
+from blocks.catalog import Catalog, TableName
 from blocks.object_store import matcher
 from schemas.capability import MediaKind
 from schemas.failure import Cause
@@ -46,13 +46,9 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
     asks = _of_what_there_is(asks_of(spec), inventory)
     names = [enrichment.name for enrichment in spec.enrichments]
     columns = ("uri", "enrichment", "object_version", "recipe")
-    known = catalog.scan("enrichments").filter(pl.col("enrichment").is_in(names)).select(columns).collect()
-    cases = (
-        catalog.scan("quarantine")
-        .filter(pl.col("enrichment").is_in(names))
-        .select(*columns, "cause", "system")
-        .collect()
-    )
+    asked = pl.col("enrichment").is_in(names)
+    known = catalog.read(catalog.scan("enrichments").filter(asked).select(columns))
+    cases = catalog.read(catalog.scan("quarantine").filter(asked).select(*columns, "cause", "system"))
     failed = cases.filter(pl.col("cause").is_in(_PERMANENT)).select(columns)
     chosen = selected(inventory, selection)
     counted, pending = [], []
@@ -84,8 +80,8 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
     kinds = {str(ask.media_kind) for ask, _ in asks}
     return Work(
         frame=frame,
-        orphans=_gone(catalog.scan("enrichments"), inventory, spec),
-        closed=_gone(catalog.scan("quarantine"), inventory, spec).select("uri"),
+        orphans=_gone(catalog, "enrichments", inventory, spec),
+        closed=_gone(catalog, "quarantine", inventory, spec).select("uri"),
         asks=tuple(ask for ask, _ in asks),
         plans=tuple(plans),
         objects=inventory.height,
@@ -175,9 +171,9 @@ def _counted(statuses: pl.DataFrame, ask: Ask, route: Route, to_compute: int) ->
     )
 
 
-def _gone(rows: pl.LazyFrame, inventory: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
+def _gone(catalog: Catalog, name: TableName, inventory: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
     """The `uri`s of a table that the source's patterns cover and the listing no longer holds, with their `rows`."""
-    held = rows.group_by("uri").len("rows").collect()
+    held = catalog.read(catalog.scan(name).group_by("uri").len("rows"))
     gone = held.join(inventory.select("uri"), on="uri", how="anti")
     tests = [matcher(pattern) for pattern in spec.source]
     covered = [any(test(uri) for test in tests) for uri in gone["uri"]]

@@ -70,7 +70,7 @@ class Publisher:
         self.seconds: dict[str, float] = defaultdict(float)
         self.errors: list[BaseException] = []
         self._listener = LISTENER.get()
-        self._cases = catalog.scan("quarantine").select("uri", "enrichment").collect()
+        self._cases = catalog.read(catalog.scan("quarantine").select("uri", "enrichment"))
         self._ready: list[Validated] = []
         self._in_flight: queue.Queue[tuple[Any, ...] | None] = queue.Queue()
         self._slots = threading.Semaphore(policy.shards_ahead)

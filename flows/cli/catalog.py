@@ -49,7 +49,7 @@ def show(uri: Uri, version: Version = None, endpoint_url: Endpoint = None) -> No
     """Say what the catalog holds: rows, objects and models by enrichment, and what failed."""
     catalog = open_catalog(uri, endpoint_url)
     rows = catalog.scan("enrichments", version)
-    held = (
+    held = catalog.read(
         rows.group_by("enrichment", "capability")
         .agg(
             pl.len().alias("rows"),
@@ -58,9 +58,8 @@ def show(uri: Uri, version: Version = None, endpoint_url: Endpoint = None) -> No
             pl.col("inferred_at").max().alias("newest"),
         )
         .sort("enrichment")
-        .collect()
     )
-    objects = rows.select(pl.col("uri").n_unique()).collect().item()
+    objects = catalog.read(rows.select(pl.col("uri").n_unique())).item()
     at = catalog.version() if version is None else version
     shown = [
         (r["enrichment"], r["capability"], f"{r['rows']:,}", ", ".join(r["models"]), f"{r['newest']:%Y-%m-%d %H:%M}")
@@ -92,13 +91,13 @@ def query(
 
     if format not in ("table", "json", "csv"):
         raise SpecError(f"--format {format} is not known; allowed: table, json, csv")
-    connection = connect(open_catalog(uri, endpoint_url), version)
+    catalog = open_catalog(uri, endpoint_url)
     try:
-        found = connection.execute(sql)
+        found = connect(catalog, version).execute(sql)
+        rows = found.fetchall()
     except duckdb.Error as error:
-        raise SpecError(f"the query is not understood: {error}") from None
+        raise SpecError(f"the query is not understood: {catalog.store.without_keys(str(error))}") from None
     names = [column[0] for column in found.description or []]
-    rows = found.fetchall()
     if format == "json":
         for row in rows:
             print(json.dumps(dict(zip(names, row, strict=True)), default=str, ensure_ascii=False))  # noqa: T201
@@ -149,7 +148,7 @@ def diff(
     columns = ("uri", "enrichment", "fingerprint")
     before = catalog.scan("enrichments", old).select(columns)
     after = catalog.scan("enrichments", new).select(columns)
-    changes = (
+    changes = catalog.read(
         before.join(after, on=["uri", "enrichment"], how="full", coalesce=True, suffix="_after")
         .filter(pl.col("fingerprint").ne_missing(pl.col("fingerprint_after")))
         .select(
@@ -162,7 +161,6 @@ def diff(
             enrichment="enrichment",
         )
         .sort("uri", "enrichment")
-        .collect()
     )
     counts = {name: changes.filter(pl.col("change") == name).height for name in ("added", "changed", "removed")}
     console.print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
@@ -210,10 +208,9 @@ def list_quarantine(
 def open_cases(catalog: Any) -> pl.DataFrame:
     """The quarantine without what has been published since."""
     settled = catalog.scan("enrichments").select("uri", "enrichment", "fingerprint")
-    frame: pl.DataFrame = (
+    frame: pl.DataFrame = catalog.read(
         catalog.scan("quarantine")
         .join(settled, on=["uri", "enrichment", "fingerprint"], how="anti")
         .sort("uri", "enrichment")
-        .collect()
     )
     return frame

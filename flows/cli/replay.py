@@ -29,7 +29,8 @@ def replay(
     if uri.endswith((".yaml", ".yml")):
         spec = read_spec(uri)
     else:
-        runs = open_catalog(uri, endpoint_url).scan("runs").sort("started_at").select("report").collect()
+        catalog = open_catalog(uri, endpoint_url)
+        runs = catalog.read(catalog.scan("runs").sort("started_at").select("report"))
         last = RunReport.model_validate_json(runs["report"][-1]) if runs.height else None
         if last is None or last.spec is None:
             raise SpecError(f"no run of {uri} has left its spec; give the spec file in place of the catalog")
