@@ -1,17 +1,26 @@
-"""Keys appear in no output, log, row, report, artifact or repr, whether a run goes well or not."""
+"""Keys appear in no output, log, error, row, report, artifact or repr, whether a run goes well or not."""
 
 import asyncio
 import os
 import subprocess
 import sys
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from blocks.catalog import Catalog
 from blocks.gpt_4o import GPT4o
 from blocks.object_store import ObjectStore
+from flows.enrich import enrich
+from infra.prefect_server import PrefectServer, deliver
+from schemas.failure import StoreError
+from schemas.spec import read_spec
 from tests.e2e.test_incremental import flat
+from tests.loopback.refusing_s3 import refusing_s3
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 SECRETS = {
@@ -19,17 +28,25 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "canary-secret-of-the-store",
     "OPENAI_API_KEY": "sk-canary-of-the-model",
 }
+BLOCK_KEYS = {
+    "access_key_id": "AKIA-canary-of-the-block",
+    "secret_access_key": "canary-secret-of-the-block",
+    "session_token": "canary-token-of-the-block",
+}
 
 
 def test_blocks_do_not_show_their_keys() -> None:
-    store = ObjectStore(access_key_id="AKIA-canary", secret_access_key="canary-secret")
-    model = GPT4o(api_key="sk-canary")
-    for shown in (repr(store), str(store), store.model_dump_json(), repr(model), str(model), model.model_dump_json()):
-        assert "canary" not in shown
+    store = ObjectStore(**BLOCK_KEYS)
+    store.delta_options()
+    for block in (store, Catalog(uri="s3://bucket/catalog", store=store), GPT4o(api_key="sk-canary")):
+        for shown in (repr(block), str(block), block.model_dump_json(), repr(block.model_dump())):
+            assert "canary" not in shown
 
 
-@pytest.mark.parametrize("fails", [False, True], ids=["well", "refused"])
-def test_a_run_shows_no_key_anywhere(fails: bool, bucket: Any, tmp_path: Path, write_spec: Any) -> None:
+@pytest.mark.parametrize("fails", [False, True], ids=["well", "no-bucket"])
+def test_keys_of_the_environment_are_shown_nowhere(
+    fails: bool, bucket: Any, tmp_path: Path, write_spec: Any, prefect_server: PrefectServer
+) -> None:
     for k in range(2):
         bucket.put(f"in/{k}.png", flat((k, 1, 2)))
     bucket.put("in/broken.png", b"")
@@ -48,27 +65,84 @@ def test_a_run_shows_no_key_anywhere(fails: bool, bucket: Any, tmp_path: Path, w
     )
     command = [sys.executable, "-c", start, "run", str(spec)]
     environment = {**os.environ, **SECRETS, "PYTHONPATH": str(Path(__file__).parents[2]), "SIGHTFLOW_DEBUG": "1"}
+    began = datetime.now(UTC)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == (1 if fails else 0), done.stderr
-    shown = [done.stdout, done.stderr, *asyncio.run(told_by_prefect())]
-    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert files and len(shown) > 4
-    for secret in SECRETS.values():
-        assert not any(secret in text for text in shown)
+    assert_hidden(SECRETS.values(), [done.stdout, done.stderr], began, tmp_path, prefect_server.folder)
+
+
+REFUSALS = {
+    "well": ("^$", "", None),
+    "listing": (r"list-type=2&prefix=in", "InvalidAccessKeyId", "refuses to let us read"),
+    "the objects' own policy": (r"\.png", "AccessDenied", None),
+    "a token that ends between the listing and the objects": (r"\.png", "ExpiredToken", "refuses to let us read"),
+    "the catalog's log": (r"_delta_log", "InvalidAccessKeyId", r"cannot be read: .*\(InvalidAccessKeyId\)"),
+    "the catalog's rows": (r"\.parquet", "ExpiredToken", r"cannot be read: .*\(ExpiredToken\)"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_keys_of_a_saved_block_are_shown_nowhere_even_if_the_store_repeats_them(
+    what: str, bucket: Any, tmp_path: Path, write_spec: Any, stand_in: Any, prefect_server: PrefectServer, capfd: Any
+) -> None:
+    refused, code, says = REFUSALS[what]
+    for k in range(2):
+        bucket.put(f"in/{k}.png", flat((k, 1, 2)))
+    source, began = f"s3://{bucket.name}/in/**", datetime.now(UTC)
+    in_s3 = "catalog" in what
+    catalog = f"s3://{bucket.name}/catalog" if in_s3 else str(tmp_path / "catalog")
+    if in_s3:  # one that is there and has rows
+        enrich(read_spec(write_spec(source, catalog=catalog, store={"endpoint_url": bucket.endpoint})))
+    with refusing_s3(bucket.endpoint, refused, code) as store:
+        ObjectStore(endpoint_url=store.url, attempts=2, **BLOCK_KEYS).save(bucket.name)
+        spec = read_spec(write_spec(source, catalog=catalog, store={"block": bucket.name}))
+        if says:
+            with pytest.raises(StoreError, match=says) as raised:
+                enrich(spec)
+            shown = traceback.format_exception(raised.value)
+        else:
+            report = enrich(spec)
+            shown = [repr(report), report.model_dump_json()]
+            assert report.causes == ({"fetch": 2} if code else {})
+        assert bool(store.refusals) is bool(code)
+    deliver()
+    assert_hidden(BLOCK_KEYS.values(), [*shown, *capfd.readouterr()], began, tmp_path, prefect_server.folder)
+
+
+def assert_hidden(secrets: Any, shown: Sequence[str], since: datetime, *folders: Path) -> None:
+    """None of the secrets is in what was shown, in what Prefect tells of runs since then, or in a file."""
+    told = asyncio.run(told_by_prefect(since))
+    files = [path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 2 and all(told.values()), {name: len(kept) for name, kept in told.items()}
+    texts = [*shown, *(text for kept in told.values() for text in kept)]
+    for secret in secrets:
+        assert not [text for text in texts if secret in text]
         assert not any(secret.encode() in content for content in files)
 
 
-async def told_by_prefect() -> list[str]:
-    """All that the server keeps of runs: their parameters and states, the tasks', the logs, the artifacts."""
+async def told_by_prefect(since: datetime) -> dict[str, list[str]]:
+    """What the server keeps of runs since then: their parameters and states, logs, the blocks, any artifacts."""
     from prefect import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterStartTime,
+        LogFilter,
+        LogFilterTimestamp,
+    )
 
-    told = []
+    runs = FlowRunFilter(start_time=FlowRunFilterStartTime(after_=since))
+    lines = LogFilter(timestamp=LogFilterTimestamp(after_=since))
     async with get_client() as client:
-        for kept in (
-            await client.read_flow_runs(limit=200),
-            await client.read_task_runs(limit=200),
-            await client.read_logs(limit=200),
-            await client.read_artifacts(limit=200),
-        ):
-            told += [item.model_dump_json() for item in kept]
+        found = {
+            "flow runs": await client.read_flow_runs(flow_run_filter=runs, limit=200),
+            "logs": await client.read_logs(lines, limit=200),
+        }
+        assert max(map(len, found.values())) < 200  # all of them
+        others = [
+            *await client.read_task_runs(flow_run_filter=runs, limit=200),
+            *await client.read_artifacts(limit=200),
+            *await client.read_block_documents(limit=200, include_secrets=False),
+        ]
+    told = {name: [item.model_dump_json() for item in kept] for name, kept in found.items()}
+    told["flow runs"] += [item.model_dump_json() for item in others]
     return told
