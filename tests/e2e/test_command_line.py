@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from blocks.catalog import Catalog
@@ -126,28 +125,3 @@ def test_help_and_doctor_say_what_to_do(spec: Path) -> None:
     explained = sightflow("route", "--capability", "tracking", real=True)
     assert explained.returncode == 0 and "policy.hosted is deny" in " ".join(explained.stdout.split())
     assert sightflow("doctor", str(spec)).returncode in (0, 1)
-
-
-def test_the_demo_shows_the_whole_job_and_leaves_nothing_running(tmp_path: Path) -> None:
-    # A server of its own, as on a machine that has none.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"}
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "demo", "--scenes", "12", "--films", "2"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    output = process.communicate(timeout=240)[0].decode()
-    assert process.returncode in (0, 3), output  # six broken objects of eighteen are past the demo's policy
-    assert "Traceback" not in output and "Warning" not in output, output
-    left = [p for p in psutil.process_iter() if _session(p.pid) == process.pid]
-    assert not left
-    assert [path.name for path in tmp_path.iterdir()] == ["demo-output"]
-    rows = Catalog(uri=f"file://{tmp_path}/demo-output/catalog").scan("enrichments").collect()
-    assert rows["uri"].n_unique() == 12 + 2
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return -1
