@@ -300,17 +300,9 @@ class ObjectStore(Block):
             text = text.replace(key, "***")
         return text
 
-    def check(self, bucket: str) -> None:
-        """List one key of a bucket. Raises StoreError that says what is wrong."""
-
-        async def first_key() -> None:
-            client = await self._client()
-            try:
-                await client.list_objects_v2(Bucket=bucket, MaxKeys=1)
-            except Exception as error:
-                raise self._store_error(error, f"s3://{bucket}") from None
-
-        sync(get_loop(), first_key)
+    def check(self, pattern: str) -> None:
+        """Begin to list a source. Raises StoreError that says what is wrong."""
+        next(self._listed(pattern), None)
 
     def delta_options(self) -> dict[str, str]:
         """The connection in the words of delta-rs (object_store crate); holds secrets, never to be shown."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import polars as pl
 import typer
 
-from flows.cli.screen import console, is_terminal, safe, table
+from flows.cli.screen import console, is_terminal, printable, safe, table
 from schemas.failure import SpecError, StoreError
 
 app = typer.Typer(no_args_is_help=True, help="Show, query, compare and restore a published catalog.")
@@ -100,12 +100,20 @@ def query(
     names = [column[0] for column in found.description or []]
     if format == "json":
         for row in rows:
-            print(json.dumps(dict(zip(names, row, strict=True)), default=str, ensure_ascii=False))  # noqa: T201
+            _print_json(dict(zip(names, row, strict=True)))
     elif format == "csv":
-        csv.writer(sys.stdout).writerows([names, *rows])
+        watched = is_terminal()
+        cells = ([printable(str(value)) if watched and value is not None else value for value in row] for row in rows)
+        csv.writer(sys.stdout).writerows([names, *cells])
     else:
         console.print(table("", *names, rows=([_cell(value) for value in row] for row in rows)))
         console.print(f"{len(rows):,} rows")
+
+
+def _print_json(row: dict[str, Any]) -> None:
+    """One object a line: as it is for programs; for a terminal without what could steer it."""
+    line = json.dumps(row, default=str, ensure_ascii=False)
+    print(printable(line) if is_terminal() else line)  # noqa: T201
 
 
 def _cell(value: Any) -> str:
@@ -195,7 +203,7 @@ def list_quarantine(
         cases = cases.filter(pl.col("cause") == cause)
     if as_json:
         for row in cases.iter_rows(named=True):
-            print(json.dumps(row, default=str, ensure_ascii=False))  # noqa: T201
+            _print_json(row)
         return
     columns = ("uri", "enrichment", "cause", "stage", "message")
     console.print(

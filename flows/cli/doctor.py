@@ -95,8 +95,7 @@ def _of_spec(path: Path) -> Iterator[Finding]:
     spec = read_spec(path)
     for uri in spec.source:
         try:
-            if uri.startswith("s3://"):
-                open_store(spec.store).check(uri.removeprefix("s3://").partition("/")[0])
+            open_store(spec.store).check(uri)
             yield f"source {uri}", "ok", "can be listed", ""
         except SightflowError as error:
             yield f"source {uri}", "missing", str(error), "see the message"

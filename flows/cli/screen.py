@@ -32,7 +32,7 @@ class Commands(TyperGroup):
             if os.environ.get("SIGHTFLOW_DEBUG"):
                 raise
             code = 2 if isinstance(error, SpecError) else 3 if isinstance(error, QuarantineExceeded) else 1
-            problems.print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
+            problems.print(f"[red]error[/red] {safe_lines(error)}", soft_wrap=True)
             raise typer.Exit(code) from None
         except KeyboardInterrupt:
             problems.print("interrupted; what was committed stays, and the next run goes on from there")
@@ -43,7 +43,7 @@ class Commands(TyperGroup):
             if os.environ.get("SIGHTFLOW_DEBUG") or type(error).__module__.startswith(("click", "typer")):
                 raise
             problems.print(
-                f"[red]error[/red] {escape(type(error).__name__)}: {escape(str(error))}\n"
+                f"[red]error[/red] {safe(type(error).__name__)}: {safe_lines(error)}\n"
                 "This is not a mistake of yours that sightflow knows. Set SIGHTFLOW_DEBUG=1 for the traceback.",
                 soft_wrap=True,
             )
@@ -52,9 +52,11 @@ class Commands(TyperGroup):
 
 def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tuple[str, ...] = ()) -> Table:
     """A table whose cells are shown as they are, whatever markup or control characters they hold."""
-    shown = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table(
+        title=safe(title) or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for column in columns:
-        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        shown.add_column(safe(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(safe(cell) for cell in row))
     return shown
@@ -62,8 +64,17 @@ def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tu
 
 def safe(value: object) -> str:
     """Text that cannot steer the terminal: control characters and markup of file names and models are escaped."""
-    text = str(value)
-    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+    return escape(printable(str(value)))
+
+
+def safe_lines(value: object) -> str:
+    """As `safe`, for text of our own that may have several lines and may quote anything."""
+    return "\n".join(map(safe, str(value).splitlines()))
+
+
+def printable(text: str) -> str:
+    """Text with what is not printable in escaped form."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def is_terminal() -> bool:
