@@ -5,6 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from PIL import Image
@@ -20,7 +21,8 @@ from schemas.vision import VisionReply, VisionRequest
 class StandIn(Florence2):
     """Captions with the mean colour, or with STAND_IN_SAYS; detects the box of what is dark. Counts every question.
 
-    STAND_IN_SECONDS: how long it takes for a question; STAND_IN_LOG: a file to which each question is appended.
+    STAND_IN_SECONDS: how long it takes for a question; STAND_IN_LOG: a file to which each question is appended;
+    STAND_IN_MEETS: a folder where it waits for a second process that is as far, before it answers anything.
     """
 
     _block_type_slug = "sightflow-stand-in"
@@ -40,6 +42,8 @@ class StandIn(Florence2):
         pass
 
     def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
+        if place := os.environ.get("STAND_IN_MEETS"):
+            meet(Path(place))
         time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")) * len(requests))
         replies = []
         if log := os.environ.get("STAND_IN_LOG"):
@@ -60,6 +64,15 @@ class StandIn(Florence2):
         dark = request.media.pixels.convert("L").point(lambda level: 255 if level < 128 else 0)
         box = dark.getbbox()
         return RegionsResult(() if box is None else (Region(prompt.subject or "dark", Box(*map(float, box))),))
+
+
+def meet(place: Path) -> None:
+    """Wait until two processes have come here."""
+    (place / str(os.getpid())).touch()
+    patience = time.monotonic() + 120
+    while len(list(place.iterdir())) < 2:
+        assert time.monotonic() < patience, "the other process did not come"
+        time.sleep(0.01)
 
 
 def mean_colour(picture: Image.Image) -> list[int]:

@@ -37,8 +37,8 @@ def fill(folder: Path, count: int) -> Path:
     return folder
 
 
-def start(spec: Path, log: Path, seconds: float) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "STAND_IN_SECONDS": str(seconds), "STAND_IN_LOG": str(log)}
+def start(spec: Path, log: Path, seconds: float, **more: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "STAND_IN_SECONDS": str(seconds), "STAND_IN_LOG": str(log), **more}
     command = [sys.executable, "-m", "tests.stand_in_cli", "run", str(spec)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, env=environment, start_new_session=True, **quiet)  # type: ignore[call-overload,no-any-return]
@@ -99,6 +99,10 @@ def test_killed_at_twenty_instants_it_ends_as_if_undisturbed(
     there = content(Catalog(uri=read_spec(undisturbed).catalog))
     here = content(catalog).join(there.select("uri"), on="uri", how="semi")  # without what was replaced on the way
     assert here.equals(there)
+    cases = [each.scan("quarantine").collect() for each in (catalog, Catalog(uri=read_spec(undisturbed).catalog))]
+    assert [set(frame.select("uri", "enrichment", "cause").iter_rows()) for frame in cases] == [
+        {(f"file://{media}/broken.png", name, "unreadable") for name in ("caption", "objects")}
+    ] * 2
 
 
 @pytest.mark.parametrize("where", ["folder", "bucket"])
@@ -109,8 +113,11 @@ def test_two_runs_at_once_end_in_the_rows_of_one(
     store: dict[str, Any] = {"endpoint_url": bucket.endpoint} if where == "bucket" else {}
     uri = f"s3://{bucket.name}/catalog" if where == "bucket" else str(tmp_path / "both")
     spec = write_spec(f"{media}/*", enrichments=ASKED, policy=QUICK, catalog=uri, store=store)
-    runs = [start(spec, tmp_path / f"log{k}", 0.005) for k in range(2)]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    (tmp_path / "meeting").mkdir()  # neither answers before both have planned, so that each plans everything
+    logs = [tmp_path / f"log{k}" for k in range(2)]
+    runs = [start(spec, log, 0.005, STAND_IN_MEETS=str(tmp_path / "meeting")) for log in logs]
+    assert [run.wait(timeout=240) for run in runs] == [0, 0]
+    assert [len(asked(log)) for log in logs] == [48, 48]
     catalog = Catalog(uri=read_spec(spec).catalog, store=ObjectStore(**store))
     one = write_spec(f"{media}/*", enrichments=ASKED, policy=QUICK, catalog=str(tmp_path / "one"))
     enrich(read_spec(one))
