@@ -13,7 +13,7 @@ from schemas.failure import Cause, Failure
 from schemas.media import DecodedImage, DecodedVideo
 from schemas.vision import Usage, VisionReply, VisionRequest
 
-_MAY_FAIL = 0.05
+_MAY_FAIL = 0.05  # of the frames
 _OF_A_FRAME = {
     Capability.OBJECT_TRACKING: Capability.OBJECT_DETECTION,
     Capability.VIDEO_CAPTIONING: Capability.IMAGE_CAPTIONING,
@@ -77,11 +77,13 @@ def _raw(seconds: float, reply: VisionReply) -> str:
 def _text(enrichment: Enrichment, video: DecodedVideo, replies: Sequence[VisionReply]) -> TextResult:
     starts = [0.0, *video.seconds[1:]]
     ends = [*video.seconds[1:], video.duration]
-    spans = [(s, e, r.outcome.text) for s, e, r in zip(starts, ends, replies, strict=True)
-             if isinstance(r.outcome, TextResult)]  # fmt: skip
-    said = [text for _, _, text in spans]
+    said: list[str] = []
     segments: list[Segment] = []
-    for start, end, text in spans:
+    for start, end, reply in zip(starts, ends, replies, strict=True):
+        if not isinstance(reply.outcome, TextResult):
+            continue
+        text = reply.outcome.text
+        said.append(text)
         if segments and segments[-1].text == text:
             segments[-1] = replace(segments[-1], end=end)
         else:

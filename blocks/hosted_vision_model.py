@@ -1,37 +1,37 @@
-"""What the hosted systems share: a key, requests in flight, retries, limits, prices, one repair of a bad reply."""
+"""What the hosted systems share: requests in flight, retries, limits, one repair of a bad reply."""
 
 from __future__ import annotations
 
 import math
-import os
 import random
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from pydantic import Field, PrivateAttr, SecretStr
+from pydantic import Field, PrivateAttr
 
 from blocks.frame_replies import by_frame
+from blocks.hosted_account import HostedAccount
 from blocks.hosted_messages import Answered, Declined, Exchange, Question, Run, bare_choice, reason_to_stop
-from blocks.hosted_profiles import HostedProfile, expected_tokens, of_id, text_tokens
+from blocks.hosted_profiles import expected_tokens, of_id, text_tokens
 from blocks.picture_encoding import EncodedPicture, Size, encode_picture, fit_within
 from blocks.rate_limits import Clock, RateLimiter
 from blocks.region_replies import ReadMask, read_regions
-from blocks.vision_model import Availability, Generated, Prompt, ReplyError, VisionModel, plain_text
+from blocks.vision_model import Generated, Prompt, ReplyError, plain_text
 from schemas.capability import MediaKind
 from schemas.enrichment import Enrichment, Result
 from schemas.failure import Cause, Failure, ModelError
 from schemas.geometry import NativeSpace
 from schemas.media import DecodedImage, DecodedVideo, Media
-from schemas.vision import ModelRef, Usage, VisionReply, VisionRequest
+from schemas.vision import Usage, VisionReply, VisionRequest
 
 _TYPICAL_PICTURE = (1920, 1080)
 
 
-class HostedVisionModel(VisionModel):
+class HostedVisionModel(HostedAccount):
     """A model behind a vendor's API. Media leave the machine, and every request costs money.
 
     Tries, waits and limits are kept here and nowhere else: the SDKs' own retries are off.
@@ -39,27 +39,13 @@ class HostedVisionModel(VisionModel):
 
     hosted: ClassVar[bool] = True
     media_kinds = frozenset(MediaKind)
-    vendor: ClassVar[str]
     box_keys: ClassVar[tuple[str, ...]]
     """What a box is called in the JSON that is asked for."""
-    key_variables: ClassVar[tuple[str, ...]]
-    """Environment variables that may hold the key; the first that is set counts."""
-    profiles: ClassVar[Mapping[str, HostedProfile]]
-    stranger: ClassVar[HostedProfile]
-    """How an id without a profile is taken to behave; its prices must be configured."""
-    retired: ClassVar[Mapping[str, str]]
-    """Ids that are gone, with their successors."""
 
-    api_key: SecretStr | None = Field(default=None, description="Empty: the vendor's environment variable.")
-    base_url: str | None = Field(default=None, pattern=r"^https?://", description="Empty: the vendor's own endpoint.")
     timeout: float = Field(default=120.0, gt=0, description="Seconds without a byte until a try is given up.")
     max_concurrency: int = Field(default=8, ge=1, le=256, description="Most requests in flight.")
-    requests_per_minute: int | None = Field(default=None, ge=1, description="Empty: as the vendor says.")
-    tokens_per_minute: int | None = Field(default=None, ge=1, description="Empty: as the vendor says.")
     max_attempts: int = Field(default=6, ge=1, le=20, description="Tries of one request before it counts as failed.")
     longest_wait: float = Field(default=120.0, gt=0, description="Seconds; told to wait longer, a request fails.")
-    usd_per_million_input: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
-    usd_per_million_output: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
     max_new_tokens: int = Field(default=4096, ge=1, description="Longest reply, in tokens.")
     frame_side: int = Field(default=512, ge=64, le=2048, description="Longest side of a video's frames, in pixels.")
 
@@ -128,26 +114,7 @@ class HostedVisionModel(VisionModel):
         regions = read_regions(text, enrichment, self.space, self.frame(request), self.box_keys, self.mask_reader)
         return by_frame(text, regions, enrichment, media) if isinstance(media, DecodedVideo) else regions
 
-    # --- ids, prices, keys ----------------------------------------------------------------------
-
-    @property
-    def ref(self) -> ModelRef:
-        return ModelRef(self.id or self.default.id, self.revision, self.default.licence, self.default.commercial_use)
-
-    @property
-    def profile(self) -> HostedProfile:
-        """What is known of the configured id, or how a stranger is taken to behave."""
-        return of_id(self.profiles, self.ref.id) or self.stranger
-
-    @property
-    def prices(self) -> tuple[float, float] | None:
-        """US dollars for a million input and output tokens; None if neither configured nor known."""
-        known = of_id(self.profiles, self.ref.id)
-        into = known.usd_per_million_input if known else None
-        out = known.usd_per_million_output if known else None
-        into = into if self.usd_per_million_input is None else self.usd_per_million_input
-        out = out if self.usd_per_million_output is None else self.usd_per_million_output
-        return None if into is None or out is None else (into, out)
+    # --- what it costs, how it is best asked ----------------------------------------------------
 
     def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
         """The price of one item of 1920 x 1080 pixels, a video of a minute, with a reply of usual length."""
@@ -160,24 +127,6 @@ class HostedVisionModel(VisionModel):
                 pictures, times = pictures + sampling.max_frames, times + 1
         asked = sum(pictures * self.image_tokens(size) + times * text_tokens(prompt.text) for prompt in prompts)
         return self._cost(asked, times * len(prompts) * self._reply_tokens(enrichment))
-
-    def availability(self) -> Availability:
-        model_id, known = self.ref.id, self.profile
-        # A gateway of the user's own may serve what the vendor no longer does.
-        if self.base_url is None and (successor := of_id(self.retired, model_id)):
-            gone = f"{model_id} has been shut down by {self.vendor}"
-            return Availability(False, gone, f"set id to its successor, {successor}")
-        key, variables = self._key(), " or ".join(self.key_variables)
-        if not key:
-            remedy = f"set {variables}, or the api_key of a saved {self.get_block_type_slug()} block"
-            return Availability(False, "there is no API key", remedy)
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            return Availability(False, "the API key holds characters that no key has", f"copy it anew into {variables}")
-        if self.prices is None:
-            remedy = "set usd_per_million_input and usd_per_million_output"
-            return Availability(False, f"the price of {model_id} is not known", remedy)
-        ends = f"; it ends {known.ends}, its successor is {known.successor}" if known.ends else ""
-        return Availability(True, f"{model_id} at {self.base_url or self.vendor}{ends}")
 
     def generation_settings(self) -> dict[str, Any]:
         return super().generation_settings() | {"frame_side": self.frame_side}
@@ -204,15 +153,6 @@ class HostedVisionModel(VisionModel):
             )
             self._seats = threading.BoundedSemaphore(self.max_concurrency)
             self._client = self.connect(self._key())
-
-    def _key(self) -> str:
-        if self.api_key is not None:
-            return self.api_key.get_secret_value().strip()
-        return next((key for name in self.key_variables if (key := os.environ.get(name, "").strip())), "")
-
-    def _cost(self, input_tokens: int, output_tokens: int) -> float:
-        into, out = self.prices or (0.0, 0.0)
-        return (input_tokens * into + output_tokens * out) / 1e6
 
     def _reply_tokens(self, enrichment: Enrichment) -> int:
         return expected_tokens(enrichment) + self.profile.thinking_tokens // 4
@@ -358,9 +298,3 @@ class HostedVisionModel(VisionModel):
             for run in self._runs:
                 run.error = run.error or f"{self.system}: {why}"
                 run.stop.set()
-
-    def _told(self, message: str) -> str:
-        """What a provider said, short, on one line and without the key."""
-        key = self._key()
-        hidden = message.replace(key, "***") if key else message
-        return " ".join(hidden.split())[:400]

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -22,6 +22,8 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from blocks.local_files import hash_file, read_file, too_large, walk
+from blocks.store_errors import BAD_KEY_CODES, DENIED_CODES, code_of, is_transient, message_of
 from schemas.capability import MediaKind
 from schemas.failure import Cause, Failure, Stage, StoreError
 from schemas.inventory import INVENTORY_SCHEMA
@@ -33,12 +35,7 @@ VIDEO_SUFFIXES = frozenset(
     {"avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"}
 )
 _GLOB_START = re.compile(r"[*?\[]")
-_TRANSIENT_CODES = frozenset(
-    {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
-)
-_DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "Forbidden", "401", "403"})
 _SHORTEST_KEY = 8  # what is shorter ("demo", "minio") protects nothing, and is part of ordinary words
-_BAD_KEY_CODES = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
 
 
 class ObjectStore(Block):
@@ -94,7 +91,7 @@ class ObjectStore(Block):
     def _listed(self, pattern: str) -> Iterator[tuple[str, str, int, datetime]]:
         literal = _GLOB_START.split(pattern, maxsplit=1)[0]
         if pattern.startswith("file://"):
-            yield from _local_files(literal.removeprefix("file://"), exact=literal == pattern)
+            yield from walk(literal.removeprefix("file://"), exact=literal == pattern)
             return
         bucket, _, prefix = literal.removeprefix("s3://").partition("/")
         token = ""
@@ -134,7 +131,7 @@ class ObjectStore(Block):
 
         async def read(uri: str, version: str) -> bytes | Failure:
             if uri.startswith("file://"):
-                return await asyncio.to_thread(_read_file, uri, version, max_bytes)
+                return await asyncio.to_thread(read_file, uri, version, max_bytes)
             parts: list[bytes] = []
             failure = await self._read(uri, version, max_bytes, parts.clear, parts.append)
             return failure or b"".join(parts)
@@ -151,7 +148,7 @@ class ObjectStore(Block):
 
         async def download(uri: str, version: str) -> MediaFile | Failure:
             if uri.startswith("file://"):
-                return await asyncio.to_thread(_hash_file, uri, version, max_bytes)
+                return await asyncio.to_thread(hash_file, uri, version, max_bytes)
             path = folder / hashlib.sha256(uri.encode()).hexdigest()[:32]
             digest = hashlib.sha256()
             with path.open("wb") as file:
@@ -203,12 +200,12 @@ class ObjectStore(Block):
         try:
             return await self._retried(once)
         except Exception as error:
-            code = _code(error)
+            code = code_of(error)
             if code in ("PreconditionFailed", "412"):
                 return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH, tries)
             if code in ("NoSuchKey", "404"):
                 return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH, tries)
-            if code in _BAD_KEY_CODES:
+            if code in BAD_KEY_CODES:
                 raise self._store_error(error, uri) from None
             # A single object may be denied by its own policy: that is its failure, not the run's.
             return Failure(Cause.FETCH, f"{code or type(error).__name__}: {self._told(error)}", Stage.FETCH, tries)
@@ -224,7 +221,7 @@ class ObjectStore(Block):
             async with answer["Body"] as body:
                 length = int(answer["ContentLength"])
                 if length > max_bytes:
-                    return Failure(Cause.TOO_LARGE, f"{length:,} bytes; the limit is {max_bytes:,}", Stage.FETCH)
+                    return too_large(length, max_bytes)
                 received = 0
                 while part := await body.read(1 << 20):
                     take(part)
@@ -267,17 +264,17 @@ class ObjectStore(Block):
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.attempts),
             wait=wait_random_exponential(multiplier=0.2, max=20),
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception(is_transient),
             reraise=True,
         )
         return await retrying(call)
 
     def _store_error(self, error: Exception, uri: str) -> StoreError:
-        code, where = _code(error), self.endpoint_url or "AWS S3"
+        code, where = code_of(error), self.endpoint_url or "AWS S3"
         bucket = uri.removeprefix("s3://").partition("/")[0]
         if code == "NoSuchBucket":
             return StoreError(f"there is no bucket {bucket!r} at {where}; check the name in `source`")
-        if code in _DENIED_CODES | _BAD_KEY_CODES:
+        if code in DENIED_CODES | BAD_KEY_CODES:
             return StoreError(f"{where} refuses to let us read {uri} ({code}); check the keys and the bucket's policy")
         if type(error).__name__ == "NoCredentialsError":
             return StoreError(
@@ -287,7 +284,7 @@ class ObjectStore(Block):
         return StoreError(f"{where} does not answer for {uri} after {self.attempts} tries: {self._told(error)}")
 
     def _told(self, error: BaseException) -> str:
-        return self.without_keys(_message(error))[:300]
+        return self.without_keys(message_of(error))[:300]
 
     def without_keys(self, text: str) -> str:
         """What a store said, without the keys it was sent: some repeat them when they refuse."""
@@ -352,97 +349,5 @@ def guess_media_kind(uri: str) -> MediaKind:
     return MediaKind.VIDEO if suffix in VIDEO_SUFFIXES else MediaKind.IMAGE
 
 
-def _local_files(literal: str, exact: bool) -> Iterator[tuple[str, str, int, datetime]]:
-    """Walk the folder that holds everything whose path starts with `literal`; links to folders are not followed."""
-    path = Path(literal)
-    if exact and path.is_file():
-        yield _local_entry(str(path), path.stat())
-        return
-    folder = literal if literal.endswith("/") else str(path.parent)
-    if not os.path.isdir(folder):
-        raise StoreError(f"there is no folder {folder}; check `source`")
-    pending = [folder]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    elif entry.is_file():
-                        yield _local_entry(entry.path, entry.stat())
-        except PermissionError as error:
-            raise StoreError(f"{error.filename} cannot be listed: permission denied") from None
-
-
-def _local_entry(path: str, stat: os.stat_result) -> tuple[str, str, int, datetime]:
-    # A name that is not UTF-8 is listed in escaped form; reading it then fails with its cause, visibly.
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return f"file://{name}", _version(stat), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)
-
-
-def _version(stat: os.stat_result) -> str:
-    return f"{stat.st_mtime_ns}-{stat.st_size}"
-
-
-def _read_file(uri: str, version: str, max_bytes: int) -> bytes | Failure:
-    path = uri.removeprefix("file://")
-    try:
-        with open(path, "rb") as stream:
-            stat = os.fstat(stream.fileno())
-            if stat.st_size > max_bytes:
-                return Failure(Cause.TOO_LARGE, f"{stat.st_size:,} bytes; the limit is {max_bytes:,}", Stage.FETCH)
-            content = stream.read(max_bytes + 1)
-            if _version(os.fstat(stream.fileno())) != version or len(content) != stat.st_size:
-                return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH)
-            return content
-    except FileNotFoundError:
-        return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH)
-    except OSError as error:
-        return Failure(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
-
-
-def _hash_file(uri: str, version: str, max_bytes: int) -> MediaFile | Failure:
-    path = Path(uri.removeprefix("file://"))
-    try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            if size > max_bytes:
-                return Failure(Cause.TOO_LARGE, f"{size:,} bytes; the limit is {max_bytes:,}", Stage.FETCH)
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if _version(os.fstat(stream.fileno())) != version:
-                return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH)
-            return MediaFile(path, digest)
-    except FileNotFoundError:
-        return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH)
-    except OSError as error:
-        return Failure(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
-
-
 def _from_now(seconds: float) -> float:
     return asyncio.get_running_loop().time() + seconds
-
-
-def _code(error: BaseException) -> str:
-    """The S3 error code of an SDK error, or an empty string."""
-    response = getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
-def _message(error: BaseException) -> str:
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return str(response.get("Error", {}).get("Message", ""))
-    return str(error) or type(error).__name__
-
-
-def _is_transient(error: BaseException) -> bool:
-    from aiohttp import ClientError
-    from botocore.exceptions import ConnectionError as EndpointError
-    from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
-
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status in (408, 429) or status >= 500 or _code(error) in _TRANSIENT_CODES
-    lost = (ConnectionError, TimeoutError, ClientError, EndpointError, HTTPClientError)
-    return isinstance(error, (*lost, IncompleteReadError, ResponseStreamingError))

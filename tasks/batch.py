@@ -86,8 +86,8 @@ def video_batches(
     A video is decoded once for all that is asked of it. A batch holds at most `model.objects_at_once` windows and
     64 MiB of pixels, and at least one window.
     """
-    batches = _batched((asked for item in shard.items for asked in _windows_of(item, shard, fetched, limits, model)),
-                       model.objects_at_once)  # fmt: skip
+    windows = (asked for item in shard.items for asked in _windows_of(item, shard, fetched, limits, model))
+    batches = _batched(windows, model.objects_at_once)
     with ThreadPoolExecutor(1, thread_name_prefix="read-video") as reader:
         pending = reader.submit(next, batches, None)
         while True:

@@ -12,9 +12,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from blocks.local_files import too_large
 from blocks.object_store import ObjectStore
 from schemas.capability import MediaKind
-from schemas.failure import Cause, Failure, Stage
+from schemas.failure import Failure
 from schemas.media import MediaFile
 from schemas.plan import Shard
 from schemas.spec import EnrichmentSpec
@@ -77,8 +78,7 @@ def fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
     contents: dict[str, bytes | MediaFile | Failure] = {}
     for item in shard.items:
         if item.bytes > limit:
-            message = f"{item.bytes:,} bytes; the limit is {limit:,}"
-            contents[item.uri] = Failure(Cause.TOO_LARGE, message, Stage.FETCH)
+            contents[item.uri] = too_large(item.bytes, limit)
     wanted = [(item.uri, item.object_version) for item in shard.items if item.uri not in contents]
     store, folder = _store(spec.store.model_dump_json()), None
     read: Sequence[bytes | MediaFile | Failure]

@@ -28,7 +28,6 @@ from tasks.windows import join
 _WORTH_ANOTHER_SYSTEM = frozenset(
     {Cause.MALFORMED, Cause.MODEL, Cause.RATE_LIMITED, Cause.REFUSED, Cause.SCHEMA, Cause.TRUNCATED}
 )
-
 _OF_THE_SYSTEM = frozenset({Cause.MODEL, Cause.RATE_LIMITED})
 
 

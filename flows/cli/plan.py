@@ -15,8 +15,6 @@ from schemas.plan import EnrichmentPlan, Status, Work
 from schemas.selection import Selection
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
-
-
 Prefix = Annotated[str, typer.Option(help="Only objects whose URI, or key, begins so.")]
 Since = Annotated[datetime | None, typer.Option(help="Only objects modified since, in UTC: 2026-11-01T06:00:00.")]
 Sample = Annotated[float, typer.Option(min=0.000001, max=1, help="About this share of the objects, always the same.")]

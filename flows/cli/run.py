@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,9 +45,9 @@ def run(
     try:
         done = run_enrich(read, selection(prefix, since, sample, limit))
     except QuarantineExceeded as error:
-        _show(error.report, spec, as_json)
+        _show(error.report, as_json)
         raise
-    _show(done, spec, as_json)
+    _show(done, as_json)
 
 
 def run_enrich(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
@@ -127,14 +126,14 @@ def progress() -> Iterator[ProgressBar]:
         yield ProgressBar(bar)
 
 
-def _show(done: RunReport, spec: Path, as_json: bool) -> None:
+def _show(done: RunReport, as_json: bool) -> None:
     if as_json:
         console.print_json(done.model_dump_json())
     else:
-        show_report(done, spec)
+        show_report(done)
 
 
-def show_report(done: RunReport, spec: Path | None = None) -> None:
+def show_report(done: RunReport) -> None:
     """Print the summary of a run and the next command to type."""
     seconds = (done.finished_at - done.started_at).total_seconds()
     if not done.commits:

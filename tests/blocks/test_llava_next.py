@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from blocks.fraction_boxes import FRACTIONS
 from blocks.instruct_blip import InstructBlip
@@ -18,9 +17,15 @@ from schemas.capability import Capability, MediaKind
 from schemas.enrichment import Enrichment, RegionsResult, TextResult
 from schemas.failure import Cause, Failure
 from schemas.geometry import Box, GeometryError
-from schemas.media import DecodedImage
 from tests.tiny_models import llava_next
-from tests.tiny_models.families import noise, noisy_film, request, said_by_the_library, units
+from tests.tiny_models.families import (
+    assert_asked_as_the_library_does,
+    blank,
+    noise,
+    noisy_film,
+    request,
+    units,
+)
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 GROUND = Enrichment(capability=Capability.VISUAL_GROUNDING, phrases=("a red circle", "the blue star"))
@@ -38,10 +43,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LlavaNext:
     return model
 
 
-def blank(width: int, height: int) -> DecodedImage:
-    return DecodedImage(Image.new("RGB", (width, height)), width, height, "0" * 64)
-
-
 def parse(text: str, width: int = 640, height: int = 480) -> Any:
     return LlavaNext().parse(request(GROUND, blank(width, height)), Prompt("", subject="a red circle"), text)
 
@@ -52,23 +53,7 @@ def edges(box: Box) -> tuple[float, float, float, float]:
 
 @pytest.mark.parametrize("size", [(56, 56), (112, 50), (40, 170), (200, 190)], ids=str)
 def test_a_picture_is_asked_about_as_the_library_does_it(model: LlavaNext, size: tuple[int, int]) -> None:
-    media = noise(*size)
-    (unit,) = units(model, request(CAPTION, media))
-    content = [{"type": "image", "image": media.pixels}, {"type": "text", "text": unit.prompt.text}]
-    theirs = model._processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
-    ours = model.inputs([unit])
-    assert set(ours) == set(theirs)
-    for name in theirs:
-        assert torch.equal(ours[name], theirs[name]), name
-    (tokens,) = said_by_the_library(model, theirs, theirs["input_ids"].shape[1], LIMIT)
-    said = model.run([unit.request])[0]
-    assert said.raw_reply == model._processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert_asked_as_the_library_does(model, request(CAPTION, noise(*size)), LIMIT)
 
 
 def test_a_template_that_writes_the_first_token_itself_does_not_get_it_twice(model: LlavaNext) -> None:

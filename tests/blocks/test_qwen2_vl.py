@@ -19,7 +19,14 @@ from schemas.masks import decode_mask
 from schemas.media import DecodedImage
 from schemas.vision import VisionRequest
 from tests.tiny_models import qwen_vl
-from tests.tiny_models.families import noise, noisy_film, request, said_by_the_library, units
+from tests.tiny_models.families import (
+    assert_asked_as_the_library_does,
+    blank,
+    noise,
+    noisy_film,
+    request,
+    units,
+)
 
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION, labels=("cat", "the red dog"))
 DETECT_ALL = Enrichment(capability=Capability.OBJECT_DETECTION)
@@ -47,12 +54,6 @@ def models(folders: dict[str, Path]) -> dict[str, Qwen2VL]:
     for model in models.values():
         model.prepare()
     return models
-
-
-def blank(width: int, height: int) -> DecodedImage:
-    from PIL import Image
-
-    return DecodedImage(Image.new("RGB", (width, height)), width, height, "0" * 64)
 
 
 def parse(model: Qwen2VL, enrichment: Enrichment, text: str, width: int = 1000, height: int = 500) -> Any:
@@ -277,23 +278,7 @@ def test_a_picture_of_absurd_shape_is_refused_alone(models: dict[str, Qwen2VL]) 
 
 @EACH
 def test_a_picture_is_asked_about_as_the_library_does_it(models: dict[str, Qwen2VL], generation: str) -> None:
-    model, media = models[generation], noise(90, 70)
-    (unit,) = units(model, request(CAPTION, media))
-    content = [{"type": "image", "image": media.pixels}, {"type": "text", "text": unit.prompt.text}]
-    theirs = model._processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
-    ours = model.inputs([unit])
-    assert set(ours) == set(theirs)
-    for name in theirs:
-        assert torch.equal(ours[name], theirs[name]), name
-    (tokens,) = said_by_the_library(model, theirs, theirs["input_ids"].shape[1], LIMIT)
-    said = model.run([unit.request])[0]
-    assert said.raw_reply == model._processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert_asked_as_the_library_does(models[generation], request(CAPTION, noise(90, 70)), LIMIT)
 
 
 @EACH

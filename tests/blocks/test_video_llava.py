@@ -13,9 +13,8 @@ from schemas.capability import Capability, MediaKind
 from schemas.enrichment import Enrichment, FrameSampling, RegionsResult
 from schemas.geometry import Box
 from schemas.masks import decode_mask
-from schemas.media import DecodedImage
 from tests.tiny_models import video_llava
-from tests.tiny_models.families import noise, noisy_film, request, said_by_the_library, units
+from tests.tiny_models.families import blank, noise, noisy_film, request, said_by_the_library, units
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 FILM = Enrichment(capability=Capability.VIDEO_CAPTIONING)
@@ -30,10 +29,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> VideoLlava:
     model = VideoLlava(id=str(video_llava.build(tmp_path_factory.mktemp("video") / "tiny")), max_new_tokens=LIMIT)
     model.prepare()
     return model
-
-
-def blank(width: int, height: int) -> DecodedImage:
-    return DecodedImage(Image.new("RGB", (width, height)), width, height, "0" * 64)
 
 
 def parse(enrichment: Enrichment, text: str, width: int = 640, height: int = 480) -> Any:

@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from infra.prefect_server import PrefectServer, deliver
 from schemas.failure import StoreError
 from schemas.spec import read_spec
 from tests.e2e.test_incremental import flat
-from tests.loopback.refusing_s3 import refusing_s3
+from tests.loopback.s3_proxy import Refuse, S3Proxy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 SECRETS = {
@@ -81,6 +83,23 @@ REFUSALS = {
 }
 
 
+def refusing(refused: str, code: str) -> Callable[[BaseHTTPRequestHandler, int], Refuse | None]:
+    """Refuse what matches, in the words of AWS, and tell all that was sent, keys and all.
+
+    AWS repeats the key id with InvalidAccessKeyId and the token with ExpiredToken; gateways repeat more.
+    """
+
+    def spoil(http: BaseHTTPRequestHandler, times: int) -> Refuse | None:
+        if not re.search(refused, http.path):
+            return None
+        key, token = http.headers.get("Authorization", ""), http.headers.get("x-amz-security-token", "")
+        key = key.partition("Credential=")[2].partition("/")[0]
+        said = f"<Code>{code}</Code><Message>refused: {key} {token}</Message>"
+        return Refuse(403, f"<Error>{said}<AWSAccessKeyId>{key}</AWSAccessKeyId><Token-0>{token}</Token-0></Error>")
+
+    return spoil
+
+
 @pytest.mark.parametrize("what", REFUSALS)
 def test_keys_of_a_saved_block_are_shown_nowhere_even_if_the_store_repeats_them(
     what: str, bucket: Any, tmp_path: Path, write_spec: Any, stand_in: Any, prefect_server: PrefectServer, capfd: Any
@@ -93,7 +112,7 @@ def test_keys_of_a_saved_block_are_shown_nowhere_even_if_the_store_repeats_them(
     catalog = f"s3://{bucket.name}/catalog" if in_s3 else str(tmp_path / "catalog")
     if in_s3:  # one that is there and has rows
         enrich(read_spec(write_spec(source, catalog=catalog, store={"endpoint_url": bucket.endpoint})))
-    with refusing_s3(bucket.endpoint, refused, code) as store:
+    with S3Proxy(bucket.endpoint, refusing(refused, code)) as store:
         ObjectStore(endpoint_url=store.url, attempts=2, **BLOCK_KEYS).save(bucket.name)
         spec = read_spec(write_spec(source, catalog=catalog, store={"block": bucket.name}))
         if says:

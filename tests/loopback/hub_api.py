@@ -6,14 +6,16 @@ import hashlib
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from tests.loopback.http_server import OnLoopback, QuietHandler
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class HubOnLoopback:
+class HubOnLoopback(OnLoopback):
     """Serves one folder as the repository `owner/tiny`. Use as a context manager.
 
     `refuse`: (status, error code) for every call about the repository; with `refuse_files` only for its files, as for
@@ -22,6 +24,7 @@ class HubOnLoopback:
     """
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
         self.refuse: tuple[int, str] | None = None
         self.refuse_files: tuple[int, str] | None = None
@@ -30,42 +33,18 @@ class HubOnLoopback:
         self.held = threading.Event()
         self.ranges: list[str] = []
         self.fetched: list[str] = []
-        self._closing = threading.Event()
 
-    def __enter__(self) -> HubOnLoopback:
+    def handler(self) -> type[BaseHTTPRequestHandler]:
         hub = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 hub._answer(self, body=True)
 
             def do_HEAD(self) -> None:
                 hub._answer(self, body=False)
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *args: object) -> None:
-                pass  # clients are killed on purpose
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return Handler
 
     def _answer(self, http: Any, body: bool) -> None:
         path = http.path.partition("?")[0]
@@ -120,7 +99,7 @@ class HubOnLoopback:
             http.close_connection = True
             if self.hold:
                 self.held.set()
-                self._closing.wait()
+                self.closing.wait()
         return None
 
     def _head(self, http: Any, status: int, headers: dict[str, str]) -> None:

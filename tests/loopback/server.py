@@ -8,10 +8,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from PIL import Image
+
+from tests.loopback.http_server import OnLoopback, QuietHandler
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,13 @@ Reaction = Status | Stall | HangUp | CutBody | Body | Say
 Behaviour = Callable[[Received], Reaction]
 
 
-class LoopbackProvider:
+class LoopbackProvider(OnLoopback):
     """A provider whose behaviour is a function from a request to a reaction. Use as a context manager."""
 
     headers: Mapping[str, str]
 
     def __init__(self, behaviour: Behaviour) -> None:
+        super().__init__()
         self.behaviour = behaviour
         self.headers = {}
         self.received: list[Received] = []
@@ -92,7 +95,6 @@ class LoopbackProvider:
         self.most_in_flight = 0
         self._in_flight = 0
         self._lock = threading.Lock()
-        self._closing = threading.Event()
 
     # --- what a vendor says ---------------------------------------------------------------------
 
@@ -114,13 +116,10 @@ class LoopbackProvider:
 
     # --- HTTP -----------------------------------------------------------------------------------
 
-    def __enter__(self):
+    def handler(self) -> type[BaseHTTPRequestHandler]:
         provider = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # or every answer waits 40 ms for an acknowledgement
-
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 provider.aside(self, "POST") or provider._handle(self)
 
@@ -130,29 +129,11 @@ class LoopbackProvider:
             def do_DELETE(self) -> None:
                 provider.aside(self, "DELETE")
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128
-
-            def handle_error(self, *args: object) -> None:
-                pass  # clients hang up on purpose
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+        return Handler
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}{self.base_path}"
+        return super().url + self.base_path
 
     def _handle(self, http: BaseHTTPRequestHandler) -> None:
         content = http.rfile.read(int(http.headers["Content-Length"]))
@@ -182,7 +163,7 @@ class LoopbackProvider:
             case Status() as declined:
                 self._reply(http, declined.status, self.error(declined), declined.headers)
             case Stall():
-                self._closing.wait()
+                self.closing.wait()
             case HangUp():
                 http.close_connection = True
             case CutBody():

@@ -50,6 +50,11 @@ def noise(width: int, height: int, seed: int = 0) -> DecodedImage:
     return DecodedImage(Image.fromarray(pixels), width, height, f"{seed:064d}")
 
 
+def blank(width: int, height: int) -> DecodedImage:
+    """A black picture, where only its size counts."""
+    return DecodedImage(Image.new("RGB", (width, height)), width, height, "0" * 64)
+
+
 def noisy_film(frames: int, width: int = 60, height: int = 40, seed: int = 0, spacing: float = 0.4) -> DecodedVideo:
     """A film of `frames` sampled frames, `spacing` seconds apart, of 25 frames a second."""
     pictures = tuple(noise(width, height, 100 * seed + k).pixels for k in range(frames))
@@ -74,3 +79,25 @@ def said_by_the_library(model: Any, inputs: Any, prompt_length: int, limit: int)
     with torch.inference_mode():
         tokens = model._model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
     return [row[prompt_length:].tolist() for row in tokens]
+
+
+def assert_asked_as_the_library_does(model: InstructionTunedModel, asked: VisionRequest, limit: int) -> None:
+    """A picture's inputs are those of the library's own chat template, and the reply is what it says to them."""
+    import torch
+
+    (unit,) = units(model, asked)
+    content = [{"type": "image", "image": asked.media.pixels}, {"type": "text", "text": unit.prompt.text}]
+    theirs = model._processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    ours = model.inputs([unit])
+    assert set(ours) == set(theirs)
+    for name in theirs:
+        assert torch.equal(ours[name], theirs[name]), name
+    (tokens,) = said_by_the_library(model, theirs, theirs["input_ids"].shape[1], limit)
+    (said,) = model.run([asked])
+    assert said.raw_reply == model._processor.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -1,0 +1,37 @@
+"""What the errors of an S3 store mean."""
+
+from __future__ import annotations
+
+TRANSIENT_CODES = frozenset(
+    {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
+)
+DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "Forbidden", "401", "403"})
+BAD_KEY_CODES = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
+
+
+def code_of(error: BaseException) -> str:
+    """The S3 error code of an SDK error, or an empty string."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def message_of(error: BaseException) -> str:
+    """What an SDK error says; it may repeat keys that were sent."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return str(response.get("Error", {}).get("Message", ""))
+    return str(error) or type(error).__name__
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed when it is sent again."""
+    from aiohttp import ClientError
+    from botocore.exceptions import ConnectionError as EndpointError
+    from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
+
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status in (408, 429) or status >= 500 or code_of(error) in TRANSIENT_CODES
+    lost = (ConnectionError, TimeoutError, ClientError, EndpointError, HTTPClientError)
+    return isinstance(error, (*lost, IncompleteReadError, ResponseStreamingError))
