@@ -75,8 +75,9 @@ def _raw(seconds: float, reply: VisionReply) -> str:
 
 
 def _text(enrichment: Enrichment, video: DecodedVideo, replies: Sequence[VisionReply]) -> TextResult:
-    starts = [0.0, *video.seconds[1:]]
-    ends = [*video.seconds[1:], video.duration]
+    starts = video.seconds
+    step = (starts[-1] - starts[0]) / max(len(starts) - 1, 1)  # the last frame stands as long as the others
+    ends = [*starts[1:], min(starts[-1] + step, video.duration) if step else video.duration]
     said: list[str] = []
     segments: list[Segment] = []
     for start, end, reply in zip(starts, ends, replies, strict=True):

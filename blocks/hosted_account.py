@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr
 
 from blocks.hosted_profiles import HostedProfile, of_id
 from blocks.vision_model import Availability, VisionModel
+from schemas.spec import ServerAddress
 from schemas.vision import ModelRef
 
 
@@ -26,7 +27,7 @@ class HostedAccount(VisionModel):
     """Ids that are gone, with their successors."""
 
     api_key: SecretStr | None = Field(default=None, description="Empty: the vendor's environment variable.")
-    base_url: str | None = Field(default=None, pattern=r"^https?://", description="Empty: the vendor's own endpoint.")
+    base_url: ServerAddress | None = Field(default=None, description="Empty: the vendor's own endpoint.")
     requests_per_minute: int | None = Field(default=None, ge=1, description="Empty: as the vendor says.")
     tokens_per_minute: int | None = Field(default=None, ge=1, description="Empty: as the vendor says.")
     usd_per_million_input: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")

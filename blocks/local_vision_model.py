@@ -18,6 +18,7 @@ from blocks.vision_model import Availability, Generated, Prompt, ReplyError, vid
 from schemas.capability import MediaKind
 from schemas.enrichment import Enrichment
 from schemas.failure import Cause, Failure
+from schemas.spec import ServerAddress
 from schemas.vision import VisionReply, VisionRequest
 
 AllowedTokens = Callable[[int, Any], Any]
@@ -43,7 +44,7 @@ class LocalVisionModel(LocalWeights):
 
     batch_size: int = Field(default=8, ge=1, description="Objects a forward pass, halved when memory ends.")
     engine: Literal["local", "endpoint"] = Field(default="local", description="endpoint: served at endpoint_url.")
-    endpoint_url: str | None = Field(default=None, pattern=r"^https?://", description="E.g. http://localhost:8000/v1.")
+    endpoint_url: ServerAddress | None = Field(default=None, description="E.g. http://localhost:8000/v1.")
     endpoint_key: SecretStr | None = Field(
         default=None, description=f"Empty: ${KEY_VARIABLE}, if the server wants one."
     )

@@ -25,7 +25,7 @@ _FRAMES = 8
 class VideoLlava(InstructionTunedModel):
     """Video-LLaVA: captions and answers on films and pictures.
 
-    A film is always eight frames, evenly spread over it or over the stretch that was asked for. Its processor
+    What is said of a film is said of eight frames, evenly spread over it or over the stretch that was asked for. Its processor
     cuts a picture to the square in its middle: what lies outside is not seen, and boxes, as fractions, are
     those of the square. It was not made for regions: they are asked for in words and read strictly.
     """
@@ -46,7 +46,9 @@ class VideoLlava(InstructionTunedModel):
         set_patch_size(self._processor, self._model.config)
 
     def sampling(self, enrichment: Enrichment) -> FrameSampling:
-        """Eight frames, of the stretch asked for."""
+        """For text eight frames, of the stretch asked for; regions and tracks are asked of each frame alone."""
+        if not enrichment.capability.gives_text:
+            return super().sampling(enrichment)
         asked = enrichment.sampling or FrameSampling()
         return FrameSampling(frames=_FRAMES, start=asked.start, end=asked.end)
 

@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +27,19 @@ from schemas.failure import SpecError
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
 
+def _without_keys(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is no address of a server; it begins with http:// or https://")
+    if "@" in parts.netloc:  # addresses are stored and shown
+        raise ValueError("holds a user name or a password; keys belong into the environment or a saved block")
+    return address
+
+
+ServerAddress = Annotated[str, AfterValidator(_without_keys)]
+"""`http://` or `https://`, a host, and no key."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +50,7 @@ class StoreSettings(_Section):
     """
 
     block: str | None = Field(default=None, description="name of a saved ObjectStore block")
-    endpoint_url: str | None = Field(default=None, pattern=r"^https?://", description="S3-compatible endpoint")
+    endpoint_url: ServerAddress | None = Field(default=None, description="S3-compatible endpoint")
     region: str | None = None
     anonymous: bool = False
 

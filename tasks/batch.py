@@ -197,7 +197,8 @@ def _opened(ask: Ask, index: VideoIndex, model: VisionModel) -> list[_Open]:
         message = f"no frame of its {index.duration:.2f} s lies {where}, as {ask.enrichment.name} asks"
         raise VideoError(Cause.DECODE, message)
     times = index.seconds[wanted].tolist()
-    windows = cut(wanted, times, index.duration, ask.enrichment, sampling.max_frames)
+    end = index.duration if sampling.end is None else min(sampling.end, index.duration)
+    windows = cut(wanted, times, end, ask.enrichment, sampling.max_frames)
     return [_Open(ask, windows, place, frozenset(window.frames)) for place, window in enumerate(windows)]
 
 

@@ -57,13 +57,14 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
         unread = [(asked, _unasked(asked, serving)) for asked in batch if asked.request is None]
         put = [asked for asked in batch if asked.request is not None]
         requests = [asked.request for asked in put if asked.request]
-        began = time.perf_counter()
-        replies = _answered(serving, requests, [len(asked.ask.systems) > 1 and down for asked in put])
+        with serving.turn:
+            began = time.perf_counter()
+            replies = _answered(serving, requests, [len(asked.ask.systems) > 1 and down for asked in put])
+            seconds["infer"] += time.perf_counter() - began
         answers = [Answer(a.item, a.ask, a.facts, reply) for a, reply in zip(put, replies, strict=True)]
         if spec.policy.fallback:
             down = down or _is_down(replies)
             answers = _with_fallback(answers, requests, spec)
-        seconds["infer"] += time.perf_counter() - began
         gathering.add([*unread, *zip(put, answers, strict=True)])
     return Replies(gathering.answers(), seconds)
 
@@ -118,8 +119,7 @@ def _unasked(asked: Asked, serving: Loaded) -> Answer:
 def _answered(serving: Loaded, requests: Sequence[VisionRequest], passed_over: Sequence[bool]) -> list[VisionReply]:
     """The replies to requests; those passed over are not asked, and fail as what was asked before them did."""
     asked = [request for request, over in zip(requests, passed_over, strict=True) if not over]
-    with serving.turn:
-        replies = iter(_asked(serving, asked))
+    replies = iter(_asked(serving, asked))
     model = serving.model
     failure = Failure(Cause.MODEL, f"not asked: {model.system} failed for all that was asked before", attempts=0)
     return [

@@ -36,25 +36,27 @@ class Window:
 
 
 def cut(
-    frames: Sequence[int], seconds: Sequence[float], duration: float, enrichment: Enrichment, most: int
+    frames: Sequence[int], seconds: Sequence[float], end: float, enrichment: Enrichment, most: int
 ) -> tuple[Window, ...]:
     """Cut sampled frames, `seconds[k]` being the time of `frames[k]`, into windows of at most `most` frames.
+
+    `end`: until when, in seconds, the last frame stands.
 
     Text is asked of consecutive windows and, for the answer as a whole, of an overview; regions of consecutive windows;
     tracks of windows that share frames with the one before.
     """
     if len(frames) <= most:
-        return (Window(tuple(frames), seconds[0] if frames else 0.0, duration),)
+        return (Window(tuple(frames), seconds[0], end),)
     shared = min(_SHARED_FRAMES, most // 2) if enrichment.capability is Capability.OBJECT_TRACKING else 0
     starts = range(0, len(frames) - shared, most - shared)
     windows = []
     for first in starts:
         last = min(first + most, len(frames))
-        end = seconds[last] if last < len(frames) else duration
-        windows.append(Window(tuple(frames[first:last]), seconds[first], end))
+        until = seconds[last] if last < len(frames) else end
+        windows.append(Window(tuple(frames[first:last]), seconds[first], until))
     if enrichment.capability.gives_text:
         spread = [frames[int((k + 0.5) * len(frames) / most)] for k in range(most)]
-        windows.insert(0, Window(tuple(spread), seconds[0], duration, overview=True))
+        windows.insert(0, Window(tuple(spread), seconds[0], end, overview=True))
     return tuple(windows)
 
 

@@ -25,7 +25,7 @@ from infra.demo.scenes import TRAINING_SEED
 from infra.demo.shapes_vocabulary import COLOUR_NAMES, LOCATION_BINS, SHAPES
 from infra.demo.small_florence2 import IMAGE_TOKENS, WIDTH, build_model, build_processor, save
 from infra.demo.tasks_of_scenes import ask, mix_at
-from infra.demo.training_cache import Cached, load_or_draw
+from infra.demo.training_cache import MIXTURES, Cached, load_or_draw
 
 MODEL_FOLDER: Final = Path(__file__).parent / "florence2-shapes"
 _IGNORED: Final = -100
@@ -179,7 +179,10 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     maker = BatchMaker(
-        load_or_draw(args.cache, TRAINING_SEED, args.scenes, args.threads), processor, args.seed, args.batch
+        load_or_draw(args.cache, TRAINING_SEED, args.scenes, args.mixture, args.threads),
+        processor,
+        args.seed,
+        args.batch,
     )
     learner.train()
     seen, began = torch.zeros(2), time.monotonic()
@@ -221,6 +224,7 @@ def main() -> None:
     parser.add_argument("--widen", type=int, nargs=2, default=(500, 1200), help="steps over which tasks join")
     parser.add_argument("--scenes", type=int, default=24_000, help="training scenes drawn")
     parser.add_argument("--start-from", type=Path, help="folder of weights to go on from, in a second stage")
+    parser.add_argument("--mixture", choices=MIXTURES, default="scenes", help="what the training scenes are like")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/demo-train/scenes.npz"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,10 @@ from infra.demo.shapes_vocabulary import LOCATION_BINS
 
 SIDE: Final = 128
 GRID: Final = 8
-_KINDS: Final = ("crowded", "film", "film", "plain")  # by the seed, in turn
+MIXTURES: Final = {  # kinds of scenes, taken by the seed in turn
+    "scenes": ("crowded", "plain", "plain", "plain"),
+    "films": ("crowded", "film", "film", "plain"),
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,8 @@ class Cached:
     things: list[tuple[Thing, ...]]
 
 
-def _one(seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8], tuple[Thing, ...]]:
-    kind = _KINDS[seed % len(_KINDS)]
+def _one(seed: int, kinds: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8], tuple[Thing, ...]]:
+    kind = kinds[seed % len(kinds)]
     scene = draw_film_frame(seed) if kind == "film" else draw_scene(seed, "crowded" if kind == "crowded" else "plain")
     pixels = np.asarray(scene.image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     cover = [
@@ -92,10 +96,10 @@ def _one(seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8], tuple[
     return pixels, owners, things_of(scene)
 
 
-def draw_cache(seeds: Sequence[int], workers: int) -> Cached:
-    """Draw the scenes of seeds in `workers` processes: a quarter crowded, a half frames of films, a quarter plain."""
+def draw_cache(seeds: Sequence[int], mixture: str, workers: int) -> Cached:
+    """Draw the scenes of seeds in `workers` processes, of the kinds of a mixture."""
     with get_context("spawn").Pool(workers) as pool:
-        drawn = pool.map(_one, seeds, chunksize=250)
+        drawn = pool.map(partial(_one, kinds=MIXTURES[mixture]), seeds, chunksize=250)
     return Cached(
         np.stack([pixels for pixels, _, _ in drawn]),
         np.stack([owners for _, owners, _ in drawn]),
@@ -117,14 +121,14 @@ def _things(
     return [tuple(flat[start:end]) for start, end in zip(starts, ends.tolist(), strict=True)]
 
 
-def load_or_draw(path: Path, first_seed: int, count: int, workers: int = 2) -> Cached:
+def load_or_draw(path: Path, first_seed: int, count: int, mixture: str, workers: int = 2) -> Cached:
     """Return `count` training scenes from `first_seed`, from the cache file if it holds exactly these."""
     if path.is_file():
         with np.load(path, allow_pickle=False) as kept:
-            if (int(kept["first_seed"]), int(kept["count"])) == (first_seed, count):
+            if (int(kept["first_seed"]), int(kept["count"]), str(kept["mixture"])) == (first_seed, count, mixture):
                 things = _things(kept["labels"], kept["boxes"], kept["outlines"], kept["ends"])
                 return Cached(kept["pixels"], kept["owners"], things)
-    cached = draw_cache(range(first_seed, first_seed + count), workers)
+    cached = draw_cache(range(first_seed, first_seed + count), mixture, workers)
     flat = [thing for things in cached.things for thing in things]
     outlines = np.full((len(flat), max(len(thing.outline) for thing in flat), 2), -1.0)
     for row, thing in enumerate(flat):
@@ -134,6 +138,7 @@ def load_or_draw(path: Path, first_seed: int, count: int, workers: int = 2) -> C
         path,
         first_seed=first_seed,
         count=count,
+        mixture=mixture,
         pixels=cached.pixels,
         owners=cached.owners,
         labels=np.array([thing.label for thing in flat]),

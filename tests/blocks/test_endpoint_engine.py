@@ -281,7 +281,6 @@ def test_a_film_is_sent_as_frames_with_their_times_and_regions_are_asked_frame_b
         ("https://8.8.8.8/v1", False),
         ("https://models.example.com/v1", False),
         ("https://localhost.example.com/v1", False),
-        ("https://127.0.0.1@models.example.com/v1", False),
     ],
 )
 def test_media_stay_near_or_the_policy_for_hosted_systems_holds(url: str, near: bool) -> None:
@@ -292,6 +291,13 @@ def test_media_stay_near_or_the_policy_for_hosted_systems_holds(url: str, near: 
     assert model.hosted is not near
     why = _forbidden(model, Policy(hosted="deny"), 0.0)
     assert (why is None) is near
+
+
+def test_an_address_that_holds_a_name_is_refused_and_deceives_nobody() -> None:
+    deceiving = "https://127.0.0.1@models.example.com/v1"
+    assert not stays_near(deceiving)
+    with pytest.raises(ValueError, match="holds a user name or a password"):
+        Qwen2VL(engine="endpoint", endpoint_url=deceiving)
 
 
 def test_an_endpoint_is_ready_if_it_answers_and_takes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

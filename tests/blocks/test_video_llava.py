@@ -97,6 +97,8 @@ def test_eight_frames_are_asked_for_whatever_else_is_wished_but_the_stretch() ->
     wished = FILM.model_copy(update={"sampling": FrameSampling(fps=5, start=2, end=9)})
     assert VideoLlava().sampling(FILM) == FrameSampling(frames=8)
     assert VideoLlava().sampling(wished) == FrameSampling(frames=8, start=2, end=9)
+    tracked = Enrichment(capability=Capability.OBJECT_TRACKING, sampling=FrameSampling(fps=5))
+    assert VideoLlava().sampling(tracked) == tracked.sampling
 
 
 def test_a_box_is_in_fractions_of_the_square_in_the_middle() -> None:

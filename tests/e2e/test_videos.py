@@ -147,6 +147,11 @@ def test_a_long_caption_is_a_timed_list_with_one_text_for_all(media: Path, write
     assert [round(start, 1) for start, _ in spans] == [0.0, 1.6, 3.2]
     assert spans[-1][1] == pytest.approx(4.0)
     assert row["text"]
+    short = {**asked, "sampling": {"fps": 5, "max_frames": 8, "start": 1, "end": 3}}
+    path = write_spec(f"{media}/*", enrichments=[short], catalog=str(media.parent / "part"))
+    enrich(read_spec(path))
+    segments = rows(path)["a.mp4", "caption"]["segments"]
+    assert (segments[0]["start"], segments[-1]["end"]) == (1.0, 3.0)
 
 
 def ugly_videos(folder: Path) -> dict[str, set[str]]:
