@@ -25,9 +25,9 @@ _FRAMES = 8
 class VideoLlava(InstructionTunedModel):
     """Video-LLaVA: captions and answers on films and pictures.
 
-    What is said of a film is said of eight frames, evenly spread over it or over the stretch that was asked for. Its processor
-    cuts a picture to the square in its middle: what lies outside is not seen, and boxes, as fractions, are
-    those of the square. It was not made for regions: they are asked for in words and read strictly.
+    What is said of a film is said of eight frames, evenly spread over it or over the stretch that was asked for. Its
+    processor cuts a picture to the square in its middle: what lies outside is not seen, and boxes, as fractions,
+    are those of the square. It was not made for regions: they are asked for in words and read strictly.
     """
 
     _block_type_name = "Sightflow Video-LLaVA"
