@@ -126,4 +126,8 @@ def test_help_and_doctor_say_what_to_do(spec: Path) -> None:
         assert system in listed.stdout
     explained = sightflow("route", "--capability", "tracking", real=True)
     assert explained.returncode == 0 and "policy.hosted is deny" in " ".join(explained.stdout.split())
-    assert sightflow("doctor", str(spec)).returncode in (0, 1)
+    healthy = sightflow("doctor", str(spec))
+    assert healthy.returncode == 0 and "served by florence-2" in healthy.stdout and "can be listed" in healthy.stdout
+    spec.write_text(spec.read_text().replace("/media/", "/nowhere/"))
+    ill = sightflow("doctor", str(spec))
+    assert ill.returncode == 1 and "there is no folder" in ill.stdout
