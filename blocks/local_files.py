@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from io import BufferedReader
@@ -14,10 +15,12 @@ from schemas.failure import Cause, Failure, Stage, StoreError
 from schemas.media import MediaFile
 
 Found = TypeVar("Found")
+Listed = tuple[str, str, int, datetime]
+"""URI, version, bytes, and when it was changed."""
 
 
-def walk(literal: str, exact: bool) -> Iterator[tuple[str, str, int, datetime]]:
-    """Yield URI, version, bytes and time of change of every file whose path starts with `literal`, or is it if `exact`.
+def walk(literal: str, exact: bool) -> Iterator[Listed]:
+    """Yield every file whose path starts with `literal`, or is it if `exact`.
 
     Links to folders are not followed. Raises StoreError if a folder is not there or may not be listed.
     """
@@ -39,6 +42,26 @@ def walk(literal: str, exact: bool) -> Iterator[tuple[str, str, int, datetime]]:
                         yield _entry(entry.path, entry.stat())
         except PermissionError as error:
             raise StoreError(f"{error.filename} cannot be listed: permission denied") from None
+
+
+def stat_file(uri: str) -> Listed | None:
+    """One file as `walk` would yield it, or None if it is not there."""
+    path = uri.removeprefix("file://")
+    try:
+        return _entry(path, os.stat(path)) if os.path.isfile(path) else None
+    except FileNotFoundError:
+        return None
+
+
+def write_file(uri: str, content: bytes) -> None:
+    """Write a file whole: it appears under its name when all of it is on the disk."""
+    path = Path(uri.removeprefix("file://"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
 
 
 def read_file(uri: str, version: str, max_bytes: int) -> bytes | Failure:
@@ -75,7 +98,7 @@ def _at_version(uri: str, version: str, max_bytes: int, read: Callable[[Buffered
         return Failure(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
 
 
-def _entry(path: str, stat: os.stat_result) -> tuple[str, str, int, datetime]:
+def _entry(path: str, stat: os.stat_result) -> Listed:
     # A name that is not UTF-8 is listed in escaped form; reading it then fails with its cause, visibly.
     name = os.fsencode(path).decode("utf-8", "backslashreplace")
     return f"file://{name}", _version(stat), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)

@@ -9,9 +9,8 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -22,7 +21,7 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from blocks.local_files import hash_file, read_file, too_large, walk
+from blocks.local_files import Listed, hash_file, read_file, stat_file, too_large, walk, write_file
 from blocks.store_errors import BAD_KEY_CODES, DENIED_CODES, code_of, is_transient, message_of
 from schemas.capability import MediaKind
 from schemas.failure import Cause, Failure, Stage, StoreError
@@ -72,23 +71,11 @@ class ObjectStore(Block):
         in `/` means all below it. `outside`: a URI below which nothing is taken (the catalog's own files).
         Raises StoreError if a bucket or folder cannot be listed.
         """
-        columns: dict[str, list[Any]] = {name: [] for name in INVENTORY_SCHEMA}
-        seen: set[str] = set()
-        barrier = outside.rstrip("/") + "/" if outside else None
-        for pattern in patterns:
-            matches = matcher(pattern)
-            for uri, version, size, modified in self._listed(pattern):
-                if uri in seen or not matches(uri) or (barrier and uri.startswith(barrier)):
-                    continue
-                seen.add(uri)
-                columns["uri"].append(uri)
-                columns["media_kind"].append(guess_media_kind(uri))
-                columns["object_version"].append(version)
-                columns["bytes"].append(size)
-                columns["modified"].append(modified)
-        return pl.DataFrame(columns, schema=INVENTORY_SCHEMA)
+        taken = takes(patterns, outside)
+        found = (listed for pattern in patterns for listed in self._listed(pattern) if taken(listed[0]))
+        return _inventory(found)
 
-    def _listed(self, pattern: str) -> Iterator[tuple[str, str, int, datetime]]:
+    def _listed(self, pattern: str) -> Iterator[Listed]:
         literal = _GLOB_START.split(pattern, maxsplit=1)[0]
         if pattern.startswith("file://"):
             yield from walk(literal.removeprefix("file://"), exact=literal == pattern)
@@ -101,8 +88,7 @@ class ObjectStore(Block):
                 key, size = entry["Key"], entry["Size"]
                 if key.endswith("/") and size == 0:
                     continue  # the marker of an empty "folder", made by consoles
-                etag = entry["ETag"].strip('"')
-                yield f"s3://{bucket}/{key}", f"{etag}-{size}", size, entry["LastModified"]
+                yield f"s3://{bucket}/{key}", _version_of(entry["ETag"], size), size, entry["LastModified"]
             if not page.get("IsTruncated"):
                 return
             token = page["NextContinuationToken"]
@@ -118,6 +104,79 @@ class ObjectStore(Block):
             return await self._retried(once)
         except Exception as error:
             raise self._store_error(error, f"s3://{bucket}/{prefix}") from None
+
+    def look_up(self, uris: Sequence[str]) -> pl.DataFrame:
+        """The inventory of just these objects as they are now; one that is not there, or no longer, has no row.
+
+        Raises StoreError if the store refuses to tell.
+        """
+
+        async def facts(uri: str) -> Listed | None:
+            if uri.startswith("file://"):
+                return await asyncio.to_thread(stat_file, uri)
+            bucket, _, key = uri.removeprefix("s3://").partition("/")
+            head = await self._called(uri, "head_object", Bucket=bucket, Key=key)
+            if head is None:
+                return None
+            return uri, _version_of(head["ETag"], head["ContentLength"]), head["ContentLength"], head["LastModified"]
+
+        async def one(uri: str, _: str) -> Listed | None:
+            return await facts(uri)
+
+        return _inventory(found for found in self._all(one, [(uri, "") for uri in dict.fromkeys(uris)]) if found)
+
+    # --- small files of our own -----------------------------------------------------------------
+
+    def write(self, uri: str, content: bytes) -> None:
+        """Write a small file whole: a reader sees all of it or nothing. Raises StoreError."""
+        if uri.startswith("file://"):
+            write_file(uri, content)
+            return
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        sync(get_loop(), self._called, uri, "put_object", Bucket=bucket, Key=key, Body=content)
+
+    def read(self, uri: str) -> bytes | None:
+        """The bytes of a small file, or None if it is not there. Raises StoreError."""
+        if uri.startswith("file://"):
+            path = Path(uri.removeprefix("file://"))
+            return path.read_bytes() if path.is_file() else None
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+
+        async def whole() -> bytes | None:
+            answer = await self._called(uri, "get_object", Bucket=bucket, Key=key)
+            if answer is None:
+                return None
+            async with answer["Body"] as body:
+                return bytes(await body.read())
+
+        return sync(get_loop(), whole)  # type: ignore[no-any-return]
+
+    def remove(self, uri: str) -> None:
+        """Remove a file, if it is there. Raises StoreError."""
+        if uri.startswith("file://"):
+            Path(uri.removeprefix("file://")).unlink(missing_ok=True)
+            return
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        sync(get_loop(), self._called, uri, "delete_object", Bucket=bucket, Key=key)
+
+    def below(self, folder: str) -> list[str]:
+        """The URIs of all files in a folder, none if there is no such folder. `folder` ends in a slash."""
+        if folder.startswith("file://") and not Path(folder.removeprefix("file://")).is_dir():
+            return []
+        return [uri for uri, *_ in self._listed(folder)]
+
+    async def _called(self, uri: str, name: str, **arguments: Any) -> Any:
+        """The answer to one request about an object, tried again while that may help; None if it is not there."""
+
+        async def once() -> Any:
+            return await getattr(await self._client(), name)(**arguments)
+
+        try:
+            return await self._retried(once)
+        except Exception as error:
+            if code_of(error) in ("NoSuchKey", "404"):
+                return None
+            raise self._store_error(error, uri) from None
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -341,6 +400,33 @@ def matcher(pattern: str) -> Callable[[str], bool]:
         return pattern.__eq__
     expression = re.compile(glob_translate(pattern))
     return lambda uri: expression.match(uri) is not None
+
+
+def takes(patterns: Sequence[str], outside: str | None = None) -> Callable[[str], bool]:
+    """A test whether a URI belongs to a source: it matches a pattern and does not lie below `outside`."""
+    tests = [matcher(pattern) for pattern in patterns]
+    barrier = outside.rstrip("/") + "/" if outside else None
+    return lambda uri: not (barrier and uri.startswith(barrier)) and any(test(uri) for test in tests)
+
+
+def _inventory(found: Iterable[Listed]) -> pl.DataFrame:
+    """Listed objects in the form of `Inventory`; one that was listed twice counts once."""
+    columns: dict[str, list[Any]] = {name: [] for name in INVENTORY_SCHEMA}
+    seen: set[str] = set()
+    for uri, version, size, modified in found:
+        if uri in seen:
+            continue
+        seen.add(uri)
+        columns["uri"].append(uri)
+        columns["media_kind"].append(guess_media_kind(uri))
+        columns["object_version"].append(version)
+        columns["bytes"].append(size)
+        columns["modified"].append(modified)
+    return pl.DataFrame(columns, schema=INVENTORY_SCHEMA)
+
+
+def _version_of(etag: str, size: int) -> str:
+    return f"{etag.strip(chr(34))}-{size}"
 
 
 def guess_media_kind(uri: str) -> MediaKind:

@@ -12,18 +12,27 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from schemas.report import QuarantineExceeded, RunReport
 from schemas.selection import EVERYTHING, Selection
 from schemas.spec import EnrichmentSpec
-from tasks.discover import discover
+from tasks.discover import discover, open_catalog
 from tasks.fetch import fetch
 from tasks.infer import infer
-from tasks.plan import open_catalog, plan, shards_of
+from tasks.plan import plan, shards_of
 from tasks.publish import publishing
-from tasks.report import prune, report
+from tasks.report import close, prune, report
 from tasks.validate import validate
 
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
 
 
-@flow(name="enrich", task_runner=THREADS, persist_result=False)
+def run_name() -> str:
+    """What a run is about and when it began, e.g. `shapes, uploads 20261125T0214-9f2a, 2026-11-25 02:14:07`."""
+    given = flow_run.parameters
+    spec = EnrichmentSpec.model_validate(given["spec"])
+    selection = Selection.model_validate(given.get("selection") or {})
+    catalog = spec.catalog.rstrip("/").rpartition("/")[2]
+    return f"{catalog}, {selection.words}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+@flow(name="enrich", flow_run_name=run_name, task_runner=THREADS, persist_result=False)
 def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport:
     """Bring the catalog up to date with its source, or the selected part of it; return what was done, skipped and
     quarantined.
@@ -33,7 +42,7 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     started_at = datetime.now(UTC)
     run_id = flow_run.id or ""
     catalog = open_catalog(spec)
-    inventory = discover(spec)
+    inventory = discover(spec, selection)
     work = plan(inventory, spec, selection)
     with publishing(catalog, work, spec.policy) as publisher:
         # Each stage is given the future of the one before it, which Prefect waits for; `add` bounds them.
@@ -43,6 +52,7 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
             publisher.add(media, replies, validate.submit(shard, replies, run_id))
     pruned = prune(catalog, work, spec)
     done = report(run_id, started_at, publisher, work, pruned, spec)
+    close(catalog, selection)
     if not done.within_policy:
         raise QuarantineExceeded(done)
     return done

@@ -114,12 +114,8 @@ def prefect_api() -> Iterator[PrefectServer | None]:
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    if configured := get_current_settings().api.url:
-        if not is_healthy(configured):
-            raise SightflowError(
-                f"Prefect is configured with {configured}, and no server answers there; start it, or run "
-                "`prefect config unset PREFECT_API_URL` (or unset the variable) to let this run start one of its own"
-            )
+    if get_current_settings().api.url:
+        configured_api()
         yield None
         return
     with (
@@ -134,6 +130,26 @@ def prefect_api() -> Iterator[PrefectServer | None]:
             deliver()
             del os.environ["PREFECT_API_URL"]
             refresh_global_settings_context()
+
+
+def configured_api() -> str:
+    """The address of the UI of the Prefect server that this process talks to.
+
+    Raises SightflowError if none is configured or it does not answer.
+    """
+    from prefect.settings import get_current_settings
+
+    if not (configured := get_current_settings().api.url):
+        raise SightflowError(
+            "no Prefect server is configured; start one with `prefect server start`, and say where it is: "
+            "prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    if not is_healthy(configured):
+        raise SightflowError(
+            f"Prefect is configured with {configured}, and no server answers there; start it, or run "
+            "`prefect config unset PREFECT_API_URL` (or unset the variable) to let this run start one of its own"
+        )
+    return (get_current_settings().ui_url or configured).removesuffix("/api")
 
 
 def deliver() -> None:

@@ -36,6 +36,7 @@ _TRANSIENT = frozenset({Cause.CHANGED, Cause.FETCH, Cause.RATE_LIMITED, Cause.MO
 class Stage(StrEnum):
     """Where on its way an item failed."""
 
+    NOTIFY = "notify"  # a storage notification, before there is an object
     FETCH = "fetch"
     DECODE = "decode"
     INFER = "infer"

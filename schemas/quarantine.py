@@ -32,11 +32,14 @@ QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
 
 
 class QuarantineRow(pa.DataFrameModel):
-    """An item that failed. A permanent cause is not tried again until object, model or user change it."""
+    """An item that failed. A permanent cause is not tried again until object, model or user change it.
+
+    With the stage `notify` it is a message that is no notification: no object, no capability, its body as `raw_reply`.
+    """
 
     uri: str
     enrichment: str
-    capability: str = pa.Field(isin=[c.value for c in Capability])
+    capability: str = pa.Field(isin=[c.value for c in Capability], nullable=True)
     fingerprint: str
     object_version: str
     recipe: str

@@ -1,4 +1,4 @@
-"""discover: list what the source holds."""
+"""discover: list what the source holds, or look up what a manifest names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from blocks.object_store import ObjectStore
+from blocks.catalog import Catalog
+from blocks.manifests import Manifests
+from blocks.object_store import ObjectStore, takes
 from schemas.inventory import Inventory
+from schemas.selection import EVERYTHING, Selection
 from schemas.spec import EnrichmentSpec, StoreSettings
 
 
@@ -20,10 +23,19 @@ def open_store(settings: StoreSettings) -> ObjectStore:
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
-def discover(spec: EnrichmentSpec) -> pl.DataFrame:
+def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> pl.DataFrame:
     """Return the inventory: every object that matches the source, without the catalog's own files.
 
-    Raises StoreError if a bucket or folder cannot be listed.
+    With a manifest, what is left of the objects it lists, as they are now; nothing, if it has been closed.
+    Raises StoreError if a bucket, folder or manifest cannot be read.
     """
-    inventory = open_store(spec.store).inventory(spec.source, outside=spec.catalog)
-    return Inventory.validate(inventory)
+    store = open_store(spec.store)
+    if selection.manifest is None:
+        return Inventory.validate(store.inventory(spec.source, outside=spec.catalog))
+    listed = Manifests(open_catalog(spec)).read(selection.manifest) or []
+    return Inventory.validate(store.look_up(list(filter(takes(spec.source, spec.catalog), listed))))
+
+
+def open_catalog(spec: EnrichmentSpec) -> Catalog:
+    """The catalog that a spec names, reached as its store is."""
+    return Catalog(uri=spec.catalog, store=open_store(spec.store))

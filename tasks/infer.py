@@ -22,6 +22,7 @@ from schemas.spec import EnrichmentSpec, Limits
 from schemas.vision import Answer, Replies, VisionReply, VisionRequest
 from tasks.batch import Asked, image_batches, video_batches
 from tasks.fetch import Fetched
+from tasks.stop import ShardGivenBack, is_asked_to_stop
 from tasks.validate import failures_of
 from tasks.windows import join
 
@@ -48,7 +49,10 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
 
     An item's failure is an answer; raises ModelError only for what concerns every item. Not retried as a whole:
     what can pass by itself (a busy provider, a full device) is retried inside the model, item by item.
+    Raises ShardGivenBack, with nothing asked, if the run has been asked to stop.
     """
+    if is_asked_to_stop():
+        raise ShardGivenBack(f"shard {shard.index} was not begun: the run has been asked to stop")
     serving = loaded(shard.system, spec.models.get(shard.system))
     seconds = {"fetch": fetched.seconds, "decode": 0.0, "infer": 0.0}
     gathering = _Gathering(shard, fetched)

@@ -17,7 +17,7 @@ from schemas.failure import Cause
 from schemas.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, Work
 from schemas.selection import EVERYTHING, Selection
 from schemas.spec import EnrichmentSpec, Policy
-from tasks.discover import open_store
+from tasks.discover import open_catalog
 from tasks.route import asks_of
 
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
@@ -29,11 +29,7 @@ _WORK_COLUMNS = {
     "system": pl.String(),
     "enrichment": pl.String(),
 }
-
-
-def open_catalog(spec: EnrichmentSpec) -> Catalog:
-    """The catalog that a spec names, reached as its store is."""
-    return Catalog(uri=spec.catalog, store=open_store(spec.store))
+_NOTHING_GONE = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
@@ -46,7 +42,8 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
     asks = _of_what_there_is(asks_of(spec), inventory)
     names = [enrichment.name for enrichment in spec.enrichments]
     columns = ("uri", "enrichment", "object_version", "recipe")
-    asked = pl.col("enrichment").is_in(names)
+    partial = selection.manifest is not None
+    asked = pl.col("enrichment").is_in(names) & (_within(inventory) if partial else True)
     known = catalog.read(catalog.scan("enrichments").filter(asked).select(columns))
     cases = catalog.read(catalog.scan("quarantine").filter(asked).select(*columns, "cause", "system"))
     failed = cases.filter(pl.col("cause").is_in(_PERMANENT)).select(columns)
@@ -80,13 +77,20 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
     kinds = {str(ask.media_kind) for ask, _ in asks}
     return Work(
         frame=frame,
-        orphans=_gone(catalog, "enrichments", inventory, spec),
-        closed=_gone(catalog, "quarantine", inventory, spec).select("uri"),
+        orphans=_NOTHING_GONE if partial else _gone(catalog, "enrichments", inventory, spec),
+        closed=(_NOTHING_GONE if partial else _gone(catalog, "quarantine", inventory, spec)).select("uri"),
         asks=tuple(ask for ask, _ in asks),
         plans=tuple(plans),
         objects=inventory.height,
         not_asked=inventory.filter(~pl.col("media_kind").is_in(list(kinds))).height,
     )
+
+
+def _within(inventory: pl.DataFrame) -> pl.Expr:
+    """Between the first and the last of these URIs: by that the catalog's files are told apart without being read."""
+    if inventory.is_empty():
+        return pl.lit(False)
+    return pl.col("uri").is_between(pl.lit(inventory["uri"].min()), pl.lit(inventory["uri"].max()))
 
 
 def selected(inventory: pl.DataFrame, selection: Selection) -> pl.DataFrame:

@@ -20,6 +20,7 @@ from blocks.catalog import Catalog
 from schemas.failure import Cause, SightflowError
 from schemas.plan import Work
 from schemas.spec import Policy
+from tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
 from tasks.validate import Validated
 
 _MOST_LOST_SHARDS = 3
@@ -69,6 +70,7 @@ class Publisher:
         self.causes: Counter[Cause] = Counter()
         self.seconds: dict[str, float] = defaultdict(float)
         self.errors: list[BaseException] = []
+        self.given_back = False
         self._listener = LISTENER.get()
         self._cases = catalog.read(catalog.scan("quarantine").select("uri", "enrichment"))
         self._ready: list[Validated] = []
@@ -86,9 +88,12 @@ class Publisher:
         Raises what stopped the run, if anything has.
         """
         self._slots.acquire()
-        if self._stopped.is_set():
+        if self.errors and self._stopped.is_set():
             raise self.errors[0]
         self._in_flight.put(stages)
+        if is_asked_to_stop():
+            self.given_back = True  # what comes after this shard
+            raise RunStopped
 
     def drain(self) -> None:
         """Take no more; wait for what is in flight and commit it."""
@@ -124,6 +129,8 @@ class Publisher:
                 if stage.state.is_failed() or stage.state.is_crashed():
                     stage.result()  # raises the cause, where the last stage would only name the stage before it
             self._ready.append(last.result())
+        except ShardGivenBack:
+            self.given_back = True
         except Exception as error:
             self.errors.append(error)
             if isinstance(error, SightflowError) or len(self.errors) >= _MOST_LOST_SHARDS:
@@ -159,7 +166,8 @@ class Publisher:
 def publishing(catalog: Catalog, work: Work, policy: Policy) -> Iterator[Publisher]:
     """Publish within this block; on leaving it, whatever the reason, what is in flight is finished and committed.
 
-    Raises the first error that a shard or a commit met, after everything else has been published.
+    Raises the first error that a shard or a commit met, after everything else has been published, and RunStopped if
+    the run was asked to stop before it had done everything.
     """
     publisher = Publisher(catalog, policy)
     if listener := LISTENER.get():
@@ -170,3 +178,5 @@ def publishing(catalog: Catalog, work: Work, policy: Policy) -> Iterator[Publish
         publisher.drain()
     if publisher.errors:
         raise publisher.errors[0]
+    if publisher.given_back:
+        raise RunStopped

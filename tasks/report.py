@@ -10,9 +10,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from blocks.catalog import Catalog
+from blocks.manifests import Manifests
 from schemas.failure import StoreError
 from schemas.plan import Status, Work
 from schemas.report import RUNS_SCHEMA, RunReport
+from schemas.selection import Selection
 from schemas.spec import EnrichmentSpec
 from tasks.publish import Publisher
 
@@ -63,6 +65,13 @@ def report(
     if done.commits:
         catalog.record_run(pl.DataFrame([_row(done)], schema=RUNS_SCHEMA))
     return done
+
+
+@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+def close(catalog: Catalog, selection: Selection) -> None:
+    """Take away the manifest that a run was started with: what it lists has been seen to."""
+    if selection.manifest is not None:
+        Manifests(catalog).close(selection.manifest)
 
 
 def _row(done: RunReport) -> dict[str, object]:

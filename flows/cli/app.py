@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.cli import catalog, demo, doctor, models, plan, replay, run, serve
+from flows.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
 from flows.cli.screen import Commands
 
 app = typer.Typer(
@@ -27,6 +27,9 @@ app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.command("serve")(serve.serve)
+app.command("deploy")(deploy.deploy)
+app.command("worker")(worker.worker)
+app.command("bridge")(bridge.bridge)
 app.command("replay")(replay.replay)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(catalog.quarantine_app, name="quarantine")

@@ -30,7 +30,7 @@ def open_catalog(uri: str, endpoint: str | None) -> Any:
     from schemas.spec import read_spec
 
     if uri.endswith((".yaml", ".yml")):
-        from tasks.plan import open_catalog as of_spec
+        from tasks.discover import open_catalog as of_spec
 
         found = of_spec(read_spec(uri))
     else:

@@ -88,8 +88,7 @@ def _models() -> Iterator[Finding]:
 def _of_spec(path: Path) -> Iterator[Finding]:
     from schemas.failure import SightflowError
     from schemas.spec import read_spec
-    from tasks.discover import open_store
-    from tasks.plan import open_catalog
+    from tasks.discover import open_catalog, open_store
     from tasks.route import asks_of
 
     spec = read_spec(path)

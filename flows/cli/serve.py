@@ -1,61 +1,75 @@
-"""sightflow serve: run a spec by schedule, in one process on one machine."""
+"""sightflow serve: a spec by schedule and on uploads, all in one process on one machine."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Annotated, Any, Literal
+import threading
 
-import typer
-
+from flows.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, say, source_of
+from flows.cli.deploy import Cron, Interval, Name, Overlap
 from flows.cli.plan import SpecFile
 from flows.cli.screen import console, safe
+from flows.cli.worker import Limit, Metrics, Poll
 from schemas.failure import SpecError
 
 
 def serve(
     spec: SpecFile,
-    cron: Annotated[str | None, typer.Option(help='When, e.g. "0 2 * * *": every night at two.')] = None,
-    interval: Annotated[float | None, typer.Option(min=1, help="Seconds from one start to the next.")] = None,
-    overlap: Annotated[
-        Literal["wait", "skip"], typer.Option(help="What a run does that comes due while one is still going on.")
-    ] = "wait",
+    cron: Cron = None,
+    interval: Interval = None,
+    queue: Queue = None,
+    webhook: Hook = None,
+    overlap: Overlap = "wait",
+    name: Name = None,
+    poll: Poll = 5.0,
+    limit: Limit = 4,
+    batch_seconds: BatchSeconds = 5.0,
+    batch_objects: BatchObjects = 1000,
+    metrics: Metrics = None,
 ) -> None:
-    """Run a spec by schedule until this is stopped; a run under way is then finished by the next start's plan.
+    """Run a spec by schedule, on uploads, or both, until this is stopped.
 
     It uses the Prefect server that is configured, or starts one on this machine, whose runs are forgotten with it; the
-    catalog forgets nothing.
+    catalog forgets nothing. Ctrl-C or SIGTERM: the shards in flight are finished.
     """
-    if (cron is None) == (interval is None):
-        raise SpecError("give either --cron or --interval")
-    from infra.prefect_server import prefect_api
+    uploads = queue is not None or webhook is not None
+    if cron is None and interval is None and not uploads:
+        raise SpecError("say when: --cron, --interval, --queue or --webhook")
+    from infra.metrics import serve_metrics
+    from infra.prefect_server import configured_api, prefect_api
     from schemas.spec import read_spec
     from tasks.route import asks_of
 
     read = read_spec(spec)
     asks_of(read)  # what cannot be served is said before a server is started
-    when: dict[str, Any] = {"cron": cron} if cron else {"interval": timedelta(seconds=interval or 0)}
+    source = source_of(queue, webhook) if uploads else None
+    serve_metrics(metrics)
     with prefect_api() as server:
-        if server is not None:
-            with console.status("starting Prefect on this machine"):
+        with console.status("starting Prefect on this machine"):
+            if server is not None:
                 server.wait()
-        import prefect
-        from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-        from prefect.settings import get_current_settings
+            from infra.deployments import check, deploy
+            from infra.storage_events import Bridge, Window
+            from infra.worker import work_until_told
 
-        from flows.enrich import enrich
-
-        strategy = ConcurrencyLimitStrategy.ENQUEUE if overlap == "wait" else ConcurrencyLimitStrategy.CANCEL_NEW
-        try:
-            deployment: Any = enrich.to_deployment(
-                name=spec.stem,
-                parameters={"spec": read.model_dump(mode="json")},
-                concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=strategy),
-                tags=["sightflow"],
-                **when,
-            )
-        except ValueError as error:
-            raise SpecError(f"the schedule is not understood: {error}") from None
-        address = (get_current_settings().api.url or "").removesuffix("/api")
-        console.print(f"serving [bold]{safe(spec)}[/bold]; runs are shown at {safe(address)}", soft_wrap=True)
+            check(cron, interval)
+            called = name or spec.stem
+            # A pool of its own: what it serves goes with it, and no other worker waits for it.
+            pool = f"sightflow-serve-{called}"
+            made = deploy(called, read, cron, interval, uploads, overlap, pool)
+        runs = ", ".join(each.starts for each in made)
+        console.print(f"serving [bold]{safe(spec)}[/bold] {safe(runs)}; see {safe(configured_api())}", soft_wrap=True)
         console.print("stop with Ctrl-C; what was committed stays, and the next run goes on from there")
-        prefect.serve(deployment, print_starting_message=False)
+        stop = threading.Event()
+        threads = []
+        if source is not None:
+            window = Window(batch_objects, batch_seconds)
+            threads.append(threading.Thread(target=Bridge(read, source, window, say).run, args=(stop,), daemon=True))
+            threads[0].start()
+        work_until_told(pool, poll, limit)
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=5)
+        if server is None:
+            from infra.deployments import pause
+
+            pause(made)

@@ -147,7 +147,7 @@ def evaluate(count: int, model: Path = MODEL_FOLDER) -> dict[str, float]:
     """Run the program over the first `count` held-out scenes and score what it published."""
     from flows.enrich import enrich
     from schemas.spec import read_spec
-    from tasks.plan import open_catalog
+    from tasks.discover import open_catalog
 
     os.environ.update(KEYS)
     with tempfile.TemporaryDirectory() as scratch, s3_on_loopback() as endpoint:
