@@ -18,6 +18,7 @@ from tasks.infer import infer
 from tasks.plan import plan, shards_of
 from tasks.publish import publishing
 from tasks.report import close, prune, report
+from tasks.show import show
 from tasks.validate import validate
 
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
@@ -53,6 +54,7 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     pruned = prune(catalog, work, spec)
     done = report(run_id, started_at, publisher, work, pruned, spec)
     close(catalog, selection)
+    show(done, spec)
     if not done.within_policy:
         raise QuarantineExceeded(done)
     return done

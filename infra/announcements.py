@@ -1,7 +1,8 @@
 """Announcing: a manifest that waits in the store is told to Prefect, whose automation starts a run for it.
 
-Told again while it waits, since an event, a run or a server may be lost after it was told; at most a few times, since
-what takes a run down each time must not do so for ever. The next reconcile finds what then is left.
+Told again while it waits, since an event, a run or a server may be lost after it was told; each time after twice as
+long, and at most a few times, since what takes a run down each time must not do so for ever. The next reconcile finds
+what then is left.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class _Told:
 
 
 class Announcer(threading.Thread):
-    """Announces the manifests of one catalog: what is given to `tell` at once, what still waits every `again_seconds`.
+    """Announces the manifests of one catalog: what is given to `tell` at once, what still waits after `again_seconds`.
 
     `say` is told in words what happens.
     """
@@ -91,8 +92,8 @@ class Announcer(threading.Thread):
     def _note(self, manifest: str) -> None:
         with self._lock:
             told = self._told[manifest]
+            told.next_at = time.monotonic() + self._again * 2**told.times
             told.times += 1
-            told.next_at = time.monotonic() + self._again
         again = f", for the {told.times}. time, for no run has finished it" if told.times > 1 else ""
         self._say(f"announced {manifest.rpartition('/')[2]}{again}")
         if told.times == MOST_TIMES:

@@ -15,7 +15,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events import DeploymentEventTrigger
+from prefect.events import DeploymentEventTrigger, EventTrigger, Posture, ResourceSpecification
+from prefect.events.actions import SendNotification
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 
@@ -69,14 +71,17 @@ def deploy(
     on_upload: bool = False,
     overlap: Overlap = "wait",
     pool: str = POOL,
+    notify: str | None = None,
 ) -> list[Deployed]:
     """Make or renew the deployments of a spec, with their pool, schedule, limit and automation.
 
     `NAME` brings the whole catalog up to date, by schedule or when somebody starts it, one run at a time.
     `NAME-uploads` (`on_upload`) runs once for each batch of uploads that the bridge announces; without it, one that was
     there goes.
-    Raises SightflowError if the server refuses.
+    `notify`: a saved notification block, `TYPE/NAME`, e.g. `slack-webhook/ops`, which is told of every run that failed.
+    Raises SightflowError if the server refuses, SpecError if there is no such block.
     """
+    block = _block(notify) if notify else None
     make_pool(pool)
     strategy = ConcurrencyLimitStrategy.ENQUEUE if overlap == "wait" else ConcurrencyLimitStrategy.CANCEL_NEW
     parameters = {"spec": spec.model_dump(mode="json")}
@@ -91,6 +96,8 @@ def deploy(
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=strategy),
     )
     starts = f"cron {cron}" if cron else f"every {interval:g} s" if interval else "when started by hand"
+    if block:
+        _tell_of_failures(name, whole, block)
     made = [Deployed(f"{enrich.name}/{name}", starts, whole)]
     uploads = f"{name}-uploads"
     if not on_upload:
@@ -103,6 +110,8 @@ def deploy(
         parameters={"selection": {"manifest": "{{ event.resource['manifest'] }}"}},
     )
     triggered = _apply(uploads, parameters, pool, triggers=[trigger])
+    if block:
+        _tell_of_failures(uploads, triggered, block)
     return [*made, Deployed(f"{enrich.name}/{uploads}", "on uploads", triggered)]
 
 
@@ -138,6 +147,43 @@ def _apply(name: str, parameters: Mapping[str, Any], pool: str, **settings: Any)
         return str(deployment.apply())
     except Exception as error:
         raise SightflowError(f"Prefect does not take the deployment {name!r}: {error}") from error
+
+
+def _block(name: str) -> UUID:
+    """The id of a saved notification block."""
+    kind, _, saved = name.partition("/")
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_block_document_by_name(saved, kind).id
+        except ObjectNotFound:
+            raise SpecError(
+                f"there is no saved block {name!r}; it is written TYPE/NAME, e.g. slack-webhook/ops; "
+                "see: prefect block ls"
+            ) from None
+
+
+def _tell_of_failures(name: str, deployment: str, block: UUID) -> None:
+    """Add an automation that belongs to the deployment, and so is renewed and removed with it."""
+    owner = f"prefect.deployment.{deployment}"
+    automation = AutomationCore(
+        name=f"{name}: tell of failures",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+            match_related=ResourceSpecification({"prefect.resource.id": owner}),
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[
+            SendNotification(
+                block_document_id=block,
+                subject="Sightflow: {{ flow_run.name }}: {{ flow_run.state.name }}",
+                body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+            )
+        ],
+        owner_resource=owner,
+    )
+    with get_client(sync_client=True) as client:
+        client.create_automation(automation)
 
 
 def _remove(name: str) -> None:

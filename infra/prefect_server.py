@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,17 @@ from types import TracebackType
 from schemas.failure import SightflowError
 
 _START_SECONDS = 180.0
+
+
+class PrefectAway(SightflowError):
+    """The configured Prefect server does not answer."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"Prefect is configured with {address}, and no server answers there; start it, or run "
+            "`prefect config unset PREFECT_API_URL` (or unset the variable) to let this run start one of its own"
+        )
+        self.address = address
 
 
 class PrefectServer:
@@ -95,6 +106,13 @@ class PrefectServer:
             self._process.wait()
         self._process = None
 
+    def kill(self) -> None:
+        """End the process at once, as a machine that fails does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
     def __enter__(self) -> PrefectServer:
         self.start()
         return self
@@ -135,7 +153,7 @@ def prefect_api() -> Iterator[PrefectServer | None]:
 def configured_api() -> str:
     """The address of the UI of the Prefect server that this process talks to.
 
-    Raises SightflowError if none is configured or it does not answer.
+    Raises SightflowError if none is configured, PrefectAway if it does not answer.
     """
     from prefect.settings import get_current_settings
 
@@ -145,11 +163,21 @@ def configured_api() -> str:
             "prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     if not is_healthy(configured):
-        raise SightflowError(
-            f"Prefect is configured with {configured}, and no server answers there; start it, or run "
-            "`prefect config unset PREFECT_API_URL` (or unset the variable) to let this run start one of its own"
-        )
+        raise PrefectAway(configured)
     return (get_current_settings().ui_url or configured).removesuffix("/api")
+
+
+def await_api(say: Callable[[str], None]) -> str:
+    """As `configured_api`, for what is started along with the server: one that does not answer yet is waited for."""
+    told = False
+    while True:
+        try:
+            return configured_api()
+        except PrefectAway as error:
+            if not told:
+                say(f"{error.address} does not answer; waiting for it")
+            told = True
+            time.sleep(1)
 
 
 def deliver() -> None:

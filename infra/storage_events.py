@@ -59,7 +59,7 @@ class Bridge:
         source: MessageSource,
         window: Window,
         say: Callable[[str], None],
-        again_seconds: float = 600.0,
+        again_seconds: float = 120.0,
     ) -> None:
         self._source, self._window, self._say = source, window, say
         self._catalog = open_catalog(spec)

@@ -27,7 +27,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStat
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_flow_run
-from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
@@ -42,6 +42,7 @@ MOST_ATTEMPTS = 3
 _WORKER_LABEL = "prefect.worker.name"
 _UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 _AWAY_SECONDS = 1.0
+_REQUEST_SECONDS = 15.0
 _NAMELESS = timedelta(seconds=60)
 
 
@@ -207,7 +208,9 @@ def _is_away(error: httpx.HTTPError) -> bool:
 
 def work_until_told(pool: str, poll_seconds: float, limit: int) -> None:
     """Work until this process is asked to stop (SIGTERM, SIGINT); then give back what is not finished, and return."""
-    with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: poll_seconds}):
+    # A server that has just come back lets some requests hang; unanswered, they are sent again.
+    settings = {PREFECT_WORKER_QUERY_SECONDS: poll_seconds, PREFECT_API_REQUEST_TIMEOUT: _REQUEST_SECONDS}
+    with temporary_settings(settings):
         anyio.run(_work, pool, limit)
 
 

@@ -20,6 +20,8 @@ from blocks.catalog import Catalog
 from schemas.failure import Cause, SightflowError
 from schemas.plan import Work
 from schemas.spec import Policy
+from tasks.measure import measure, measure_publish
+from tasks.show import ProgressArtifact
 from tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
 from tasks.validate import Validated
 
@@ -71,7 +73,9 @@ class Publisher:
         self.seconds: dict[str, float] = defaultdict(float)
         self.errors: list[BaseException] = []
         self.given_back = False
-        self._listener = LISTENER.get()
+        self._listeners: list[Progress] = [ProgressArtifact(catalog.uri)]
+        if listener := LISTENER.get():
+            self._listeners.append(listener)
         self._cases = catalog.read(catalog.scan("quarantine").select("uri", "enrichment"))
         self._ready: list[Validated] = []
         self._in_flight: queue.Queue[tuple[Any, ...] | None] = queue.Queue()
@@ -94,6 +98,11 @@ class Publisher:
         if is_asked_to_stop():
             self.given_back = True  # what comes after this shard
             raise RunStopped
+
+    def planned(self, work: Work) -> None:
+        """Tell all who want to know what will be done."""
+        for listener in self._listeners:
+            listener.planned(work)
 
     def drain(self) -> None:
         """Take no more; wait for what is in flight and commit it."""
@@ -157,9 +166,12 @@ class Publisher:
         for shard in ready:
             for stage, seconds in shard.seconds.items():
                 self.seconds[stage] += seconds
-        self.seconds["publish"] += time.perf_counter() - began
-        if self._listener:
-            self._listener.advanced(rows.height, failed.height)
+        took = time.perf_counter() - began
+        self.seconds["publish"] += took
+        measure(self.catalog.uri, ready)
+        measure_publish(self.catalog.uri, took)
+        for listener in self._listeners:
+            listener.advanced(rows.height, failed.height)
 
 
 @contextmanager
@@ -170,8 +182,7 @@ def publishing(catalog: Catalog, work: Work, policy: Policy) -> Iterator[Publish
     the run was asked to stop before it had done everything.
     """
     publisher = Publisher(catalog, policy)
-    if listener := LISTENER.get():
-        listener.planned(work)
+    publisher.planned(work)
     try:
         yield publisher
     finally:

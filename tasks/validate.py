@@ -24,12 +24,13 @@ from schemas.vision import Answer, Replies
 
 
 class Validated:
-    """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`."""
+    """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`; what it took `system`."""
 
-    def __init__(self, rows: pl.DataFrame, failed: pl.DataFrame, seconds: dict[str, float]) -> None:
+    def __init__(self, rows: pl.DataFrame, failed: pl.DataFrame, seconds: dict[str, float], system: str) -> None:
         self.rows = rows
         self.failed = failed
         self.seconds = seconds
+        self.system = system
 
 
 @task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
@@ -45,7 +46,7 @@ def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
     if rows.height + failed.height != shard.size:
         raise RuntimeError(f"shard {shard.index}: {shard.size} were asked and {rows.height + failed.height} came out")
     seconds = {**replies.seconds, "validate": time.perf_counter() - began}
-    return Validated(rows, QuarantineRow.validate(failed), seconds)
+    return Validated(rows, QuarantineRow.validate(failed), seconds, shard.system)
 
 
 def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:

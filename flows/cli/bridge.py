@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.plan import SpecFile
-from flows.cli.screen import console, safe
+from flows.cli.screen import console, safe, say
 from flows.cli.worker import Metrics
 from schemas.failure import SpecError
 from schemas.spec import read_spec
@@ -23,6 +22,8 @@ Hook = Annotated[str | None, typer.Option(metavar="[HOST:]PORT", help="Listen fo
 BatchSeconds = Annotated[float, typer.Option(min=0.1, help="A run is started so long after the first upload ...")]
 BatchObjects = Annotated[int, typer.Option(min=1, help="... or at so many objects.")]
 
+Again = Annotated[float, typer.Option(min=1, help="Seconds until a batch that no run has finished is announced again.")]
+
 
 def bridge(
     spec: SpecFile,
@@ -30,6 +31,7 @@ def bridge(
     webhook: Hook = None,
     batch_seconds: BatchSeconds = 5.0,
     batch_objects: BatchObjects = 1000,
+    again: Again = 120.0,
     metrics: Metrics = None,
 ) -> None:
     """Gather notifications of uploads into batches, each of which starts one run of what `deploy --on-upload` made.
@@ -39,16 +41,16 @@ def bridge(
     read = read_spec(spec)
     source = source_of(queue, webhook)
     from infra.metrics import serve_metrics
-    from infra.prefect_server import configured_api
+    from infra.prefect_server import await_api
     from infra.storage_events import Bridge, Window
 
-    configured_api()
+    await_api(say)
     serve_metrics(metrics)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     console.print(f"bridging uploads to {safe(read.catalog)}; stop with Ctrl-C", soft_wrap=True)
-    Bridge(read, source, Window(batch_objects, batch_seconds), say).run(stop)
+    Bridge(read, source, Window(batch_objects, batch_seconds), say, again).run(stop)
     console.print("stopped; what was received is durable or still in the queue")
 
 
@@ -65,8 +67,3 @@ def source_of(queue: str | None, webhook: str | None) -> MessageSource:
     hook = Webhook(*host_and_port(webhook or ""))
     say(f"MinIO's endpoint is {hook.address}")
     return hook
-
-
-def say(what: str) -> None:
-    """One line with its time."""
-    console.print(f"{datetime.now():%H:%M:%S} {safe(what)}", soft_wrap=True)

@@ -28,6 +28,9 @@ def deploy(
     overlap: Overlap = "wait",
     name: Name = None,
     pool: Pool = "sightflow",
+    notify: Annotated[
+        str | None, typer.Option(metavar="TYPE/NAME", help="A saved notification block to tell of failed runs.")
+    ] = None,
 ) -> None:
     """Make the deployments of a spec on the configured Prefect server: pool, schedule, limit and automation.
 
@@ -42,7 +45,7 @@ def deploy(
     configured_api()
     with console.status("writing to the Prefect server"):
         kind = make_pool(pool)
-        made = deploy(name or spec.stem, read, cron, interval, on_upload, overlap, pool)
+        made = deploy(name or spec.stem, read, cron, interval, on_upload, overlap, pool, notify)
     rows = [(each.name, each.starts) for each in made]
     console.print(table(f"deployed to the pool {pool} ({kind})", "deployment", "runs", rows=rows))
     following = f"sightflow worker --pool {pool}" if kind == "sightflow" else f"prefect worker start --pool {pool}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 import typer
@@ -75,6 +76,11 @@ def safe_lines(value: object) -> str:
 def printable(text: str) -> str:
     """Text with what is not printable in escaped form."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(what: str) -> None:
+    """One line of a long-running command, with its time."""
+    console.print(f"{datetime.now():%H:%M:%S} {safe(what)}", soft_wrap=True)
 
 
 def is_terminal() -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from flows.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, say, source_of
+from flows.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, source_of
 from flows.cli.deploy import Cron, Interval, Name, Overlap
 from flows.cli.plan import SpecFile
-from flows.cli.screen import console, safe
+from flows.cli.screen import console, safe, say
 from flows.cli.worker import Limit, Metrics, Poll
 from schemas.failure import SpecError
 

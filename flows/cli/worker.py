@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.deploy import Pool
-from flows.cli.screen import console, safe
+from flows.cli.screen import console, safe, say
 
 Poll = Annotated[float, typer.Option(min=0.2, help="Seconds between looks for runs that are due.")]
 Limit = Annotated[int, typer.Option(min=1, help="Most runs at once; they share the models.")]
@@ -21,9 +21,9 @@ def worker(pool: Pool = "sightflow", poll: Poll = 10.0, limit: Limit = 4, metric
     worker has left are given back too, within half a minute.
     """
     from infra.metrics import serve_metrics
-    from infra.prefect_server import configured_api
+    from infra.prefect_server import await_api
 
-    address = configured_api()
+    address = await_api(say)
     serve_metrics(metrics)
     with console.status("loading libraries"):
         from infra.worker import work_until_told

@@ -1,4 +1,4 @@
-"""Sightflow as a service, in processes of its own: a Prefect server, a bucket that notifies a queue, bridge and worker."""
+"""Sightflow as a service, in processes of its own: Prefect server, bridge and worker, and a bucket that notifies."""
 
 import json
 import os

@@ -1,0 +1,171 @@
+"""show: what a run leaves in Prefect for people to look at: artifacts, and the lineage from source to catalog.
+
+Nothing that is shown may cost a run: what Prefect does not take is logged and left out.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import httpx
+from prefect import task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.assets import Asset, AssetProperties, materialize
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from schemas.plan import Status, Work
+from schemas.report import RunReport
+from schemas.spec import EnrichmentSpec
+
+P = ParamSpec("P")
+
+_NOT_IN_A_KEY = re.compile(r"[^a-z0-9]+")
+_NOT_IN_AN_ASSET = re.compile(r"[\x00-\x20#?&%\"'<>\[\]{}|\\^`]")
+_LONGEST_ASSET = 512
+_GLOB = re.compile(r"[*?\[]")
+
+
+def key_of(catalog: str, what: str) -> str:
+    """The key of a catalog's artifact, e.g. `sightflow-shop-catalog-report` for `s3://shop/catalog`."""
+    place = _NOT_IN_A_KEY.sub("-", catalog.partition("://")[2].lower()).strip("-")
+    return f"sightflow-{place}-{what}"
+
+
+def _harmless(show: Callable[P, None]) -> Callable[P, None]:
+    """Outside a flow run there is nobody to show it to; within one, a server that does not take it costs nothing."""
+
+    @wraps(show)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> None:
+        if FlowRunContext.get() is None:
+            return
+        try:
+            # Not again and again for a minute, as for what matters.
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+                show(*args, **kwargs)
+        except (httpx.HTTPError, PrefectException) as error:
+            get_run_logger().warning("not shown in Prefect: %s", type(error).__name__)
+
+    return shown
+
+
+class ProgressArtifact:
+    """The bar in Prefect's UI, moved at each commit."""
+
+    def __init__(self, catalog: str) -> None:
+        self._key = key_of(catalog, "progress")
+        self._id: Any = None
+        self._total = self._done = 0
+
+    @_harmless
+    def planned(self, work: Work) -> None:
+        self._total = work.to_compute
+        if self._total:
+            what = f"{self._total:,} results to compute"
+            self._id = create_progress_artifact(progress=0.0, key=self._key, description=what)
+
+    @_harmless
+    def advanced(self, published: int, quarantined: int) -> None:
+        self._done += published + quarantined
+        if self._id is not None:
+            update_progress_artifact(self._id, min(100.0 * self._done / self._total, 100.0))
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def show(done: RunReport, spec: EnrichmentSpec) -> None:
+    """Leave the report, the causes of failures, a link to the version, and the lineage."""
+    _show_report(done)
+    if done.causes:
+        _show_causes(done)
+    if done.commits:
+        _show_version(done)
+        _show_lineage(done, spec)
+
+
+@_harmless
+def _show_report(done: RunReport) -> None:
+    create_markdown_artifact(markdown(done), key=key_of(done.catalog, "report"), description="What the run did")
+
+
+@_harmless
+def _show_causes(done: RunReport) -> None:
+    table = [{"cause": str(cause), "items": items} for cause, items in sorted(done.causes.items())]
+    create_table_artifact(table, key=key_of(done.catalog, "causes"), description="What was quarantined, by cause")
+
+
+@_harmless
+def _show_version(done: RunReport) -> None:
+    commit = f"{done.catalog}/enrichments/_delta_log/{done.catalog_version:020d}.json"
+    text = f"{done.catalog}, version {done.catalog_version}"
+    create_link_artifact(commit, link_text=text, key=key_of(done.catalog, "version"), description="The catalog")
+
+
+@_harmless
+def _show_lineage(done: RunReport, spec: EnrichmentSpec) -> None:
+    name = done.catalog.rpartition("/")[2]
+    catalog = Asset(key=asset_key(done.catalog), properties=AssetProperties(name=name, url=None))
+    places = {asset_key(_GLOB.split(pattern, maxsplit=1)[0]) for pattern in spec.source}
+    sources: list[str | Asset] = [*sorted(places)]
+
+    @materialize(catalog, asset_deps=sources, by="sightflow", cache_policy=NO_CACHE, persist_result=False)
+    def lineage() -> None:
+        catalog.add_metadata(
+            {"version": done.catalog_version, "published": done.published, "quarantined": done.quarantined}
+        )
+
+    lineage()
+
+
+def asset_key(uri: str) -> str:
+    """A URI as Prefect takes it for an asset: without the characters that it refuses, and at most 512 long."""
+    return _NOT_IN_AN_ASSET.sub("-", uri).rstrip("/")[:_LONGEST_ASSET]
+
+
+def markdown(done: RunReport) -> str:
+    """The report of a run as Markdown; what came from outside is escaped."""
+    seconds = (done.finished_at - done.started_at).total_seconds()
+    lines = [
+        f"# {_text(done.catalog)}",
+        "",
+        f"**{done.published:,} published**, {done.quarantined:,} quarantined, {done.unchanged:,} unchanged, "
+        f"{done.pruned:,} pruned in {seconds:,.1f} s; cost ${done.cost_usd:,.4g}; "
+        f"catalog version {done.catalog_version}.",
+        "",
+        "| enrichment | media | new | changed | stale | unchanged | in quarantine | computed | model |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --- |",
+    ]
+    counted = (Status.NEW, Status.CHANGED, Status.STALE, Status.UNCHANGED, Status.QUARANTINED)
+    for plan in done.plans:
+        counts = " | ".join(f"{plan.counts.get(status, 0):,}" for status in counted)
+        model = f"{plan.route.systems[0]} ({plan.route.candidates[0].model_id})"
+        lines.append(
+            f"| {_text(plan.enrichment)} | {plan.media_kind} | {counts} | {plan.to_compute:,} | {_text(model)} |"
+        )
+    lines += _table("cause", "items", sorted((str(cause), f"{count:,}") for cause, count in done.causes.items()))
+    lines += _table("stage", "seconds", [(stage, f"{spent:,.1f}") for stage, spent in done.seconds.items()])
+    return "\n".join(lines)
+
+
+def _table(left: str, right: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+    if not rows:
+        return []
+    return ["", f"| {left} | {right} |", "| --- | --: |", *(f"| {_text(a)} | {b} |" for a, b in rows)]
+
+
+def _text(value: str) -> str:
+    """Text that means nothing to Markdown or HTML."""
+    escaped = html.escape("".join(c if c.isprintable() else " " for c in value))
+    return re.sub(r"([\\`*_\[\]|!~#])", r"\\\1", escaped)
