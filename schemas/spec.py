@@ -142,6 +142,8 @@ def _check_catalog_folder(scheme: str, uri: str, folder: str) -> None:
         raise ValueError(f"{uri!r} holds a glob; a catalog is one folder")
     if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9_.=/\-]+", folder):
         raise ValueError(f"{uri!r}: the name of a catalog in S3 may hold letters, digits and _ . = - /")
+    if re.search(r"[\\\]^|\x00-\x1f]", folder):
+        raise ValueError(f"{uri!r}: the name of a catalog may not hold \\ ] ^ | or a control character")
     if re.search(r"%[0-9A-Fa-f]{2}", folder):
         raise ValueError(f"{uri!r}: the name of a catalog may not hold % and two hexadecimal digits")
 

@@ -1,13 +1,17 @@
 """What `sightflow deploy` leaves on a Prefect server, and what a run shows there."""
 
 import json
+import os
 import queue
+import subprocess
+import sys
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
 from flows.enrich import enrich
@@ -15,9 +19,9 @@ from infra.deployments import deploy
 from schemas.failure import SpecError
 from schemas.report import QuarantineExceeded
 from schemas.selection import Selection
-from schemas.spec import read_spec
+from schemas.spec import EnrichmentSpec, read_spec
 from tasks.show import asset_key
-from tests.e2e.service import service, until
+from tests.e2e.service import ROOT, service, until
 from tests.e2e.test_incremental import flat
 from tests.loopback.http_server import OnLoopback, QuietHandler
 
@@ -76,7 +80,7 @@ def test_a_notification_block_must_be_there(media: Path, write_spec: Any, stand_
 def test_a_run_shows_its_report_its_causes_its_progress_and_the_lineage(
     media: Path, write_spec: Any, stand_in: Any, prefect_server: Any
 ) -> None:
-    catalog = media.parent / "a |b <i>"
+    catalog = media.parent / "a ~b~ <i>"
     done = enrich(read_spec(write_spec(f"{media}/*", catalog=str(catalog))))
     artifacts = found(prefect_server, "artifacts", artifacts={"flow_run_id": {"any_": [done.run_id]}})
     # An artifact of a task run knows its flow run too.
@@ -85,7 +89,7 @@ def test_a_run_shows_its_report_its_causes_its_progress_and_the_lineage(
     assert json.loads(shown["causes"]["data"]) == [{"cause": "unreadable", "items": 1}]
     assert shown["progress"]["data"] == 100.0
     assert "**3 published**, 1 quarantined" in shown["report"]["data"]
-    assert r"a \|b &lt;i&gt;" in shown["report"]["data"]
+    assert r"a \~b\~ &lt;i&gt;" in shown["report"]["data"]
     assert f"{done.catalog}/enrichments/_delta_log/" in shown["version"]["data"]
 
     def lineage() -> dict[str, Any] | None:
@@ -154,3 +158,37 @@ def test_a_failed_run_is_told_to_who_wants_to_know(
         notice = pager.told.get(timeout=60)
         assert notice["title"].startswith("Sightflow: catalog, everything") and notice["title"].endswith("Failed")
         assert "1 of 4 items failed, more than policy.max_quarantine_ratio" in notice["text"]
+
+
+def test_prefect_s_own_deploy_makes_the_same_of_prefect_yaml(
+    tmp_path: Path, write_spec: Any, stand_in: Any, prefect_server: Any
+) -> None:
+    parameters = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]["parameters"]
+    spec = EnrichmentSpec.model_validate(parameters["spec"])
+    deploy("media", spec, cron="0 2 * * *", on_upload=True)
+    ours = [(comparable(each), trigger_of(prefect_server, each)) for each in deployed(prefect_server, "media")]
+    command = [Path(sys.executable).parent / "prefect", "--no-prompt", "deploy", "--all"]
+    environment = {**os.environ, "PREFECT_API_URL": prefect_server.api_url}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    theirs = [(comparable(each), trigger_of(prefect_server, each)) for each in deployed(prefect_server, "media")]
+    assert len(ours) == 2 and theirs == ours
+
+
+def deployed(server: Any, name: str) -> list[dict[str, Any]]:
+    return sorted(named(server, name), key=lambda each: str(each["name"]))
+
+
+def comparable(deployment: dict[str, Any]) -> dict[str, Any]:
+    """What of a deployment decides when, where and what it runs."""
+    spec = EnrichmentSpec.model_validate(deployment["parameters"]["spec"])
+    crons = [(each["schedule"]["cron"], each["active"]) for each in deployment["schedules"]]
+    limit = (deployment["global_concurrency_limit"] or {}).get("limit")
+    options = (deployment["concurrency_options"] or {}).get("collision_strategy")
+    alike = ("name", "entrypoint", "work_pool_name", "tags")
+    return {key: deployment[key] for key in alike} | {"spec": spec, "crons": crons, "limit": limit, "options": options}
+
+
+def trigger_of(server: Any, deployment: dict[str, Any]) -> Any:
+    mine = [each for each in found(server, "automations") if deployment["id"] in json.dumps(each["actions"])]
+    return [(each["trigger"]["expect"], each["trigger"]["match"], each["actions"][0]["parameters"]) for each in mine]

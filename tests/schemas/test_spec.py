@@ -50,6 +50,7 @@ def test_local_paths_are_taken_from_the_spec_s_own_folder(tmp_path: Path) -> Non
         ({"s3://photos/**/*.jpg": "s3://"}, 1, ["bucket"]),
         ({"s3://photos-catalog/main": "s3://photos-catalog"}, 2, ["whole bucket", "folder"]),
         ({"s3://photos-catalog/main": "s3://photos-catalog/*/x"}, 2, ["glob"]),
+        ({"s3://photos-catalog/main": "a|b"}, 2, ["may not hold"]),
         ({"image captioning": "smell"}, 4, ["smell", "image_captioning", "segmentation"]),
         ({"image captioning": "vqa"}, 4, ["needs question"]),
         ({"image captioning": "visual grounding"}, 4, ["needs phrases"]),
