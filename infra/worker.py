@@ -18,6 +18,7 @@ import httpx
 from anyio.abc import TaskStatus
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkPoolFilter,
@@ -112,17 +113,6 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
             STOP.reset(token)
         return None
 
-    async def kill_infrastructure(
-        self, infrastructure_pid: str, configuration: BaseJobConfiguration, grace_seconds: int = 30
-    ) -> None:
-        """Nothing: a run that has not begun has nothing here, and one that has is asked to stop."""
-
-    async def _cancel_run(self, flow_run_id: UUID) -> None:
-        if (stop := self._stops.get(flow_run_id)) is None:
-            await super()._cancel_run(flow_run_id)
-            return
-        stop.set()
-
     # --- the server, which may be away ----------------------------------------------------------
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -130,12 +120,21 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
         if self._leaving:
             return []
         try:
+            await self._stop_cancelled_runs()
             return await super().get_and_submit_flow_runs()
         except httpx.HTTPError as error:
             if not _is_away(error):
                 raise
             self._logger.warning("the Prefect server does not answer; it is asked again")
             return []
+
+    async def _stop_cancelled_runs(self) -> None:
+        """Ask those runs here to stop that somebody is cancelling."""
+        if self._stops:
+            mine = FlowRunFilter(id=FlowRunFilterId(any_=list(self._stops)), state=_in(StateType.CANCELLING))
+            for run in await self.client.read_flow_runs(flow_run_filter=mine):
+                if stop := self._stops.get(run.id):
+                    stop.set()
 
     async def sync_with_backend(self) -> None:
         """As every worker does; then give back what dead workers of this pool have left."""
@@ -151,7 +150,7 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
         """Schedule anew the unfinished runs whose worker is gone; seen twice, for a server that was away itself."""
         unfinished = await self.client.read_flow_runs(
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED))),
+            flow_run_filter=FlowRunFilter(state=_in(*_UNFINISHED)),
         )
         workers = await self.client.read_workers_for_work_pool(self._work_pool_name)
         there = {worker.name for worker in workers if worker.status is WorkerStatus.ONLINE}
@@ -194,6 +193,10 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
             await anyio.sleep(_AWAY_SECONDS)
 
 
+def _in(*states: StateType) -> FlowRunFilterState:
+    return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
+
+
 def _worker_of(run: FlowRun) -> str | None:
     name = (run.labels or {}).get(_WORKER_LABEL)
     return None if name is None else str(name)
@@ -206,16 +209,15 @@ def _is_away(error: httpx.HTTPError) -> bool:
     return isinstance(error, httpx.TransportError)
 
 
-def work_until_told(pool: str, poll_seconds: float, limit: int) -> None:
+def work_until_told(pool: str, poll_seconds: float, limit: int, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
     """Work until this process is asked to stop (SIGTERM, SIGINT); then give back what is not finished, and return."""
     # A server that has just come back lets some requests hang; unanswered, they are sent again.
     settings = {PREFECT_WORKER_QUERY_SECONDS: poll_seconds, PREFECT_API_REQUEST_TIMEOUT: _REQUEST_SECONDS}
     with temporary_settings(settings):
-        anyio.run(_work, pool, limit)
+        anyio.run(_work, ModelWorker(pool, limit=limit, heartbeat_interval_seconds=heartbeat_seconds))
 
 
-async def _work(pool: str, limit: int) -> None:
-    worker = ModelWorker(pool, limit=limit)
+async def _work(worker: ModelWorker) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
 

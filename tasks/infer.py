@@ -51,17 +51,18 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
     what can pass by itself (a busy provider, a full device) is retried inside the model, item by item.
     Raises ShardGivenBack, with nothing asked, if the run has been asked to stop.
     """
-    if is_asked_to_stop():
-        raise ShardGivenBack(f"shard {shard.index} was not begun: the run has been asked to stop")
     serving = loaded(shard.system, spec.models.get(shard.system))
     seconds = {"fetch": fetched.seconds, "decode": 0.0, "infer": 0.0}
     gathering = _Gathering(shard, fetched)
-    down = False
+    down = begun = False
     for batch in _batches(shard, fetched, spec.policy.limits, serving.model, seconds):
         unread = [(asked, _unasked(asked, serving)) for asked in batch if asked.request is None]
         put = [asked for asked in batch if asked.request is not None]
         requests = [asked.request for asked in put if asked.request]
         with serving.turn:
+            if is_asked_to_stop() and not begun:
+                raise ShardGivenBack(f"shard {shard.index} was not begun: the run has been asked to stop")
+            begun = True
             began = time.perf_counter()
             replies = _answered(serving, requests, [len(asked.ask.systems) > 1 and down for asked in put])
             seconds["infer"] += time.perf_counter() - began

@@ -1,6 +1,5 @@
 """Sightflow as a service, in processes of its own: Prefect server, bridge and worker, and a bucket that notifies."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 
 from infra.prefect_server import PrefectServer
 
@@ -43,9 +43,7 @@ class Notifying:
 
     def waiting(self) -> int:
         """How many messages are in the queue, those that somebody has received included."""
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        attributes = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=names)["Attributes"]
-        return sum(int(attributes[name]) for name in names)
+        return depth(self.sqs, self.queue)
 
 
 class Service:
@@ -78,6 +76,17 @@ class Service:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def trigger(self, deployment: str) -> None:
+        """Start a run of a deployment, as a button in the UI does."""
+        (found,) = self._post("deployments/filter", {"deployments": {"name": {"any_": [deployment]}}})
+        self._post(f"deployments/{found['id']}/create_flow_run", {})
+
+    def set_state(self, run: str, state: str) -> None:
+        self._post(f"flow_runs/{run}/set_state", {"state": {"type": state}})
+
+    def _post(self, path: str, asked: dict[str, Any]) -> Any:
+        return httpx.post(f"{self.server.api_url}/{path}", json=asked, timeout=30).raise_for_status().json()
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
@@ -94,13 +103,17 @@ class Service:
 
     def runs(self, deployment: str | None = None) -> list[dict[str, Any]]:
         """The flow runs on the server, oldest first."""
-        import httpx
-
         asked: dict[str, Any] = {"sort": "START_TIME_ASC", "limit": 200}
         if deployment:
             asked["deployments"] = {"name": {"any_": [deployment]}}
-        answer = httpx.post(f"{self.server.api_url}/flow_runs/filter", json=asked, timeout=30)
-        return list(json.loads(answer.raise_for_status().text))
+        return list(self._post("flow_runs/filter", asked))
+
+
+def depth(sqs: Any, queue: str) -> int:
+    """How many messages a queue holds, those that somebody has received included."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+    return sum(int(attributes[name]) for name in names)
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """What is uploaded comes into the catalog by itself, whatever happens on the way."""
 
-import random
+import json
 import signal
 import statistics
-import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import pytest
 
 from blocks.catalog import Catalog
 from blocks.object_store import ObjectStore
-from infra.prefect_server import PrefectServer
-from tests.e2e.service import Notifying, service, until
+from schemas.spec import read_spec
+from tests.e2e.burst import burst
+from tests.e2e.service import Notifying, Service, service, until
 from tests.e2e.test_incremental import flat
 
 CAPTION = [{"capability": "image captioning", "name": "caption"}]
@@ -55,95 +58,78 @@ def test_an_upload_is_in_the_catalog_within_seconds(
         until(lambda: notifying.waiting() == 0, 20, "the queue is empty")
 
 
-class Relay(threading.Thread):
-    """Moves messages from one queue to another as a bad network would: some twice, some never, none in order."""
-
-    def __init__(self, bucket: Notifying, twice: float, lost: float) -> None:
-        super().__init__(daemon=True)
-        self._bucket, self._twice, self._lost = bucket, twice, lost
-        self._chance = random.Random(5)
-        self.target = bucket.sqs.create_queue(QueueName=f"{bucket.name}-relayed")["QueueUrl"]
-        self.lost = self.doubled = 0
-        self.halted = threading.Event()
-
-    def run(self) -> None:
-        sqs = self._bucket.sqs
-        while not self.halted.is_set():
-            messages = sqs.receive_message(QueueUrl=self._bucket.queue, MaxNumberOfMessages=10).get("Messages", [])
-            if not messages:
-                self.halted.wait(0.1)
-                continue
-            bodies = []
-            for message in messages:
-                if "in%2F" in message["Body"] and self._chance.random() < self._lost:
-                    self.lost += 1
-                    continue
-                again = self._chance.random() < self._twice
-                self.doubled += again
-                bodies += [message["Body"]] * (1 + again)
-            self._chance.shuffle(bodies)
-            for first in range(0, len(bodies), 10):
-                entries = [{"Id": str(k), "MessageBody": body} for k, body in enumerate(bodies[first : first + 10])]
-                sqs.send_message_batch(QueueUrl=self.target, Entries=entries)
-            receipts = [{"Id": str(k), "ReceiptHandle": m["ReceiptHandle"]} for k, m in enumerate(messages)]
-            sqs.delete_message_batch(QueueUrl=self._bucket.queue, Entries=receipts)
-
-
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_burst_with_everything_killed_in_its_middle_ends_with_one_row_an_object(
     tmp_path: Path, write_spec: Any, notifying: Notifying
 ) -> None:
     spec, catalog = written(write_spec, notifying)
-    relay = Relay(notifying, twice=0.1, lost=0.05)
-    relay.start()
+    done = burst(tmp_path, notifying, spec, catalog, uploads=300)
+    assert len(done.rows) == 300 and set(done.rows) == done.uris
+    assert done.runs <= 40 and done.lost and done.doubled
+    # A kill costs at most what the runs of that moment had in flight.
+    assert len(done.asked) <= 300 + 4 * 64
+
+
+@contextmanager
+def slowly(
+    tmp_path: Path, write_spec: Any, server: Any, name: str, seconds: float, objects: int = 24
+) -> Iterator[tuple[Service, Catalog, Path]]:
+    """A deployment of shards of six in a pool of its own, a question taking `seconds`, and one run of it begun."""
+    media = tmp_path / "media"
+    media.mkdir()
+    for k in range(objects):
+        (media / f"{k:02d}.png").write_bytes(flat((k, 0, 0)))
+    policy = {"shard_size": 6, "shards_ahead": 2, "commit_rows": 6}
+    spec = write_spec(f"{media}/*", enrichments=CAPTION, policy=policy)
     log = tmp_path / "asked.log"
-    server = PrefectServer(tmp_path / "prefect")
-    server.start()
-    server.wait()
-    with service(tmp_path, server, STAND_IN_LOG=str(log), STAND_IN_SECONDS="0.002") as parts:
-        parts.run("deploy", str(spec), "--on-upload", "--name", "burst")
-        bridge = [
-            "bridge",
-            str(spec),
-            "--queue",
-            relay.target,
-            "--batch-seconds",
-            "2",
-            "--batch-objects",
-            "150",
-            "--again",
-            "10",
-        ]
-        worker = ["worker", "--poll", "1"]
-        parts.start("worker", *worker)
-        parts.start("bridge", *bridge)
-        uris = set()
-        for k in range(2000):
-            uris.add(notifying.put(f"in/{k:04d}.png", flat((k % 256, k // 256, 9))))
-            if k == 500:
-                parts.kill("bridge")
-                parts.start("bridge", *bridge)
-            if k == 1000:
-                until(lambda: len(parts.runs("burst-uploads")) > 0, 60, "a run")
-                parts.kill("worker")
-                parts.start("worker", *worker)
-            if k == 1500:
-                server.kill()
-                server.start()
-        server.wait()
-        until(lambda: len(held(catalog)) >= 2000 - relay.lost - 10, 200, "what was told is there")
-        until(
-            lambda: all(r["state_type"] in ("COMPLETED", "CRASHED") for r in parts.runs("burst-uploads")), 100, "ended"
-        )
-        runs = parts.runs("burst-uploads")
-        print(relay.lost, relay.doubled, len(runs), len(held(catalog)), [r["run_count"] for r in runs])
-        parts.run("run", str(spec))
-        parts.kill("worker", signal.SIGTERM)
-        parts.kill("bridge", signal.SIGTERM)
-    relay.halted.set()
-    server.stop()
-    rows = catalog.scan("enrichments").select("uri", "enrichment").collect()
-    assert rows.height == 2000 and set(rows["uri"]) == uris
-    asked = log.read_text().splitlines()
-    print(len(asked))
-    assert len(runs) <= 40
+    with service(tmp_path, server, STAND_IN_SECONDS=str(seconds), STAND_IN_LOG=str(log)) as parts:
+        parts.run("deploy", str(spec), "--name", name, "--pool", name)
+        parts.start("worker", "worker", "--pool", name, "--poll", "0.5", "--heartbeat", "2")
+        parts.trigger(name)
+        catalog = Catalog(uri=read_spec(spec).catalog)
+        until(lambda: held(catalog), 90, "the first shard")
+        yield parts, catalog, log
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_shard_costs_that_shard_and_no_person(
+    tmp_path: Path, write_spec: Any, prefect_server: Any
+) -> None:
+    with slowly(tmp_path, write_spec, prefect_server, "dying", seconds=0.3) as (parts, catalog, log):
+        parts.kill("worker")
+        kept = held(catalog)
+        assert 0 < len(kept) < 24
+        parts.start("worker", "worker", "--pool", "dying", "--poll", "0.5", "--heartbeat", "2")
+        until(lambda: [run["state_type"] for run in parts.runs("dying")] == ["COMPLETED"], 120, "the run completes")
+        (run,) = parts.runs("dying")
+    assert run["run_count"] == 2
+    assert len(held(catalog)) == catalog.scan("enrichments").collect().height == 24
+    asked = Counter(log.read_text().splitlines())
+    assert all(asked[json.dumps([uri, "caption"])] == 1 for uri in kept), "what was published is not asked again"
+    assert sum(asked.values()) <= 24 + 2 * 6
+
+
+def test_sigterm_finishes_the_shard_in_flight_and_gives_the_rest_back(
+    tmp_path: Path, write_spec: Any, prefect_server: Any
+) -> None:
+    with slowly(tmp_path, write_spec, prefect_server, "leaving", seconds=0.3) as (parts, catalog, log):
+        assert parts.kill("worker", signal.SIGTERM) == 0
+        (run,) = parts.runs("leaving")
+        assert (run["state_type"], run["state_name"]) == ("SCHEDULED", "AwaitingRetry")
+        assert "nothing is left locked" in parts.log("worker")
+        asked = log.read_text().splitlines()
+        assert len(held(catalog)) == len(asked) < 24, "all that was asked is published"
+        parts.start("worker", "worker", "--pool", "leaving", "--poll", "0.5", "--heartbeat", "2")
+        until(lambda: [run["state_type"] for run in parts.runs("leaving")] == ["COMPLETED"], 60, "it completes")
+    assert len(held(catalog)) == len(log.read_text().splitlines()) == 24, "nothing is asked twice"
+
+
+def test_a_cancelled_run_stops_after_its_shard_and_the_worker_goes_on(
+    tmp_path: Path, write_spec: Any, prefect_server: Any
+) -> None:
+    with slowly(tmp_path, write_spec, prefect_server, "cancelled", seconds=0.3) as (parts, catalog, _):
+        (run,) = parts.runs("cancelled")
+        parts.set_state(run["id"], "CANCELLING")
+        until(lambda: parts.runs("cancelled")[0]["state_type"] == "CANCELLED", 60, "it is cancelled")
+        assert 0 < len(held(catalog)) < 24
+        parts.trigger("cancelled")
+        until(lambda: len(held(catalog)) == 24, 60, "another run does the rest")
