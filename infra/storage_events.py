@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import polars as pl
+from prometheus_client import Counter
 
 from blocks.manifests import Manifests
 from blocks.object_store import takes
@@ -26,6 +27,8 @@ from schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
 from schemas.spec import EnrichmentSpec
 from tasks.discover import open_catalog
 
+_MESSAGES = Counter("sightflow_messages", "Storage notifications made durable", ["catalog", "outcome"])
+_OBJECTS = Counter("sightflow_uploaded_objects", "Objects written into manifests", ["catalog"])
 _REMEMBERED = 100_000  # uploads by which a notification that comes twice is known
 _IDLE_WAIT = 20.0
 _PAUSE = 2.0
@@ -126,6 +129,10 @@ class Bridge:
             manifest = self._manifests.write(list(batch.uris))
             self._say(f"{len(batch.uris):,} objects of {len(batch.messages):,} messages: {manifest.rpartition('/')[2]}")
             self._announcer.tell(manifest)
+        catalog = self._catalog.uri
+        _OBJECTS.labels(catalog).inc(len(batch.uris))
+        _MESSAGES.labels(catalog, "quarantined").inc(len(batch.poison))
+        _MESSAGES.labels(catalog, "taken").inc(len(batch.messages) - len(batch.poison))
         for upload in batch.uploads:
             if upload.event:
                 self._seen[upload.uri, upload.event] = None

@@ -73,12 +73,15 @@ def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Select
             server.wait()
         bar.say("loading libraries")
         imports.join()
+        from prefect import tags
+
         from flows.enrich import enrich
 
         bar.say("listing the source and planning")
         token = LISTENER.set(bar)
         try:
-            return enrich(spec, chosen)
+            with tags("sightflow"):
+                return enrich(spec, chosen)
         finally:
             LISTENER.reset(token)
 

@@ -70,7 +70,7 @@ def burst(folder: Path, bucket: Notifying, spec: Path, catalog: Catalog, uploads
     server.start()
     server.wait()
     bridge = ["bridge", str(spec), "--queue", relay.target, "--batch-seconds", "3", "--again", "15"]
-    worker = ["worker", "--poll", "1"]
+    worker = ["worker", "--poll", "1", "--heartbeat", "2"]
     with service(folder, server, STAND_IN_LOG=str(log), STAND_IN_SECONDS="0.002") as parts:
         parts.run("deploy", str(spec), "--on-upload", "--name", "burst")
         parts.start("worker", *worker)

@@ -47,11 +47,17 @@ class Notifying:
 
 
 class Service:
-    """Starts, kills and starts again what runs a spec; `log(name)` is what a part has printed."""
+    """Starts, kills and starts again what runs a spec; `log(name)` is what a part has printed.
 
-    def __init__(self, folder: Path, server: PrefectServer, **environment: str) -> None:
-        self.folder, self.server = folder, server
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": server.api_url, **environment}
+    Without a server, each part has to see to its own.
+    """
+
+    def __init__(self, folder: Path, server: PrefectServer | None, **environment: str) -> None:
+        self.folder, self.api_url = folder, server.api_url if server else ""
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        self.environment.pop("PREFECT_API_URL", None)
+        if server:
+            self.environment["PREFECT_API_URL"] = server.api_url
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
@@ -85,7 +91,7 @@ class Service:
         self._post(f"flow_runs/{run}/set_state", {"state": {"type": state}})
 
     def _post(self, path: str, asked: dict[str, Any]) -> Any:
-        return httpx.post(f"{self.server.api_url}/{path}", json=asked, timeout=30).raise_for_status().json()
+        return httpx.post(f"{self.api_url}/{path}", json=asked, timeout=30).raise_for_status().json()
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -117,7 +123,7 @@ def depth(sqs: Any, queue: str) -> int:
 
 
 @contextmanager
-def service(folder: Path, server: PrefectServer, **environment: str) -> Iterator[Service]:
+def service(folder: Path, server: PrefectServer | None, **environment: str) -> Iterator[Service]:
     started = Service(folder, server, **environment)
     try:
         yield started
