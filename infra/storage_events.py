@@ -30,7 +30,7 @@ from tasks.discover import open_catalog
 _MESSAGES = Counter("sightflow_messages", "Storage notifications made durable", ["catalog", "outcome"])
 _OBJECTS = Counter("sightflow_uploaded_objects", "Objects written into manifests", ["catalog"])
 _REMEMBERED = 100_000  # uploads by which a notification that comes twice is known
-_IDLE_WAIT = 20.0
+_IDLE_WAIT = 5.0  # SIGTERM is heard so long after, at the latest
 _PAUSE = 2.0
 
 

@@ -90,7 +90,7 @@ def show(done: RunReport, spec: EnrichmentSpec) -> None:
     _show_report(done)
     if done.causes:
         _show_causes(done)
-    if done.commits:
+    if done.commits and done.catalog_version is not None:  # failures alone make no catalog
         _show_version(done)
         _show_lineage(done, spec)
 
