@@ -76,6 +76,8 @@ class Bridge:
         self._announcer.start()
         batch = Batch()
         while not stop.is_set():
+            if not self._announcer.is_alive():
+                raise RuntimeError("what announces manifests has ended; see its traceback above")
             left = batch.opened + self._window.seconds - time.monotonic() if batch.messages else _IDLE_WAIT
             if left <= 0 or len(batch.uris) >= self._window.objects:
                 batch = self._kept(batch, stop)

@@ -89,16 +89,24 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
         if task_status is not None:
             task_status.started(os.getpid())
         try:
-            flow = await load_flow_from_flow_run(flow_run)
-            state = await anyio.to_thread.run_sync(self._outcome, flow, flow_run, stop, limiter=self._threads)
+            state = await self._attempt(flow_run, stop)
             if state is not None:
                 await self._set(flow_run.id, state)
         finally:
             del self._stops[flow_run.id]
         return BaseWorkerResult(status_code=0, identifier=str(os.getpid()))
 
+    async def _attempt(self, flow_run: FlowRun, stop: threading.Event) -> State[Any] | None:
+        """Load and run the flow; return the state that it could not give itself, if any."""
+        try:
+            flow = await load_flow_from_flow_run(flow_run)
+        except httpx.HTTPError as error:
+            return self._again(flow_run, f"{type(error).__name__} before it began")
+        except Exception as error:
+            return Crashed(message=f"the flow cannot be loaded here: {type(error).__name__}: {error}")
+        return await anyio.to_thread.run_sync(self._outcome, flow, flow_run, stop, limiter=self._threads)
+
     def _outcome(self, flow: Flow[Any, Any], flow_run: FlowRun, stop: threading.Event) -> State[Any] | None:
-        """Run the flow; return the state that it could not give itself, if any."""
         token = STOP.set(stop)
         try:
             run_flow(flow, flow_run=flow_run, return_type="state")
@@ -108,7 +116,8 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
             return None  # the server says that this run is not to be run
         except Exception as error:
             # The flow reports its own failures: this is Prefect that could not, most often for want of a server.
-            return self._again(flow_run, f"{type(error).__name__} outside the flow")
+            begun = flow_run.model_copy(update={"run_count": flow_run.run_count + 1})
+            return self._again(begun, f"{type(error).__name__} outside the flow")
         finally:
             STOP.reset(token)
         return None

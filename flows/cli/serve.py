@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+from collections.abc import Callable
 
 from flows.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, source_of
 from flows.cli.deploy import Cron, Interval, Name, Overlap
@@ -63,7 +66,8 @@ def serve(
         threads = []
         if source is not None:
             window = Window(batch_objects, batch_seconds)
-            threads.append(threading.Thread(target=Bridge(read, source, window, say).run, args=(stop,), daemon=True))
+            bridge = Bridge(read, source, window, say)
+            threads.append(threading.Thread(target=_or_end, args=(bridge.run, stop), daemon=True))
             threads[0].start()
         work_until_told(pool, poll, limit)
         stop.set()
@@ -73,3 +77,13 @@ def serve(
             from infra.deployments import pause
 
             pause(made)
+
+
+def _or_end(run: Callable[[threading.Event], None], stop: threading.Event) -> None:
+    """Run the bridge; should it fail, end the whole service, to be started again by whoever keeps it."""
+    try:
+        run(stop)
+    finally:
+        if not stop.is_set():
+            say("the bridge has ended; so does all else")
+            os.kill(os.getpid(), signal.SIGTERM)
