@@ -1,0 +1,38 @@
+"""A model that holds its device for a fixed time an image and uses no CPU, as one on a GPU does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from blocks.florence2 import Florence2
+from blocks.vision_model import Availability, Generated
+from schemas.enrichment import Result, TextResult
+from schemas.vision import VisionReply, VisionRequest
+
+SECONDS_AN_IMAGE = 0.020
+
+
+class Device(Florence2):
+    """Captions with the picture's size, after 20 ms an image; takes Florence-2's place in `blocks.systems`."""
+
+    _block_type_slug = "sightflow-benchmark-device"
+
+    def availability(self) -> Availability:
+        return Availability(True, "a stand-in")
+
+    def weights_digest(self) -> str:
+        return "device@1"
+
+    def prepare(self) -> None:
+        pass
+
+    def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
+        time.sleep(SECONDS_AN_IMAGE * len({request.uri for request in requests}))
+        return [self.reply(request, [(p, Generated("x")) for p in self._prompts(request)]) for request in requests]
+
+    def _prompts(self, request: VisionRequest) -> tuple[object, ...]:
+        return tuple(self.prompts(request.enrichment, request.media.kind))
+
+    def parse(self, request: VisionRequest, prompt: object, text: str) -> Result:
+        return TextResult(f"{request.media.width} by {request.media.height}")
