@@ -46,8 +46,8 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     inventory = discover(spec, selection)
     work = plan(inventory, spec, selection)
     with publishing(catalog, work, spec.policy) as publisher:
-        # Each stage is given the future of the one before it, which Prefect waits for; `add` bounds them.
-        for shard in shards_of(work, spec.policy):
+        # Each stage is given the future of the one before it, which Prefect waits for.
+        for shard in publisher.paced(shards_of(work, spec.policy)):
             media = fetch.submit(shard, spec)
             replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]
             publisher.add(media, replies, validate.submit(shard, replies, run_id))

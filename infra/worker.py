@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -59,11 +60,12 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
     _description = "Run Sightflow in this process, with models that stay loaded from run to run."
     _display_name = "Sightflow"
 
-    def __init__(self, work_pool_name: str = POOL, **settings: Any) -> None:
+    def __init__(self, work_pool_name: str = POOL, say: Callable[[str], None] = print, **settings: Any) -> None:
         # A name of its own for each process: the runs of a worker that is gone are told by its name.
         settings.setdefault("name", f"{socket.gethostname()} {os.getpid()}")
         settings.setdefault("heartbeat_interval_seconds", HEARTBEAT_SECONDS)
         super().__init__(work_pool_name, **settings)
+        self._say = say
         self._stops: dict[UUID, threading.Event] = {}
         self._leaving = False
         self._threads = anyio.CapacityLimiter(self._limit or 64)
@@ -72,6 +74,7 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
     async def give_back(self) -> None:
         """Take no more runs; end those here after the shards they have begun, and wait for them."""
         self._leaving = True
+        self._say("asked to stop; the shards in flight are finished first")
         for stop in self._stops.values():
             stop.set()
         while self._stops or self._submitting_flow_run_ids:
@@ -142,7 +145,8 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
         if self._stops:
             mine = FlowRunFilter(id=FlowRunFilterId(any_=list(self._stops)), state=_in(StateType.CANCELLING))
             for run in await self.client.read_flow_runs(flow_run_filter=mine):
-                if stop := self._stops.get(run.id):
+                if (stop := self._stops.get(run.id)) and not stop.is_set():
+                    self._say(f"the run {run.name!r} is being cancelled; the shards it has begun are finished first")
                     stop.set()
 
     async def sync_with_backend(self) -> None:
@@ -218,12 +222,17 @@ def _is_away(error: httpx.HTTPError) -> bool:
     return isinstance(error, httpx.TransportError)
 
 
-def work_until_told(pool: str, poll_seconds: float, limit: int, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
-    """Work until this process is asked to stop (SIGTERM, SIGINT); then give back what is not finished, and return."""
+def work_until_told(
+    pool: str, poll_seconds: float, limit: int, say: Callable[[str], None], heartbeat_seconds: int = HEARTBEAT_SECONDS
+) -> None:
+    """Work until this process is asked to stop (SIGTERM, SIGINT); then give back what is not finished, and return.
+
+    `say` is told in words what happens.
+    """
     # A server that has just come back lets some requests hang; unanswered, they are sent again.
     settings = {PREFECT_WORKER_QUERY_SECONDS: poll_seconds, PREFECT_API_REQUEST_TIMEOUT: _REQUEST_SECONDS}
     with temporary_settings(settings):
-        anyio.run(_work, ModelWorker(pool, limit=limit, heartbeat_interval_seconds=heartbeat_seconds))
+        anyio.run(_work, ModelWorker(pool, say, limit=limit, heartbeat_interval_seconds=heartbeat_seconds))
 
 
 async def _work(worker: ModelWorker) -> None:

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from prefect.tasks import exponential_backoff
 
 from blocks.catalog import Catalog
 from schemas.failure import Cause, SightflowError
-from schemas.plan import Work
+from schemas.plan import Shard, Work
 from schemas.spec import Policy
 from tasks.measure import measure, measure_publish
 from tasks.show import ProgressArtifact
@@ -59,9 +59,9 @@ def publish(catalog: Catalog, rows: pl.DataFrame, failed: pl.DataFrame, cases: p
 
 
 class Publisher:
-    """The one committer of a run: takes shards in flight, waits for them in order, commits them in groups.
+    """The one committer of a run: lets shards begin, waits for them in order, commits them in groups.
 
-    `add` blocks while `policy.shards_ahead` shards are in flight, which is what bounds the memory of a run.
+    At most `policy.shards_ahead` shards are in flight at once, which is what bounds the memory of a run.
     """
 
     def __init__(self, catalog: Catalog, policy: Policy) -> None:
@@ -86,18 +86,23 @@ class Publisher:
         self._thread = threading.Thread(target=context.run, args=(self._work,), name="publisher", daemon=True)
         self._thread.start()
 
-    def add(self, *stages: Any) -> None:
-        """Hand over the futures of one shard, in the order of its stages; the last one gives a `Validated`.
+    def paced(self, shards: Iterable[Shard]) -> Iterator[Shard]:
+        """Each shard, as soon as one more may be in flight; every one that is begun is to be handed to `add`.
 
-        Raises what stopped the run, if anything has.
+        Raises what stopped the run, if anything has, and RunStopped if it was asked to stop.
         """
-        self._slots.acquire()
-        if self.errors and self._stopped.is_set():
-            raise self.errors[0]
+        for shard in shards:
+            self._slots.acquire()
+            if self.errors and self._stopped.is_set():
+                raise self.errors[0]
+            if is_asked_to_stop():
+                self.given_back = True
+                raise RunStopped
+            yield shard
+
+    def add(self, *stages: Any) -> None:
+        """Hand over the futures of one shard, in the order of its stages; the last one gives a `Validated`."""
         self._in_flight.put(stages)
-        if is_asked_to_stop():
-            self.given_back = True  # what comes after this shard
-            raise RunStopped
 
     def planned(self, work: Work) -> None:
         """Tell all who want to know what will be done."""

@@ -22,7 +22,8 @@ class StandIn(Florence2):
     """Captions with the mean colour, or with STAND_IN_SAYS; detects the box of what is dark. Counts every question.
 
     STAND_IN_SECONDS: how long it takes for a question; STAND_IN_LOG: a file to which each question is appended;
-    STAND_IN_MEETS: a folder where it waits for a second process that is as far, before it answers anything.
+    STAND_IN_MEETS: a folder where it waits for a second process that is as far, before it answers anything;
+    STAND_IN_GATE: a file that, while it exists, lets only as many questions of this process pass as it says.
     """
 
     _block_type_slug = "sightflow-stand-in"
@@ -49,6 +50,8 @@ class StandIn(Florence2):
         if log := os.environ.get("STAND_IN_LOG"):
             with open(log, "a") as file:
                 file.writelines(json.dumps([request.uri, request.enrichment.name]) + "\n" for request in requests)
+        if gate := os.environ.get("STAND_IN_GATE"):
+            wait_at(Path(gate), self.asked.total() + len(requests))
         for request in requests:
             self.asked[request.uri, request.enrichment.name] += 1
             prompts = self.prompts(request.enrichment, request.media.kind)
@@ -73,6 +76,14 @@ def meet(place: Path) -> None:
     while len(list(place.iterdir())) < 2:
         assert time.monotonic() < patience, "the other process did not come"
         time.sleep(0.01)
+
+
+def wait_at(gate: Path, asked: int) -> None:
+    """Wait while the gate lets no more than fewer questions pass."""
+    patience = time.monotonic() + 240
+    while gate.exists() and asked > int(gate.read_text()):
+        assert time.monotonic() < patience, "the gate was not opened"
+        time.sleep(0.02)
 
 
 def mean_colour(picture: Image.Image) -> list[int]:

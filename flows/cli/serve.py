@@ -69,7 +69,7 @@ def serve(
             bridge = Bridge(read, source, window, say)
             threads.append(threading.Thread(target=_or_end, args=(bridge.run, stop), daemon=True))
             threads[0].start()
-        work_until_told(pool, poll, limit)
+        work_until_told(pool, poll, limit, say)
         stop.set()
         for thread in threads:
             thread.join(timeout=5)

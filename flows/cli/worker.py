@@ -36,5 +36,5 @@ def worker(
     console.print(
         f"taking runs of the pool [bold]{safe(pool)}[/bold]; they are shown at {safe(address)}", soft_wrap=True
     )
-    work_until_told(pool, poll, limit, heartbeat)
+    work_until_told(pool, poll, limit, say, heartbeat)
     console.print("stopped; nothing is left locked")

@@ -91,16 +91,25 @@ class Service:
         self._post(f"flow_runs/{run}/set_state", {"state": {"type": state}})
 
     def _post(self, path: str, asked: dict[str, Any]) -> Any:
-        return httpx.post(f"{self.api_url}/{path}", json=asked, timeout=30).raise_for_status().json()
+        """Ask the server, again while it says that it cannot now, as Prefect's own client does."""
+        patience = time.monotonic() + 60
+        while True:
+            answer = httpx.post(f"{self.api_url}/{path}", json=asked, timeout=30)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > patience:
+                return answer.raise_for_status().json()
+            time.sleep(0.5)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
         """Send a signal and wait for the end; return the exit status."""
-        process = self.processes.pop(name)
-        process.send_signal(number)
-        return process.wait(timeout=60)
+        self.processes[name].send_signal(number)
+        return self.ended(name)
+
+    def ended(self, name: str) -> int:
+        """Wait for a part's end; return the exit status."""
+        return self.processes.pop(name).wait(timeout=60)
 
     def stop(self) -> None:
         for name in list(self.processes):

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
+from flows.cli.screen import console
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat
 
@@ -37,7 +38,8 @@ def catalog(prefect_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def typed(*words: str) -> Any:
-    return CliRunner().invoke(app, words, env={"COLUMNS": "400"})
+    console.width = 400  # wherever the tests run, nothing is cut
+    return CliRunner().invoke(app, words)
 
 
 @pytest.fixture

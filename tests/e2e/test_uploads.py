@@ -75,32 +75,36 @@ def test_a_burst_with_everything_killed_in_its_middle_ends_with_one_row_an_objec
 
 @contextmanager
 def slowly(
-    tmp_path: Path, write_spec: Any, server: Any, name: str, seconds: float, more: tuple[str, ...] = ()
-) -> Iterator[tuple[Service, Catalog, Path]]:
-    """A deployment of shards of six in a pool of its own, a question taking `seconds`, and one run of it begun."""
+    tmp_path: Path, write_spec: Any, server: Any, name: str, more: tuple[str, ...] = ()
+) -> Iterator[tuple[Service, Catalog, Path, Path]]:
+    """A deployment of shards of six in a pool of its own, one at a time, and a run of it that stands in the middle of
+    the second, at a gate: the last file, which is to be removed. The other is a list of all that was asked.
+    """
     media = tmp_path / "media"
     media.mkdir()
     for k in range(24):
         (media / f"{k:02d}.png").write_bytes(flat((k, 0, 0)))
-    policy = {"shard_size": 6, "shards_ahead": 2, "commit_rows": 6}
+    policy = {"shard_size": 6, "shards_ahead": 1, "commit_rows": 6}
     spec = write_spec(f"{media}/*", enrichments=CAPTION, policy=policy)
-    log = tmp_path / "asked.log"
-    with service(tmp_path, server, STAND_IN_SECONDS=str(seconds), STAND_IN_LOG=str(log)) as parts:
+    log, gate = tmp_path / "asked.log", tmp_path / "gate"
+    gate.write_text("8")
+    with service(tmp_path, server, STAND_IN_GATE=str(gate), STAND_IN_LOG=str(log)) as parts:
         parts.run("deploy", str(spec), "--name", name, "--pool", name, *more)
         parts.start("worker", "worker", "--pool", name, "--poll", "0.5", "--heartbeat", "2")
         parts.trigger(name)
         catalog = Catalog(uri=read_spec(spec).catalog)
-        until(lambda: held(catalog), 90, "the first shard")
-        yield parts, catalog, log
+        until(lambda: held(catalog) and log.read_text().count("\n") == 12, 90, "the second shard is asked")
+        yield parts, catalog, log, gate
 
 
 def test_a_worker_that_dies_in_the_middle_of_a_shard_costs_that_shard_and_no_person(
     tmp_path: Path, write_spec: Any, prefect_server: Any
 ) -> None:
-    with slowly(tmp_path, write_spec, prefect_server, "dying", seconds=0.3) as (parts, catalog, log):
+    with slowly(tmp_path, write_spec, prefect_server, "dying") as (parts, catalog, log, gate):
         parts.kill("worker")
         kept = held(catalog)
-        assert 0 < len(kept) < 24
+        assert len(kept) == 6
+        gate.unlink()
         parts.start("worker", "worker", "--pool", "dying", "--poll", "0.5", "--heartbeat", "2")
         until(lambda: [run["state_type"] for run in parts.runs("dying")] == ["COMPLETED"], 120, "the run completes")
         (run,) = parts.runs("dying")
@@ -114,8 +118,11 @@ def test_a_worker_that_dies_in_the_middle_of_a_shard_costs_that_shard_and_no_per
 def test_sigterm_finishes_the_shard_in_flight_and_gives_the_rest_back(
     tmp_path: Path, write_spec: Any, prefect_server: Any
 ) -> None:
-    with slowly(tmp_path, write_spec, prefect_server, "leaving", seconds=0.3) as (parts, catalog, log):
-        assert parts.kill("worker", signal.SIGTERM) == 0
+    with slowly(tmp_path, write_spec, prefect_server, "leaving") as (parts, catalog, log, gate):
+        parts.processes["worker"].send_signal(signal.SIGTERM)
+        until(lambda: "asked to stop" in parts.log("worker"), 30, "it hears that")
+        gate.unlink()
+        assert parts.ended("worker") == 0
         (run,) = parts.runs("leaving")
         assert (run["state_type"], run["state_name"]) == ("SCHEDULED", "AwaitingRetry")
         assert "nothing is left locked" in parts.log("worker")
@@ -129,9 +136,11 @@ def test_sigterm_finishes_the_shard_in_flight_and_gives_the_rest_back(
 def test_a_cancelled_run_stops_after_its_shard_and_the_worker_goes_on(
     tmp_path: Path, write_spec: Any, prefect_server: Any
 ) -> None:
-    with slowly(tmp_path, write_spec, prefect_server, "cancelled", seconds=0.3) as (parts, catalog, _):
+    with slowly(tmp_path, write_spec, prefect_server, "cancelled") as (parts, catalog, _, gate):
         (run,) = parts.runs("cancelled")
         parts.set_state(run["id"], "CANCELLING")
+        until(lambda: "is being cancelled" in parts.log("worker"), 60, "the worker hears that")
+        gate.unlink()
         until(lambda: parts.runs("cancelled")[0]["state_type"] == "CANCELLED", 60, "it is cancelled")
         assert 0 < len(held(catalog)) < 24
         parts.trigger("cancelled")
@@ -143,7 +152,8 @@ def test_a_run_that_comes_due_while_one_goes_on_waits_or_is_left_out(
     tmp_path: Path, write_spec: Any, prefect_server: Any, overlap: str, state: str
 ) -> None:
     name = f"overlap-{overlap}"
-    with slowly(tmp_path, write_spec, prefect_server, name, seconds=0.5, more=("--overlap", overlap)) as (parts, _, _):
+    more = ("--overlap", overlap)
+    with slowly(tmp_path, write_spec, prefect_server, name, more) as (parts, _, _, _):
         parts.trigger(name)
         until(lambda: state in [run["state_name"] for run in parts.runs(name)], 30, state)
         (other,) = [run for run in parts.runs(name) if run["state_name"] == state]
