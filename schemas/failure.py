@@ -34,13 +34,14 @@ _TRANSIENT = frozenset({Cause.CHANGED, Cause.FETCH, Cause.RATE_LIMITED, Cause.MO
 
 
 class Stage(StrEnum):
-    """Where on its way an item failed."""
+    """A station on the way of an item: where it failed, or where time was spent."""
 
     NOTIFY = "notify"  # a storage notification, before there is an object
     FETCH = "fetch"
     DECODE = "decode"
     INFER = "infer"
     VALIDATE = "validate"
+    PUBLISH = "publish"  # nothing fails here one by one: a commit is for all or none
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from datetime import datetime
 import polars as pl
 from pydantic import BaseModel, Field, computed_field
 
-from schemas.failure import Cause, SightflowError
+from schemas.failure import Cause, SightflowError, Stage
 from schemas.plan import EnrichmentPlan
 from schemas.spec import EnrichmentSpec
+from schemas.timing import StageTime
 
 RUNS_SCHEMA: dict[str, pl.DataType] = {
     "run_id": pl.String(),
@@ -27,7 +28,7 @@ RUNS_SCHEMA: dict[str, pl.DataType] = {
 
 
 class RunReport(BaseModel):
-    """What one run did. `seconds` are per stage, added up over threads."""
+    """What one run did, and what each of its `stages` did with the time."""
 
     run_id: str
     catalog: str
@@ -41,7 +42,7 @@ class RunReport(BaseModel):
     pruned: int
     causes: dict[Cause, int] = Field(default_factory=dict)
     plans: list[EnrichmentPlan] = Field(default_factory=list)
-    seconds: dict[str, float] = Field(default_factory=dict)
+    stages: dict[Stage, StageTime] = Field(default_factory=dict)
     cost_usd: float = 0.0
     commits: int = 0
     catalog_version: int | None = None
@@ -52,6 +53,12 @@ class RunReport(BaseModel):
     @property
     def quarantined(self) -> int:
         return sum(self.causes.values())
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def bottleneck(self) -> Stage | None:
+        """The stage that was at work for the largest part of its time, or None where nothing was done."""
+        return max(self.stages, key=lambda stage: self.stages[stage].share, default=None)
 
     @property
     def within_policy(self) -> bool:

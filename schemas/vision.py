@@ -9,6 +9,7 @@ from schemas.enrichment import Enrichment, Result
 from schemas.failure import Failure
 from schemas.media import Media, MediaFacts
 from schemas.plan import Ask, ShardItem
+from schemas.timing import Span
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,11 @@ class Answer:
 
 
 class Replies:
-    """The answers of a shard, in the order of its items, and the seconds that each stage took.
+    """The answers of a shard, in the order of its items, and when each stage was at work.
 
     A plain class: Prefect looks into dataclasses and mappings that tasks exchange, and has no business here.
     """
 
-    def __init__(self, answers: list[Answer], seconds: dict[str, float]) -> None:
+    def __init__(self, answers: list[Answer], spans: list[Span]) -> None:
         self.answers = answers
-        self.seconds = seconds
+        self.spans = spans

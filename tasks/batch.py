@@ -6,10 +6,9 @@ Pictures are held by the group, and a video by the frames in flight: never by ho
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
@@ -19,6 +18,7 @@ from schemas.failure import Cause, Failure, Stage
 from schemas.media import DecodedVideo, MediaFacts, MediaFile
 from schemas.plan import Ask, Shard, ShardItem
 from schemas.spec import Limits
+from schemas.timing import Span, timed
 from schemas.vision import VisionRequest
 from tasks.decode import decode
 from tasks.fetch import Fetched
@@ -47,12 +47,18 @@ class Asked:
 
 
 def image_batches(
-    shard: Shard, fetched: Fetched, limits: Limits, group: int, seconds: dict[str, float]
+    shard: Shard, fetched: Fetched, limits: Limits, group: int, spans: list[Span]
 ) -> Iterator[list[Asked]]:
     """Yield what is asked of `group` images at a time, decoding the next ones in threads while these are used.
 
     At most two groups are in memory as pixels; an object's bytes are let go when it has been decoded.
     """
+
+    def timely(item: ShardItem) -> tuple[list[Asked], Span]:
+        mine: list[Span] = []
+        with timed(mine, Stage.DECODE):
+            asked = decoded(item)
+        return asked, mine[0]
 
     def decoded(item: ShardItem) -> list[Asked]:
         content = fetched.take(item.uri)
@@ -68,18 +74,18 @@ def image_batches(
 
     groups = [shard.items[k : k + group] for k in range(0, len(shard.items), group)]
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
-        pending = [pool.submit(decoded, item) for item in groups[0]] if groups else []
+        pending = [pool.submit(timely, item) for item in groups[0]] if groups else []
         for place in range(len(groups)):
-            began = time.perf_counter()
-            batch = [asked for future in pending for asked in future.result()]
-            seconds["decode"] += time.perf_counter() - began
+            done = [future.result() for future in pending]
+            first, last = min(span.start for _, span in done), max(span.end for _, span in done)
+            spans.append(replace(done[0][1], start=first, end=last))
             following = groups[place + 1] if place + 1 < len(groups) else ()
-            pending = [pool.submit(decoded, item) for item in following]
-            yield batch
+            pending = [pool.submit(timely, item) for item in following]
+            yield [asked for each, _ in done for asked in each]
 
 
 def video_batches(
-    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, seconds: dict[str, float]
+    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
 ) -> Iterator[list[Asked]]:
     """Yield what is asked of videos, some windows at a time, reading the next ones in a thread meanwhile.
 
@@ -88,15 +94,15 @@ def video_batches(
     """
     windows = (asked for item in shard.items for asked in _windows_of(item, shard, fetched, limits, model))
     batches = _batched(windows, model.objects_at_once)
+
+    def following() -> list[Asked] | None:
+        with timed(spans, Stage.DECODE):
+            return next(batches, None)
+
     with ThreadPoolExecutor(1, thread_name_prefix="read-video") as reader:
-        pending = reader.submit(next, batches, None)
-        while True:
-            began = time.perf_counter()
-            batch = pending.result()
-            seconds["decode"] += time.perf_counter() - began
-            if batch is None:
-                return
-            pending = reader.submit(next, batches, None)
+        pending = reader.submit(following)
+        while (batch := pending.result()) is not None:
+            pending = reader.submit(following)
             yield batch
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,10 +14,11 @@ from prefect.tasks import exponential_backoff
 from blocks.local_files import too_large
 from blocks.object_store import ObjectStore
 from schemas.capability import MediaKind
-from schemas.failure import Failure
+from schemas.failure import Failure, Stage
 from schemas.media import MediaFile
 from schemas.plan import Shard
 from schemas.spec import EnrichmentSpec
+from schemas.timing import Span, timed
 from tasks.discover import open_store
 
 
@@ -32,13 +32,13 @@ class Fetched:
     def __init__(
         self,
         contents: Mapping[str, bytes | MediaFile | Failure],
-        seconds: float,
+        spans: list[Span],
         folder: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
         self._contents = dict(contents)
         self._files: dict[str, MediaFile] = {}
         self._folder = folder
-        self.seconds = seconds
+        self.spans = spans
 
     def take(self, uri: str) -> bytes | MediaFile | Failure:
         """An object, which is then no longer kept here; its file stays until `let_go`."""
@@ -72,7 +72,7 @@ def fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
 
     What is past the limit on bytes is not requested at all. Raises StoreError if the keys are refused.
     """
-    began = time.perf_counter()
+    spans: list[Span] = []
     limits = spec.policy.limits
     limit = limits.max_video_bytes if shard.media_kind is MediaKind.VIDEO else limits.max_bytes
     contents: dict[str, bytes | MediaFile | Failure] = {}
@@ -82,10 +82,11 @@ def fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
     wanted = [(item.uri, item.object_version) for item in shard.items if item.uri not in contents]
     store, folder = _store(spec.store.model_dump_json()), None
     read: Sequence[bytes | MediaFile | Failure]
-    if shard.media_kind is MediaKind.VIDEO:
-        folder = tempfile.TemporaryDirectory(prefix="sightflow-videos-", ignore_cleanup_errors=True)
-        read = store.download_many(wanted, Path(folder.name), limit)
-    else:
-        read = store.read_many(wanted, limit)
+    with timed(spans, Stage.FETCH):
+        if shard.media_kind is MediaKind.VIDEO:
+            folder = tempfile.TemporaryDirectory(prefix="sightflow-videos-", ignore_cleanup_errors=True)
+            read = store.download_many(wanted, Path(folder.name), limit)
+        else:
+            read = store.read_many(wanted, limit)
     contents.update((uri, content) for (uri, _), content in zip(wanted, read, strict=True))
-    return Fetched(contents, time.perf_counter() - began, folder)
+    return Fetched(contents, spans, folder)

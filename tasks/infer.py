@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,9 +15,10 @@ from prefect.cache_policies import NO_CACHE
 from blocks.systems import open_model
 from blocks.vision_model import VisionModel
 from schemas.capability import MediaKind
-from schemas.failure import Cause, Failure
+from schemas.failure import Cause, Failure, Stage
 from schemas.plan import Shard
 from schemas.spec import EnrichmentSpec, Limits
+from schemas.timing import Span, timed
 from schemas.vision import Answer, Replies, VisionReply, VisionRequest
 from tasks.batch import Asked, image_batches, video_batches
 from tasks.fetch import Fetched
@@ -52,10 +52,10 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
     Raises ShardGivenBack, with nothing asked, if the run has been asked to stop.
     """
     serving = loaded(shard.system, spec.models.get(shard.system))
-    seconds = {"fetch": fetched.seconds, "decode": 0.0, "infer": 0.0}
+    spans = list(fetched.spans)
     gathering = _Gathering(shard, fetched)
     down = begun = False
-    for batch in _batches(shard, fetched, spec.policy.limits, serving.model, seconds):
+    for batch in _batches(shard, fetched, spec.policy.limits, serving.model, spans):
         unread = [(asked, _unasked(asked, serving)) for asked in batch if asked.request is None]
         put = [asked for asked in batch if asked.request is not None]
         requests = [asked.request for asked in put if asked.request]
@@ -63,23 +63,22 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
             if is_asked_to_stop() and not begun:
                 raise ShardGivenBack(f"shard {shard.index} was not begun: the run has been asked to stop")
             begun = True
-            began = time.perf_counter()
-            replies = _answered(serving, requests, [len(asked.ask.systems) > 1 and down for asked in put])
-            seconds["infer"] += time.perf_counter() - began
+            with timed(spans, Stage.INFER):
+                replies = _answered(serving, requests, [len(asked.ask.systems) > 1 and down for asked in put])
         answers = [Answer(a.item, a.ask, a.facts, reply) for a, reply in zip(put, replies, strict=True)]
         if spec.policy.fallback:
             down = down or _is_down(replies)
             answers = _with_fallback(answers, requests, spec)
         gathering.add([*unread, *zip(put, answers, strict=True)])
-    return Replies(gathering.answers(), seconds)
+    return Replies(gathering.answers(), spans)
 
 
 def _batches(
-    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, seconds: dict[str, float]
+    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
 ) -> Iterator[list[Asked]]:
     if shard.media_kind is MediaKind.VIDEO:
-        return video_batches(shard, fetched, limits, model, seconds)
-    return image_batches(shard, fetched, limits, model.objects_at_once, seconds)
+        return video_batches(shard, fetched, limits, model, spans)
+    return image_batches(shard, fetched, limits, model.objects_at_once, spans)
 
 
 class _Gathering:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import polars as pl
 from prometheus_client import Counter
 
+from schemas.failure import Stage
+from schemas.timing import Span
 from tasks.validate import Validated
 
 _ITEMS = Counter("sightflow_items", "Enrichments of objects that came out", ["catalog", "enrichment", "outcome"])
@@ -31,11 +33,12 @@ def measure(catalog: str, shards: Sequence[Validated]) -> None:
         for system, given, made in tokens.iter_rows():
             _TOKENS.labels(catalog, system, "input").inc(given)
             _TOKENS.labels(catalog, system, "output").inc(made)
-        for stage, seconds in shard.seconds.items():
-            _STAGE_SECONDS.labels(catalog, stage).inc(seconds)
-        _BUSY.labels(catalog, shard.system).inc(shard.seconds.get("infer", 0.0))
+        for span in shard.spans:
+            measure_span(catalog, span)
+            if span.stage is Stage.INFER:
+                _BUSY.labels(catalog, shard.system).inc(span.seconds)
 
 
-def measure_publish(catalog: str, seconds: float) -> None:
-    """Count the seconds of a commit."""
-    _STAGE_SECONDS.labels(catalog, "publish").inc(seconds)
+def measure_span(catalog: str, span: Span) -> None:
+    """Count the seconds of a stage."""
+    _STAGE_SECONDS.labels(catalog, span.stage).inc(span.seconds)

@@ -6,7 +6,7 @@ import contextvars
 import queue
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -17,10 +17,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from blocks.catalog import Catalog
-from schemas.failure import Cause, SightflowError
+from schemas.failure import Cause, SightflowError, Stage
 from schemas.plan import Shard, Work
 from schemas.spec import Policy
-from tasks.measure import measure, measure_publish
+from schemas.timing import Span, timed
+from tasks.measure import measure, measure_span
 from tasks.show import ProgressArtifact
 from tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
 from tasks.validate import Validated
@@ -70,7 +71,8 @@ class Publisher:
         self.commits = 0
         self.cost = 0.0
         self.causes: Counter[Cause] = Counter()
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.spans: list[Span] = []
+        self.began = self.ended = time.time()
         self.errors: list[BaseException] = []
         self.given_back = False
         self._listeners: list[Progress] = [ProgressArtifact(catalog.uri)]
@@ -114,6 +116,7 @@ class Publisher:
         self._stopped.set()
         self._in_flight.put(None)
         self._thread.join()
+        self.ended = time.time()
 
     def _work(self) -> None:
         oldest = time.monotonic()
@@ -156,11 +159,11 @@ class Publisher:
         ready, self._ready = self._ready, []
         if not ready:
             return
-        began = time.perf_counter()
         rows = pl.concat([shard.rows for shard in ready])
         failed = pl.concat([shard.failed for shard in ready])
         try:
-            self.commits += publish(self.catalog, rows, failed, self._cases)
+            with timed(self.spans, Stage.PUBLISH):
+                self.commits += publish(self.catalog, rows, failed, self._cases)
         except Exception as error:
             self.errors.insert(0, error)
             self._stopped.set()
@@ -168,13 +171,9 @@ class Publisher:
         self.published += rows.height
         self.cost += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         self.causes.update(Cause(cause) for cause in failed["cause"])
-        for shard in ready:
-            for stage, seconds in shard.seconds.items():
-                self.seconds[stage] += seconds
-        took = time.perf_counter() - began
-        self.seconds["publish"] += took
+        measure_span(self.catalog.uri, self.spans[-1])
         measure(self.catalog.uri, ready)
-        measure_publish(self.catalog.uri, took)
+        self.spans += [span for shard in ready for span in shard.spans]
         for listener in self._listeners:
             listener.advanced(rows.height, failed.height)
 

@@ -16,6 +16,7 @@ from schemas.plan import Status, Work
 from schemas.report import RUNS_SCHEMA, RunReport
 from schemas.selection import Selection
 from schemas.spec import EnrichmentSpec
+from schemas.timing import stage_times
 from tasks.publish import Publisher
 
 
@@ -55,7 +56,7 @@ def report(
         pruned=pruned,
         causes=dict(publisher.causes),
         plans=list(work.plans),
-        seconds={stage: round(seconds, 3) for stage, seconds in sorted(publisher.seconds.items())},
+        stages=stage_times(publisher.spans, publisher.ended - publisher.began),
         cost_usd=publisher.cost,
         commits=publisher.commits + bool(pruned) + bool(settled),
         catalog_version=catalog.version(),

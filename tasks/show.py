@@ -154,15 +154,21 @@ def markdown(done: RunReport) -> str:
         lines.append(
             f"| {_text(plan.enrichment)} | {plan.media_kind} | {counts} | {plan.to_compute:,} | {_text(model)} |"
         )
-    lines += _table("cause", "items", sorted((str(cause), f"{count:,}") for cause, count in done.causes.items()))
-    lines += _table("stage", "seconds", [(stage, f"{spent:,.1f}") for stage, spent in done.seconds.items()])
+    causes = sorted((_text(cause), f"{count:,}") for cause, count in done.causes.items())
+    lines += _table(("cause", "items"), causes)
+    stages = [(stage, f"{t.busy:,.1f}", f"{t.waiting:,.1f}", f"{t.share:.0%}") for stage, t in done.stages.items()]
+    lines += _table(("stage", "seconds at work", "seconds waiting", "at work"), stages)
+    if done.bottleneck:
+        lines += ["", f"The bottleneck is {done.bottleneck}."]
     return "\n".join(lines)
 
 
-def _table(left: str, right: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose columns but the first are numbers; none without rows."""
     if not rows:
         return []
-    return ["", f"| {left} | {right} |", "| --- | --: |", *(f"| {_text(a)} | {b} |" for a, b in rows)]
+    rule = ["---", *["--:"] * (len(columns) - 1)]
+    return ["", *("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows))]
 
 
 def _text(value: str) -> str:

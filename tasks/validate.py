@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -20,33 +19,35 @@ from schemas.enrichment import OUTPUT_SCHEMA_VERSION, Region, RegionsResult, Tex
 from schemas.failure import Cause, Failure, Stage
 from schemas.plan import Ask, Shard, ShardItem
 from schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from schemas.timing import Span, timed
 from schemas.vision import Answer, Replies
 
 
 class Validated:
-    """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`; what it took `system`."""
+    """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`; when who was at work on it."""
 
-    def __init__(self, rows: pl.DataFrame, failed: pl.DataFrame, seconds: dict[str, float], system: str) -> None:
+    def __init__(self, rows: pl.DataFrame, failed: pl.DataFrame, spans: list[Span], system: str) -> None:
         self.rows = rows
         self.failed = failed
-        self.seconds = seconds
+        self.spans = spans
         self.system = system
 
 
 @task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
 def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
     """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure."""
-    began = time.perf_counter()
-    failures = failures_of(replies.answers)
-    good = [a for a, failure in zip(replies.answers, failures, strict=True) if failure is None]
-    bad = [(a, failure) for a, failure in zip(replies.answers, failures, strict=True) if failure is not None]
-    rows = CatalogRow.validate(_frame(good, run_id), lazy=True)
-    now = datetime.now(UTC)
-    failed = pl.DataFrame([_failed_row(a, failure, run_id, now) for a, failure in bad], schema=QUARANTINE_SCHEMA)
+    spans = list(replies.spans)
+    with timed(spans, Stage.VALIDATE):
+        failures = failures_of(replies.answers)
+        good = [a for a, failure in zip(replies.answers, failures, strict=True) if failure is None]
+        bad = [(a, failure) for a, failure in zip(replies.answers, failures, strict=True) if failure is not None]
+        rows = CatalogRow.validate(_frame(good, run_id), lazy=True)
+        now = datetime.now(UTC)
+        failed_rows = [_failed_row(a, failure, run_id, now) for a, failure in bad]
+        failed = QuarantineRow.validate(pl.DataFrame(failed_rows, schema=QUARANTINE_SCHEMA))
     if rows.height + failed.height != shard.size:
         raise RuntimeError(f"shard {shard.index}: {shard.size} were asked and {rows.height + failed.height} came out")
-    seconds = {**replies.seconds, "validate": time.perf_counter() - began}
-    return Validated(rows, QuarantineRow.validate(failed), seconds, shard.system)
+    return Validated(rows, failed, spans, shard.system)
 
 
 def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:

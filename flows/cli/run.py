@@ -149,6 +149,10 @@ def show_report(done: RunReport) -> None:
             f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}"
         )
     show_notices(done.plans)
+    if done.bottleneck:
+        stages = ", ".join(f"{stage} {time.busy:,.1f}" for stage, time in done.stages.items())
+        slowest = f"the bottleneck is {done.bottleneck}, at work {done.stages[done.bottleneck].share:.0%} of the time"
+        console.print(f"seconds at work: {stages}; {slowest}", soft_wrap=True)
     if done.causes:
         rows = sorted(((cause, f"{count:,}") for cause, count in done.causes.items()), key=lambda row: row[0])
         console.print(table("quarantined", "cause", "items", rows=rows, right=("items",)))
