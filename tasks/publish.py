@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
 from tasks.validate import Validated
 
 _MOST_LOST_SHARDS = 3
+_MOST_UNCOMMITTED_SHARDS = 256  # rows without pixels; past that, shards wait for the catalog
 
 
 class Progress(Protocol):
@@ -60,12 +61,13 @@ def publish(catalog: Catalog, rows: pl.DataFrame, failed: pl.DataFrame, cases: p
 
 
 class Publisher:
-    """The one committer of a run: lets shards begin, waits for them in order, commits them in groups.
+    """The one committer of a run: lets shards begin, takes each as it is done, commits them in groups.
 
-    At most `policy.shards_ahead` shards are in flight at once, which is what bounds the memory of a run.
+    At most `policy.shards_ahead` shards for each of the `places` that work are in flight at once, which is what bounds
+    the memory of a run. Commits have a thread of their own: no shard waits for the one before it to be written.
     """
 
-    def __init__(self, catalog: Catalog, policy: Policy) -> None:
+    def __init__(self, catalog: Catalog, policy: Policy, places: int = 1) -> None:
         self.catalog, self.policy = catalog, policy
         self.published = 0
         self.commits = 0
@@ -79,14 +81,20 @@ class Publisher:
         if listener := LISTENER.get():
             self._listeners.append(listener)
         self._cases = catalog.read(catalog.scan("quarantine").select("uri", "enrichment"))
-        self._ready: list[Validated] = []
-        self._in_flight: queue.Queue[tuple[Any, ...] | None] = queue.Queue()
-        self._slots = threading.Semaphore(policy.shards_ahead)
+        self._begun = 0
+        self._done: queue.Queue[tuple[Any, ...] | None] = queue.Queue()
+        self._validated: queue.Queue[Validated | None] = queue.Queue(_MOST_UNCOMMITTED_SHARDS)
+        self._slots = threading.Semaphore(policy.shards_ahead * places)
         self._stopped = threading.Event()
+        self._threads = [self._started(self._take_all), self._started(self._commit_all)]
+
+    @staticmethod
+    def _started(work: Callable[[], None]) -> threading.Thread:
+        """A thread that stays inside the flow run, so that what it does is part of it."""
         context = contextvars.copy_context()
-        # The thread stays inside the flow run, so that its commits are task runs of it.
-        self._thread = threading.Thread(target=context.run, args=(self._work,), name="publisher", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=context.run, args=(work,), name="publisher", daemon=True)
+        thread.start()
+        return thread
 
     def paced(self, shards: Iterable[Shard]) -> Iterator[Shard]:
         """Each shard, as soon as one more may be in flight; every one that is begun is to be handed to `add`.
@@ -104,7 +112,8 @@ class Publisher:
 
     def add(self, *stages: Any) -> None:
         """Hand over the futures of one shard, in the order of its stages; the last one gives a `Validated`."""
-        self._in_flight.put(stages)
+        self._begun += 1
+        stages[-1].add_done_callback(lambda _: self._done.put(stages))
 
     def planned(self, work: Work) -> None:
         """Tell all who want to know what will be done."""
@@ -114,53 +123,64 @@ class Publisher:
     def drain(self) -> None:
         """Take no more; wait for what is in flight and commit it."""
         self._stopped.set()
-        self._in_flight.put(None)
-        self._thread.join()
+        self._done.put(None)
+        for thread in self._threads:
+            thread.join()
         self.ended = time.time()
 
-    def _work(self) -> None:
-        oldest = time.monotonic()
-        while True:
-            wait = oldest + self.policy.commit_seconds - time.monotonic()
-            try:
-                stages = self._in_flight.get(timeout=max(wait, 0) if self._ready else None)
-            except queue.Empty:
-                self._commit()
-                continue
+    # --- taking what is done ----------------------------------------------------------------------
+
+    def _take_all(self) -> None:
+        taken, begun = 0, None
+        while begun is None or taken < begun:
+            stages = self._done.get()
             if stages is None:
-                break
-            if not self._ready:
-                oldest = time.monotonic()
-            self._take(stages)
-            rows = sum(shard.rows.height + shard.failed.height for shard in self._ready)
-            if rows >= self.policy.commit_rows or time.monotonic() - oldest >= self.policy.commit_seconds:
-                self._commit()
-        self._commit()
+                begun = self._begun
+            else:
+                self._take(stages)
+                taken += 1
+        self._validated.put(None)
 
     def _take(self, stages: tuple[Any, ...]) -> None:
-        """Wait for one shard; an error of its own costs that shard, one about the whole run stops the run."""
+        """Take one shard; an error of its own costs that shard, one about the whole run stops the run."""
         try:
-            *earlier, last = stages
-            for stage in earlier:
-                stage.wait()
-                if stage.state.is_failed() or stage.state.is_crashed():
-                    stage.result()  # raises the cause, where the last stage would only name the stage before it
-            self._ready.append(last.result())
-        except ShardGivenBack:
-            self.given_back = True
-        except Exception as error:
+            self._validated.put(stages[-1].result())
+        except Exception as named:
+            error = _cause_of(stages) or named
+            if isinstance(error, ShardGivenBack):
+                self.given_back = True
+                return
             self.errors.append(error)
             if isinstance(error, SightflowError) or len(self.errors) >= _MOST_LOST_SHARDS:
                 self._stopped.set()
         finally:
             self._slots.release()
 
-    def _commit(self) -> None:
-        ready, self._ready = self._ready, []
-        if not ready:
-            return
-        rows = pl.concat([shard.rows for shard in ready])
-        failed = pl.concat([shard.failed for shard in ready])
+    # --- committing ---------------------------------------------------------------------------------
+
+    def _commit_all(self) -> None:
+        group: list[Validated] = []
+        rows, due = 0, 0.0
+        while True:
+            try:
+                shard = self._validated.get(timeout=max(due - time.monotonic(), 0) if group else None)
+            except queue.Empty:
+                shard = None
+            else:
+                if shard is None:
+                    break
+                due = due if group else time.monotonic() + self.policy.commit_seconds
+                group.append(shard)
+                rows += shard.rows.height + shard.failed.height
+            if rows >= self.policy.commit_rows or time.monotonic() >= due:
+                self._commit(group)
+                group, rows = [], 0
+        if group:
+            self._commit(group)
+
+    def _commit(self, group: list[Validated]) -> None:
+        rows = pl.concat([shard.rows for shard in group])
+        failed = pl.concat([shard.failed for shard in group])
         try:
             with timed(self.spans, Stage.PUBLISH):
                 self.commits += publish(self.catalog, rows, failed, self._cases)
@@ -172,20 +192,34 @@ class Publisher:
         self.cost += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         self.causes.update(Cause(cause) for cause in failed["cause"])
         measure_span(self.catalog.uri, self.spans[-1])
-        measure(self.catalog.uri, ready)
-        self.spans += [span for shard in ready for span in shard.spans]
+        measure(self.catalog.uri, group)
+        self.spans += [span for shard in group for span in shard.spans]
         for listener in self._listeners:
             listener.advanced(rows.height, failed.height)
 
 
+def _cause_of(stages: tuple[Any, ...]) -> Exception | None:
+    """What the first stage that failed met, where the last one only names the stage before it."""
+    for stage in stages:
+        stage.wait()
+        if stage.state.is_failed() or stage.state.is_crashed():
+            try:
+                stage.result()
+            except Exception as error:
+                return error
+    return None
+
+
 @contextmanager
-def publishing(catalog: Catalog, work: Work, policy: Policy) -> Iterator[Publisher]:
+def publishing(catalog: Catalog, work: Work, policy: Policy, places: int = 1) -> Iterator[Publisher]:
     """Publish within this block; on leaving it, whatever the reason, what is in flight is finished and committed.
+
+    `places`: how many processes work on shards at once.
 
     Raises the first error that a shard or a commit met, after everything else has been published, and RunStopped if
     the run was asked to stop before it had done everything.
     """
-    publisher = Publisher(catalog, policy)
+    publisher = Publisher(catalog, policy, places)
     publisher.planned(work)
     try:
         yield publisher

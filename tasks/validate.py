@@ -24,7 +24,10 @@ from schemas.vision import Answer, Replies
 
 
 class Validated:
-    """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`; when who was at work on it."""
+    """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`.
+
+    `spans`: when each stage was at work on it. A plain class, as `Replies` is.
+    """
 
     def __init__(self, rows: pl.DataFrame, failed: pl.DataFrame, spans: list[Span], system: str) -> None:
         self.rows = rows
