@@ -290,7 +290,7 @@ def free_memory(device: str) -> float | None:
 
         return float(torch.cuda.mem_get_info(torch.device(device))[0]) / _GIB
     if device.startswith("cpu"):
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         return min(float(psutil.virtual_memory().available), _left_to_the_container()) / _GIB
     return None

@@ -19,6 +19,7 @@ from tasks.plan import plan, shards_of
 from tasks.publish import publishing
 from tasks.report import close, prune, report
 from tasks.show import show
+from tasks.spread import spread
 from tasks.validate import validate
 
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
@@ -45,11 +46,15 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     catalog = open_catalog(spec)
     inventory = discover(spec, selection)
     work = plan(inventory, spec, selection)
-    with publishing(catalog, work, spec.policy) as publisher:
+    with (
+        spread(spec.runner, needed=work.to_compute > 0) as workers,
+        publishing(catalog, work, spec.policy, workers.places) as publisher,
+    ):
         # Each stage is given the future of the one before it, which Prefect waits for.
         for shard in publisher.paced(shards_of(work, spec.policy)):
             media = fetch.submit(shard, spec)
-            replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]
+            with workers.on_a_device():
+                replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]
             publisher.add(media, replies, validate.submit(shard, replies, run_id))
     pruned = prune(catalog, work, spec)
     done = report(run_id, started_at, publisher, work, pruned, spec)

@@ -84,6 +84,28 @@ class Policy(_Section):
     limits: Limits = Limits()
 
 
+class RunnerSettings(_Section):
+    """Who works on the shards of a run: `threads` of its own process, or the workers of a Dask cluster.
+
+    One that runs already (`address`), or one that is made for the run: by default processes of this machine, one for
+    each GPU (`settings: {workers: 4}` for another number).
+    """
+
+    kind: Literal["threads", "dask"] = "threads"
+    address: str | None = Field(default=None, pattern=r"^(tcp|tls|ws|wss)://", description="of a scheduler")
+    cluster: str = Field(
+        default="infra.local_workers.local_workers",
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
+        description="a cluster class by name, e.g. dask_kubernetes.operator.KubeCluster",
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="the keywords of that class")
+    wait_seconds: float = Field(default=300.0, gt=0, description="how long a first worker is waited for")
+
+
+def _kind_alone(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
 def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -97,6 +119,7 @@ class EnrichmentSpec(_Section):
     store: StoreSettings = StoreSettings()
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     policy: Policy = Policy()
+    runner: Annotated[RunnerSettings, BeforeValidator(_kind_alone)] = RunnerSettings()
 
     @field_validator("source")
     @classmethod
@@ -249,6 +272,7 @@ def _fields_at(place: Sequence[str | int]) -> list[str]:
         "store": StoreSettings,
         "policy": Policy,
         "limits": Limits,
+        "runner": RunnerSettings,
     }
     for step in place:
         if isinstance(step, str):

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -40,6 +41,30 @@ class Fetched:
         self._folder = folder
         self.spans = spans
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another machine: what lies in files of `folder` goes along as bytes."""
+
+        def packed(content: bytes | MediaFile | Failure) -> bytes | MediaFile | Failure | tuple[bytes, str]:
+            if isinstance(content, MediaFile) and self._is_ours(content):
+                return content.path.read_bytes(), content.sha256
+            return content
+
+        return {"contents": {uri: packed(content) for uri, content in self._contents.items()}, "spans": self.spans}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        contents, folder = state["contents"], None
+        if any(isinstance(content, tuple) for content in contents.values()):
+            folder = tempfile.TemporaryDirectory(prefix="sightflow-videos-", ignore_cleanup_errors=True)
+        for place, (uri, content) in enumerate(contents.items()):
+            if folder and isinstance(content, tuple):
+                path = Path(folder.name) / str(place)
+                path.write_bytes(content[0])
+                contents[uri] = MediaFile(path, content[1])
+        self.__init__(contents, state["spans"], folder)  # type: ignore[misc]
+
+    def _is_ours(self, file: MediaFile) -> bool:
+        return self._folder is not None and file.path.is_relative_to(self._folder.name)
+
     def take(self, uri: str) -> bytes | MediaFile | Failure:
         """An object, which is then no longer kept here; its file stays until `let_go`."""
         content = self._contents.pop(uri)
@@ -50,7 +75,7 @@ class Fetched:
     def let_go(self, uri: str) -> None:
         """Remove an object's file, if it was made here."""
         file = self._files.pop(uri, None)
-        if file and self._folder and file.path.is_relative_to(self._folder.name):
+        if file and self._is_ours(file):
             file.path.unlink(missing_ok=True)
 
 

@@ -1,0 +1,97 @@
+"""spread: where the stages of a shard run: in threads of this process, or on the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL
+
+from schemas.failure import SightflowError, SpecError
+from schemas.spec import RunnerSettings
+
+_RESOURCE = "GPU"
+_SHARE = 0.5  # of a device that a shard holds: one shard is in the model while the next is decoded
+
+
+class NoWorkers(SightflowError):
+    """A Dask cluster has no worker that could do anything."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who works on a run. `places`: how many processes; `has_devices`: whether they offer the resource `GPU`."""
+
+    places: int = 1
+    has_devices: bool = False
+
+    def on_a_device(self) -> AbstractContextManager[Any]:
+        """What is submitted within runs only where there is a device to hold."""
+        if not self.has_devices:
+            return nullcontext()
+        from dask.base import annotate
+
+        held: AbstractContextManager[Any] = annotate(resources={_RESOURCE: _SHARE})
+        return held
+
+
+@contextmanager
+def spread(settings: RunnerSettings, needed: bool) -> Iterator[Workers]:
+    """Within, tasks that are submitted run as `settings` say; nothing is started unless it is `needed`.
+
+    Raises NoWorkers if a cluster has no worker after `wait_seconds`, SpecError if it cannot be made as written.
+    """
+    context = FlowRunContext.get()
+    if settings.kind == "threads" or not needed or context is None:
+        yield Workers()
+        return
+    if not PREFECT_API_URL.value():
+        raise SpecError(
+            "runner: dask needs a Prefect server that its workers can reach, and PREFECT_API_URL names none; "
+            "`sightflow run` starts one by itself, elsewhere: prefect server start"
+        )
+    with _runner(settings) as runner:
+        workers = _workers(runner, settings)
+        with context.model_copy(update={"task_runner": runner}):
+            yield workers
+
+
+def _runner(settings: RunnerSettings) -> Any:
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    if settings.address:
+        return DaskTaskRunner(address=settings.address)
+    package = settings.cluster.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        raise SpecError(f"runner.cluster is {settings.cluster}, and {package} is not installed here")
+    try:
+        return DaskTaskRunner(cluster_class=settings.cluster, cluster_kwargs=settings.settings)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SpecError(f"runner.cluster: {settings.cluster} cannot be used: {error}") from None
+
+
+def _workers(runner: Any, settings: RunnerSettings) -> Workers:
+    """Who is there, once anybody is."""
+    client = _connected(runner, settings)
+    try:
+        client.wait_for_workers(1, timeout=settings.wait_seconds)
+    except TimeoutError:
+        raise NoWorkers(
+            f"the Dask cluster at {client.scheduler.address} has had no worker for {settings.wait_seconds:g} s; "
+            "start one with: dask worker ADDRESS --nthreads 4 --resources GPU=1"
+        ) from None
+    there = client.scheduler_info(n_workers=-1)["workers"].values()
+    return Workers(len(there), any(_RESOURCE in worker["resources"] for worker in there))
+
+
+def _connected(runner: Any, settings: RunnerSettings) -> Any:
+    """The client of the cluster, which is made or met now."""
+    try:
+        return runner.client
+    except OSError as error:
+        where = settings.address or settings.cluster
+        raise NoWorkers(f"no Dask scheduler answers at {where}: {type(error).__name__}; check `runner`") from None
