@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,8 +70,9 @@ class Memory:
         self._stop = threading.Event()
 
     def watch(self) -> None:
-        """Look until `stop`. A server that detaches itself stays below this process, and is counted."""
+        """Look until `stop`. A server that detaches itself stays below this process: it is counted, and ends with it."""
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        atexit.register(lambda: end_all(psutil.Process().children(recursive=True)))
         threading.Thread(target=self._look, daemon=True).start()
 
     def stop(self) -> None:
@@ -79,6 +83,13 @@ class Memory:
         this = psutil.Process(os.getpid())
         while not self._stop.wait(0.25):
             self.peak_bytes = max(self.peak_bytes, sum(_share(p) for p in [this, *this.children(recursive=True)]))
+
+
+def end_all(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes that still run."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def _share(process: psutil.Process) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.rivals.__main__ import MODULES
+from benchmarks.rivals.job import end_all
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -37,6 +38,8 @@ QUIET = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 """The documented switches of all that would phone home, and of what would look for a cloud's metadata."""
+FAIR = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Torch's threads that wait do not spin: where decoding shares the cores with the model, they would stall everything."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +92,17 @@ def _said_by(command: Sequence[str], out: Path) -> dict[str, object] | str:
     home = out / "home"
     home.mkdir(exist_ok=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "RAY_", "DATACHAIN_"))}
-    environment |= QUIET | {"HOME": str(home), "PYTHONPATH": str(ROOT), "PIXELTABLE_HOME": str(home / "pixeltable")}
+    environment |= QUIET | FAIR | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment |= {"PIXELTABLE_HOME": str(home / "pixeltable"), "DATACHAIN_ROOT_DIR": str(home / "datachain")}
     with open(out / "errors.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=log)
-        begun: set[psutil.Process] = set()
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log)
         try:
             text, _ = process.communicate(timeout=LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
-            begun = set(psutil.Process(process.pid).children(recursive=True))
+            end_all(psutil.Process(process.pid).children(recursive=True))
             process.kill()
             process.wait()
             return f"not done in {LONGEST_SECONDS} s"
-        finally:
-            for each in begun:
-                if each.is_running():
-                    each.kill()
     lines = [line for line in text.decode(errors="replace").splitlines() if line.startswith('{"name"')]
     if process.returncode or not lines:
         errors = (out / "errors.log").read_text(errors="replace").strip().splitlines() or ["no word"]

@@ -24,9 +24,10 @@ def run(job: Job) -> list[tuple[str, str]]:
     chain = dc.read_storage(
         f"s3://{job.bucket}/{job.prefix}",
         type="image",
-        versions=False,
+        anon=False,
         client_config={"aws_endpoint_url": job.endpoint},
     )
+    # Not `parallel`: with one device, more processes start later and are no faster.
     chain = chain.settings(prefetch=AHEAD).setup(captioner=lambda: open_captioner(model, weights, out))
     chain.map(caption, params=["file", "captioner"], output={"text": str}).save("captions")
     job.end()
