@@ -70,7 +70,7 @@ class Memory:
         self._stop = threading.Event()
 
     def watch(self) -> None:
-        """Look until `stop`. A server that detaches itself stays below this process: it is counted, and ends with it."""
+        """Look until `stop`. A server that detaches itself stays below this process: counted, and ended with it."""
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         atexit.register(lambda: end_all(psutil.Process().children(recursive=True)))
         threading.Thread(target=self._look, daemon=True).start()

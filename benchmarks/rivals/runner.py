@@ -39,7 +39,7 @@ QUIET = {
 }
 """The documented switches of all that would phone home, and of what would look for a cloud's metadata."""
 FAIR = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Torch's threads that wait do not spin: where decoding shares the cores with the model, they would stall everything."""
+"""Torch's threads that wait do not spin: where decoding shares the cores with the model, they would stall it."""
 
 
 @dataclass(frozen=True)
