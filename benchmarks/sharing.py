@@ -4,7 +4,7 @@
 
 A Qwen2-VL of random weights (hidden size 256, four layers, Qwen's own vocabulary) is asked five short questions about
 a picture of about a thousand tokens, with the picture's reading shared and not; the demo's Florence-2 is asked for a
-caption, the objects and one phrase. Batch of one picture; repetitions are interleaved and the median is taken.
+caption, the objects and one phrase. One picture a batch, one thread; repetitions take turns, and medians are shown.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--limit", type=int, default=8, help="tokens a reply of the questions")
     given = parser.parse_args()
+    torch.set_num_threads(1)  # threads that wait for one another measure what else runs on the machine
     questions(given.repetitions, given.limit)
     enrichments(given.repetitions)
 
