@@ -91,7 +91,8 @@ def qwen2_vl(
     """A Qwen2-VL that sees at most so many pixels of a picture."""
     size = "tiny" if tiny else size
     text, tokenizer = _QWEN_TEXT[size], qwen_tokenizer()
-    sections = [text["hidden_size"] // text["num_attention_heads"] // 2 * part // 8 for part in (2, 3, 3)]
+    half = text["hidden_size"] // text["num_attention_heads"] // 2
+    sections = [half // 4, 3 * half // 8, half - half // 4 - 3 * half // 8]
     rotary = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
     config = transformers.Qwen2VLConfig(
         vision_config=_QWEN_SIGHT[size] | {"hidden_size": text["hidden_size"]},
