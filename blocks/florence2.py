@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -67,15 +68,15 @@ class Florence2(LocalVisionModel):
         import torch
 
         images, places = self._unique_images(units)
-        inputs = self._processor(
+        processor = copy.copy(self._processor)
+        processor.image_processor = _EachOnce(processor.image_processor)
+        inputs = processor(
             text=[unit.prompt.text for unit in units],
             images=[images[place] for place in places],
             return_tensors="pt",
             padding=True,
         ).to(self._model.device)
-        # Every prompt about an image repeats its pixels; the vision tower sees each image once.
-        first_use = [places.index(k) for k in range(len(images))]
-        pixels = inputs.pop("pixel_values")[first_use].to(self._model.dtype)
+        pixels = inputs.pop("pixel_values").to(self._model.dtype)
         encoded = self._model.get_image_features(pixels)
         encoded.pooler_output = encoded.pooler_output[torch.tensor(places, device=pixels.device)]
         encoded.last_hidden_state = None
@@ -99,8 +100,8 @@ class Florence2(LocalVisionModel):
             media = unit.request.media
             if not isinstance(media, DecodedImage):
                 raise TypeError("Florence-2 is given frames of a video one by one, never a whole video")
-            images.setdefault(id(media), media.pixels)
-            places.append(list(images).index(id(media)))
+            images.setdefault(id(media.pixels), media.pixels)
+            places.append(list(images).index(id(media.pixels)))
         return list(images.values()), places
 
     def _read(self, row: Any, asked: int) -> Generated:
@@ -145,6 +146,19 @@ class Florence2(LocalVisionModel):
             if polygons:
                 regions.append(mask_region(label, polygons, frame.width, frame.height))
         return regions
+
+
+class _EachOnce:
+    """An image processor that is given a picture for each prompt about it, and makes each picture ready once."""
+
+    def __init__(self, images: Any) -> None:
+        self._images = images
+
+    def __call__(self, images: Sequence[Any], **settings: Any) -> Any:
+        return self._images(list({id(image): image for image in images}.values()), **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._images, name)
 
 
 def mask_region(label: str, polygons: Sequence[Sequence[float]], width: int, height: int) -> Region:

@@ -6,7 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from blocks.local_vision_model import LocalVisionModel, Unit
+from blocks.shared_prefix import SplitPrompts, read_prefixes, split_prompts, windowed
 from blocks.vision_model import Generated
 from schemas.capability import MediaKind
 from schemas.media import DecodedVideo
@@ -23,6 +26,8 @@ class InstructionTunedModel(LocalVisionModel):
 
     prompt_guides_vision: ClassVar[bool] = False
     """Whether what is seen of a picture depends on the prompt, so that its encoding cannot be shared."""
+
+    share_prefix: bool = Field(default=True, description="Read a picture or film once for all prompts about it.")
 
     def adapt(self) -> None:
         from transformers import GenerationConfig
@@ -62,29 +67,43 @@ class InstructionTunedModel(LocalVisionModel):
 
     def inputs(self, units: Sequence[Unit]) -> Any:
         """What the processor makes of a batch: padded token ids, and pixels."""
-        for unit in units:
-            for token in self._placeholders():
-                if token in unit.prompt.text:
-                    raise ValueError(f"the prompt holds {token!r}, which stands for the media; word it differently")
         texts = self.texts(units)
-        begin = self._processor.tokenizer.bos_token
         return self._processor(
             text=texts,
             padding=True,
             return_tensors="pt",
-            # Some templates write the first token themselves; it must not stand there twice.
-            add_special_tokens=not (begin and texts[0].startswith(begin)),
+            add_special_tokens=self._adds_first(texts),
             **self.media_inputs(units),
         )
 
+    def _adds_first(self, texts: Sequence[str]) -> bool:
+        """Whether the tokenizer writes the first token: some templates do so themselves; it must not stand twice."""
+        begin = self._processor.tokenizer.bos_token
+        return not (begin and texts[0].startswith(begin))
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether prompts about one medium share its reading by the language model; asked of the loaded model.
+
+        Not where the prompt guides what is seen, where an encoder reads both together, or where layers look back over
+        a window: there each prompt is read from its beginning.
+        """
+        apart = self.prompt_guides_vision or self.encodes_apart
+        return self.share_prefix and not apart and not windowed(self._model)
+
     def generate(self, units: Sequence[Unit]) -> list[Generated]:
-        inputs = self.inputs(units).to(self._model.device)
-        for name in ("pixel_values", "pixel_values_images", "pixel_values_videos"):
-            if name in inputs:
-                inputs[name] = inputs[name].to(self._model.dtype)
+        for unit in units:
+            for token in self._placeholders():
+                if token in unit.prompt.text:
+                    raise ValueError(f"the prompt holds {token!r}, which stands for the media; word it differently")
+        split = self._split(units) if self.shares_prefix else None
+        if split is not None:
+            inputs = read_prefixes(self._model, split)
+        else:
+            inputs = self._placed(self.inputs(units))
+            if not self.prompt_guides_vision:
+                self._see_once(inputs, units)
         before = 0 if self.encodes_apart else inputs["input_ids"].shape[1]
-        if not self.prompt_guides_vision:
-            self._see_once(inputs, units)
         tokens = self._model.generate(
             **inputs,
             max_new_tokens=max(unit.prompt.max_new_tokens for unit in units),
@@ -93,6 +112,27 @@ class InstructionTunedModel(LocalVisionModel):
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         replies = tokens[:, before or 1 :].tolist()  # a decoder apart begins with its start token
         return [self._read(*each) for each in zip(units, replies, lengths, strict=True)]
+
+    def _split(self, units: Sequence[Unit]) -> SplitPrompts | None:
+        """The prompts cut where their media end; None if no two are about one medium, or they cannot be cut so."""
+        media = [id(unit.request.media) for unit in units]
+        distinct = list(dict.fromkeys(media))
+        if len(distinct) == len(units):
+            return None
+        firsts = [media.index(each) for each in distinct]
+        texts, tokenizer = self.texts(units), self._processor.tokenizer
+        tokens = tokenizer(texts, add_special_tokens=self._adds_first(texts))["input_ids"]
+        ids = set(tokenizer.convert_tokens_to_ids(self._placeholders()))
+        inputs = self._placed(self.inputs([units[k] for k in firsts]))
+        return split_prompts(inputs, firsts, [distinct.index(each) for each in media], tokens, ids)
+
+    def _placed(self, inputs: Any) -> Any:
+        """Inputs on the model's device, pixels in its precision."""
+        inputs = inputs.to(self._model.device)
+        for name in ("pixel_values", "pixel_values_images", "pixel_values_videos"):
+            if name in inputs:
+                inputs[name] = inputs[name].to(self._model.dtype)
+        return inputs
 
     def _see_once(self, inputs: Any, units: Sequence[Unit]) -> None:
         """Let the vision tower see each picture and film of a batch once, however many prompts are about it."""

@@ -13,7 +13,7 @@ from blocks.vision_model import Prompt, ReplyError, plain_text
 from schemas.capability import Capability, MediaKind
 from schemas.enrichment import Enrichment, Result
 from schemas.failure import Cause
-from schemas.media import DecodedImage
+from schemas.media import DecodedImage, Media
 from schemas.ratings import rated
 from schemas.vision import ModelRef, VisionRequest
 
@@ -48,6 +48,11 @@ class LlavaNext(InstructionTunedModel):
 
     def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
         return {"images": [picture_of(unit) for unit in units]}
+
+    def length_of(self, media: Media) -> float:
+        """In tokens: by the tiles that its shape is cut into, and not by its pixels."""
+        said = self._processor._get_num_multimodal_tokens(image_sizes=[(media.height, media.width)])
+        return float(said["num_image_tokens"][0])
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         if request.enrichment.capability.gives_text:

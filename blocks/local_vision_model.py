@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
+from blocks.batch_sizes import FIRST, BatchSize, CudaMeter, MemoryMeter, kept_sizes
 from blocks.endpoint_engine import KEY_VARIABLE, EndpointEngine, stays_near
 from blocks.frame_by_frame import asked_of_a_frame, frame_requests, gather
-from blocks.local_weights import LocalWeights
+from blocks.local_weights import LocalWeights, device_name
 from blocks.picture_encoding import fit_within
 from blocks.vision_model import Availability, Generated, Prompt, ReplyError, video_of
 from schemas.capability import MediaKind
 from schemas.enrichment import Enrichment
 from schemas.failure import Cause, Failure
+from schemas.media import DecodedVideo, Media
 from schemas.spec import ServerAddress
 from schemas.vision import VisionReply, VisionRequest
 
@@ -42,7 +46,9 @@ class LocalVisionModel(LocalWeights):
     sees_films: ClassVar[bool] = False
     """Whether a video's frames are looked at together; if not, one by one."""
 
-    batch_size: int = Field(default=8, ge=1, description="Objects a forward pass, halved when memory ends.")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="Objects a forward pass; auto: 8, on a GPU as many as its memory is seen to hold."
+    )
     engine: Literal["local", "endpoint"] = Field(default="local", description="endpoint: served at endpoint_url.")
     endpoint_url: ServerAddress | None = Field(default=None, description="E.g. http://localhost:8000/v1.")
     endpoint_key: SecretStr | None = Field(
@@ -52,6 +58,7 @@ class LocalVisionModel(LocalWeights):
     max_concurrency: int = Field(default=32, ge=1, le=1024, description="Most requests in flight at an endpoint.")
 
     _endpoint: EndpointEngine | None = PrivateAttr(default=None)
+    _sizes: dict[str, BatchSize] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_an_endpoint(self) -> Self:
@@ -104,8 +111,10 @@ class LocalVisionModel(LocalWeights):
 
     @property
     def objects_at_once(self) -> int:
-        at_once = super().objects_at_once
-        return max(at_once, 2 * self.max_concurrency) if self.engine == "endpoint" else at_once
+        if self.engine == "endpoint":
+            return max(super().objects_at_once, 2 * self.max_concurrency)
+        asked = FIRST if self.batch_size == "auto" else self.batch_size
+        return max(super().objects_at_once, 2 * max((size.now for size in self._sizes.values()), default=asked))
 
     def availability(self) -> Availability:
         return super().availability() if self.engine == "local" else EndpointEngine.of(self).availability()
@@ -170,8 +179,14 @@ class LocalVisionModel(LocalWeights):
         asked: list[list[Prompt]] = [list(self.prompts(request.enrichment, request.media.kind)) for request in requests]
         units = [Unit(r, p) for r, prompts in zip(requests, asked, strict=True) for p in prompts]
         said: list[Generated | Failure | None] = [None] * len(units)
-        for batch in self._batches(units):
-            for place, generated in zip(batch, self._generate([units[k] for k in batch]), strict=True):
+        groups, size = self._groups(units), self._size_for(requests)
+        while groups:
+            batch, groups = groups[: size.now], groups[size.now :]
+            places = [place for group in batch for place in group]
+            size.begin()
+            heard = self._generate([units[k] for k in places], size)
+            size.end(len(batch), any(isinstance(h, Failure) and h.cause is Cause.OUT_OF_MEMORY for h in heard))
+            for place, generated in zip(places, heard, strict=True):
                 said[place] = generated
         replies, start = [], 0
         for request, prompts in zip(requests, asked, strict=True):
@@ -181,27 +196,50 @@ class LocalVisionModel(LocalWeights):
             replies.append(self.reply(request, pairs))
         return replies
 
-    def _batches(self, units: Sequence[Unit]) -> list[list[int]]:
-        """Places of units, batched: objects of similar size together (little padding), and all that is
-        asked of one object in one batch (its image is encoded once).
+    def _groups(self, units: Sequence[Unit]) -> list[list[int]]:
+        """Places of units, by object (what is asked of one stays in one batch, where it is encoded once): those of
+        similar length beside each other (little padding), the longest first (what does not fit shows at once).
         """
         by_object: dict[int, list[int]] = {}
         for place, unit in enumerate(units):
             by_object.setdefault(id(unit.request.media), []).append(place)
-        groups = sorted(by_object.values(), key=lambda places: self._size(units[places[0]]))
-        batches: list[list[int]] = []
-        for k in range(0, len(groups), self.batch_size):
-            batches.append([place for group in groups[k : k + self.batch_size] for place in group])
-        return batches
+        lengths = {key: self.length_of(units[places[0]].request.media) for key, places in by_object.items()}
+        return [by_object[key] for key in sorted(by_object, key=lambda key: -lengths[key])]
 
-    @staticmethod
-    def _size(unit: Unit) -> tuple[int, int]:
-        return (unit.request.media.width, unit.request.media.height)
+    def length_of(self, media: Media) -> float:
+        """How long a medium makes a prompt, in any unit; never raises."""
+        frames = len(media.frames) if isinstance(media, DecodedVideo) else 1
+        return float(frames * media.width * media.height)
 
-    def _generate(self, units: Sequence[Unit]) -> list[Generated | Failure]:
+    def memory_meter(self) -> MemoryMeter | None:
+        """What says how much memory a batch takes, where somebody can."""
+        device = self.resolved_device()
+        return CudaMeter(device) if device.startswith("cuda") and self.placement == "device" else None
+
+    def _size_for(self, requests: Sequence[VisionRequest]) -> BatchSize:
+        """The size of batches for what is asked here: found once for these weights, this device and these questions."""
+        asked = {f"{r.media.kind} {r.enrichment.capability} {r.enrichment.parameters}": r for r in requests}
+        key = f"{self.batch_size} {sorted(asked)}"
+        if key not in self._sizes:
+            first = FIRST if self.batch_size == "auto" else self.batch_size
+            meter = self.memory_meter() if self.batch_size == "auto" else None
+            if meter is None:
+                self._sizes[key] = BatchSize(first)
+            else:
+                recipes = sorted(self.recipe(r.enrichment, r.media.kind) for r in asked.values())  # with the weights
+                digest = hashlib.sha256(json.dumps([*recipes, self.attention, self.dtype]).encode()).hexdigest()[:16]
+                where = device_name(self.resolved_device())
+                self._sizes[key] = BatchSize(first, meter, kept_sizes(), f"{where} {digest}")
+        return self._sizes[key]
+
+    def _generate(self, units: Sequence[Unit], size: BatchSize) -> list[Generated | Failure]:
         """Generate for a batch; when it fails, halve it until the unit that causes it stands alone."""
         import torch
 
+        half = len(units) // 2
+        objects = len({id(unit.request.media) for unit in units})
+        if half and not size.allows(objects):
+            return self._generate(units[:half], size) + self._generate(units[half:], size)
         try:
             with torch.inference_mode():
                 return list(self.generate(units))
@@ -211,12 +249,12 @@ class LocalVisionModel(LocalWeights):
             message = f"{type(error).__name__}: {error}"[:500]
         # Outside the except clause, so that the traceback no longer keeps the batch's tensors alive.
         if out_of_memory:
+            size.failed(objects)
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        if len(units) > 1:
-            half = len(units) // 2
-            return self._generate(units[:half]) + self._generate(units[half:])
+        if half:
+            return self._generate(units[:half], size) + self._generate(units[half:], size)
         if out_of_memory:
             return [Failure(Cause.OUT_OF_MEMORY, f"alone in its batch, and still: {message}")]
         return [Failure(cause, message)]

@@ -296,6 +296,16 @@ def free_memory(device: str) -> float | None:
     return None
 
 
+def device_name(device: str) -> str:
+    """What a device is called, with its memory: what holds on one of a kind holds on the next."""
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    facts = torch.cuda.get_device_properties(torch.device(device))
+    return f"{facts.name} {facts.total_memory / _GIB:.0f} GiB"
+
+
 def _left_to_the_container() -> float:
     """Bytes until the limit of the control group (version 2) this process runs in; the file cache can be dropped."""
     group = Path("/sys/fs/cgroup")

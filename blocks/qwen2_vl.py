@@ -19,7 +19,7 @@ from schemas.capability import Capability, MediaKind
 from schemas.enrichment import Enrichment, Result
 from schemas.failure import Cause, ModelError
 from schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
-from schemas.media import DecodedImage
+from schemas.media import DecodedImage, DecodedVideo, Media
 from schemas.ratings import rated
 from schemas.vision import ModelRef, VisionRequest
 
@@ -152,6 +152,13 @@ class Qwen2VL(InstructionTunedModel):
             max_pixels=looks.size["longest_edge"],
         )
         return width, height
+
+    def length_of(self, media: Media) -> float:
+        try:
+            width, height = self.seen_size((media.width, media.height))
+        except ReplyError:
+            return 0.0
+        return float(width * height * (len(media.frames) if isinstance(media, DecodedVideo) else 1))
 
     def sent_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """As the model sees it: the server's processor leaves it alone, so both speak of the same pixels."""

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blocks.batch_sizes import BatchSize
 from blocks.fraction_boxes import FRACTIONS
 from blocks.instruct_blip import InstructBlip
 from blocks.llava_next import LlavaNext
@@ -192,6 +193,6 @@ def test_a_whole_film_given_by_mistake_costs_its_own_item(model: LlavaNext) -> N
     ask = Enrichment(capability=Capability.VISUAL_REASONING, question="why?")
     film, picture = request(ask, noisy_film(2)), request(CHOOSE, noise(40, 30))
     with torch.inference_mode():
-        replies = model._generate(units(model, film, picture))
+        replies = model._generate(units(model, film, picture), BatchSize(8))
     assert isinstance(replies[0], Failure) and replies[0].cause is Cause.UNSUPPORTED
     assert isinstance(replies[1], Generated)

@@ -18,7 +18,7 @@ from tests.tiny_models.vocabularies import llama_tokenizer
 
 _TILE = 56
 _PINPOINTS = [[_TILE, 2 * _TILE], [2 * _TILE, _TILE], [2 * _TILE, 2 * _TILE], [3 * _TILE, _TILE], [_TILE, 3 * _TILE]]
-_TEMPLATE = (
+TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}[INST] "
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n"
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %} [/INST]{% else %} "
@@ -41,7 +41,7 @@ def build(folder: Path, seed: int = 1) -> Path:
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=_TEMPLATE,
+        chat_template=TEMPLATE,
     )
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(

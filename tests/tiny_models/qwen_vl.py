@@ -24,7 +24,7 @@ from transformers import (
 from tests.tiny_models.vocabularies import qwen_tokenizer
 
 GENERATIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-_TEMPLATE = (
+TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
@@ -105,7 +105,7 @@ def build(folder: Path, generation: str = "qwen2_vl", seed: int = 4) -> Path:
         image_processor=image_processor,
         tokenizer=tokenizer,
         video_processor=video_processor,
-        chat_template=_TEMPLATE,
+        chat_template=TEMPLATE,
     )
     model.generation_config.eos_token_id = [151645, 151643]
     model.save_pretrained(folder)

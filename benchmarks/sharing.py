@@ -1,0 +1,123 @@
+"""What several questions about one picture cost over one: the ratio, side by side in one process.
+
+    python -m benchmarks.sharing [--repetitions 15]
+
+A Qwen2-VL of random weights (hidden size 256, four layers, Qwen's own vocabulary) is asked five short questions about
+a picture of about a thousand tokens, with the picture's reading shared and not; the demo's Florence-2 is asked for a
+caption, the objects and one phrase. One picture a batch, one thread; repetitions take turns, and medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.random_weights import qwen2_vl
+from blocks.florence2 import Florence2
+from blocks.local_vision_model import LocalVisionModel, Unit
+from infra.demo.bucket import MODEL_FOLDER
+from infra.demo.scenes import draw_scene
+from schemas.capability import Capability
+from schemas.enrichment import Enrichment
+from schemas.media import DecodedImage
+from schemas.vision import VisionRequest
+
+SIDE = 896  # 32 x 32 tokens of 28 pixels
+QUESTIONS = (
+    "Is there a person in this picture?",
+    "What colour is the largest object?",
+    "Was it taken indoors or outdoors?",
+    "How many animals are there?",
+    "What is the weather like?",
+)
+ASKED_OF_A_SCENE = (
+    Enrichment(capability=Capability.IMAGE_CAPTIONING),
+    Enrichment(capability=Capability.OBJECT_DETECTION),
+    Enrichment(capability=Capability.VISUAL_GROUNDING, phrases=("red circle",)),
+)
+
+
+def units(model: LocalVisionModel, enrichments: Sequence[Enrichment], media: DecodedImage, limit: int) -> list[Unit]:
+    asked = [VisionRequest("s3://bench/x", each, media) for each in enrichments]
+    made = [Unit(request, prompt) for request in asked for prompt in model.prompts(request.enrichment, media.kind)]
+    return [replace(unit, prompt=replace(unit.prompt, max_new_tokens=limit)) for unit in made]
+
+
+def seconds(ways: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """The median of each way's repetitions, which take turns."""
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repetitions + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            with torch.inference_mode():
+                way()
+            if turn:  # the first turn warms up
+                took[name].append(time.perf_counter() - began)
+    return {name: statistics.median(each) for name, each in took.items()}
+
+
+def questions(repetitions: int, limit: int) -> None:
+    """One question and five about one picture, with and without sharing."""
+    shared, apart = (qwen2_vl("cpu", size="small", share_prefix=share) for share in (True, False))
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    media = DecodedImage(Image.fromarray(noise), SIDE, SIDE, "0" * 64)
+    asked = [Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question=question) for question in QUESTIONS]
+    five = units(shared, asked, media, limit)
+    length = shared.inputs(five[:1])["input_ids"].shape[1]
+    took = seconds(
+        {
+            "one": lambda: shared.generate(five[:1]),
+            "five, shared": lambda: shared.generate(five),
+            "five, not shared": lambda: apart.generate(five),
+        },
+        repetitions,
+    )
+    print(f"qwen2-vl, random weights, a prompt of {length} tokens, replies of at most {limit}")
+    show(took, "one")
+
+
+def enrichments(repetitions: int) -> None:
+    """Three enrichments of one scene together, and each alone, by the demo's Florence-2."""
+    model = Florence2(id=str(MODEL_FOLDER), device="cpu")
+    model.prepare()
+    picture = draw_scene(3).image
+    media = DecodedImage(picture, *picture.size, "0" * 64)
+    three = units(model, ASKED_OF_A_SCENE, media, 512)
+    names = ("caption", "detection", "grounding")
+    with torch.inference_mode():
+        lengths = [model.generate([unit])[0].usage.output_tokens for unit in three]
+    ways: dict[str, Callable[[], object]] = {
+        name: lambda unit=unit: model.generate([unit])  # type: ignore[misc]
+        for name, unit in zip(names, three, strict=True)
+    }
+    took = seconds(ways | {"all three": lambda: model.generate(three)}, repetitions)
+    print("florence-2, the demo's; replies of " + ", ".join(f"{n} {k}" for n, k in zip(names, lengths, strict=True)))
+    show(took, "caption")
+    print(f"  all three over the three alone: {took['all three'] / sum(took[name] for name in names):.2f}")
+
+
+def show(took: dict[str, float], base: str) -> None:
+    for name, each in took.items():
+        print(f"  {name:18} {1000 * each:8.1f} ms  {each / took[base]:5.2f} of {base}")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--limit", type=int, default=8, help="tokens a reply of the questions")
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # threads that wait for one another measure what else runs on the machine
+    questions(given.repetitions, given.limit)
+    enrichments(given.repetitions)
+
+
+if __name__ == "__main__":
+    main()
