@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from blocks.local_vision_model import LocalVisionModel, Unit
 from blocks.vision_model import Generated
 from schemas.capability import MediaKind
-from schemas.media import DecodedVideo
+from schemas.media import DecodedVideo, Media
 from schemas.vision import Usage
 
 
@@ -62,20 +63,43 @@ class InstructionTunedModel(LocalVisionModel):
 
     def inputs(self, units: Sequence[Unit]) -> Any:
         """What the processor makes of a batch: padded token ids, and pixels."""
+        texts, begin = self._wording(units)
+        return self._processor(
+            text=texts, padding=True, return_tensors="pt", add_special_tokens=begin, **self.media_inputs(units)
+        )
+
+    def _wording(self, units: Sequence[Unit]) -> tuple[list[str], bool]:
+        """The words of each prompt, and whether the tokenizer is to write the first token before them.
+
+        Raises ValueError if a prompt holds what stands for the media.
+        """
         for unit in units:
             for token in self._placeholders():
                 if token in unit.prompt.text:
                     raise ValueError(f"the prompt holds {token!r}, which stands for the media; word it differently")
         texts = self.texts(units)
         begin = self._processor.tokenizer.bos_token
-        return self._processor(
-            text=texts,
-            padding=True,
-            return_tensors="pt",
-            # Some templates write the first token themselves; it must not stand there twice.
-            add_special_tokens=not (begin and texts[0].startswith(begin)),
-            **self.media_inputs(units),
-        )
+        # Some templates write the first token themselves; it must not stand there twice.
+        return texts, not (begin and texts[0].startswith(begin))
+
+    # --- for an engine that has the weights elsewhere -------------------------------------------
+
+    def load_processor_alone(self, path: Path) -> None:
+        """Load what words the prompts and knows the pixels, and no weights."""
+        self._processor = self.load_processor(path)
+
+    def prompt_tokens(self, unit: Unit) -> list[int]:
+        """The words as tokens, in which one placeholder stands for the media, however many tokens they will be."""
+        (text,), begin = self._wording([unit])
+        return list(self._processor.tokenizer(text, add_special_tokens=begin)["input_ids"])
+
+    def processor_settings(self, media: Media | None) -> dict[str, Any]:
+        """What the processor does otherwise than its files say, as keywords for another of its kind: about these
+        media, or about any.
+        """
+        return {}
+
+    # --- in this process ------------------------------------------------------------------------
 
     def generate(self, units: Sequence[Unit]) -> list[Generated]:
         inputs = self.inputs(units).to(self._model.device)
