@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from blocks.local_vision_model import LocalVisionModel, Unit
 from blocks.shared_prefix import SplitPrompts, read_prefixes, split_prompts, windowed
 from blocks.vision_model import Generated
 from schemas.capability import MediaKind
-from schemas.media import DecodedVideo
+from schemas.media import DecodedVideo, Media
 from schemas.vision import Usage
 
 
@@ -67,19 +68,43 @@ class InstructionTunedModel(LocalVisionModel):
 
     def inputs(self, units: Sequence[Unit]) -> Any:
         """What the processor makes of a batch: padded token ids, and pixels."""
-        texts = self.texts(units)
+        texts, begin = self._wording(units)
         return self._processor(
-            text=texts,
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=self._adds_first(texts),
-            **self.media_inputs(units),
+            text=texts, padding=True, return_tensors="pt", add_special_tokens=begin, **self.media_inputs(units)
         )
 
-    def _adds_first(self, texts: Sequence[str]) -> bool:
-        """Whether the tokenizer writes the first token: some templates do so themselves; it must not stand twice."""
+    def _wording(self, units: Sequence[Unit]) -> tuple[list[str], bool]:
+        """The words of each prompt, and whether the tokenizer is to write the first token before them.
+
+        Raises ValueError if a prompt holds what stands for the media.
+        """
+        for unit in units:
+            for token in self._placeholders():
+                if token in unit.prompt.text:
+                    raise ValueError(f"the prompt holds {token!r}, which stands for the media; word it differently")
+        texts = self.texts(units)
         begin = self._processor.tokenizer.bos_token
-        return not (begin and texts[0].startswith(begin))
+        # Some templates write the first token themselves; it must not stand there twice.
+        return texts, not (begin and texts[0].startswith(begin))
+
+    # --- for an engine that has the weights elsewhere -------------------------------------------
+
+    def load_processor_alone(self, path: Path) -> None:
+        """Load what words the prompts and knows the pixels, and no weights."""
+        self._processor = self.load_processor(path)
+
+    def prompt_tokens(self, unit: Unit) -> list[int]:
+        """The words as tokens, in which one placeholder stands for the media, however many tokens they will be."""
+        (text,), begin = self._wording([unit])
+        return list(self._processor.tokenizer(text, add_special_tokens=begin)["input_ids"])
+
+    def processor_settings(self, media: Media | None) -> dict[str, Any]:
+        """What the processor does otherwise than its files say, as keywords for another of its kind: about these
+        media, or about any.
+        """
+        return {}
+
+    # --- in this process ------------------------------------------------------------------------
 
     @property
     def shares_prefix(self) -> bool:
@@ -92,10 +117,6 @@ class InstructionTunedModel(LocalVisionModel):
         return self.share_prefix and not apart and not windowed(self._model)
 
     def generate(self, units: Sequence[Unit]) -> list[Generated]:
-        for unit in units:
-            for token in self._placeholders():
-                if token in unit.prompt.text:
-                    raise ValueError(f"the prompt holds {token!r}, which stands for the media; word it differently")
         split = self._split(units) if self.shares_prefix else None
         if split is not None:
             inputs = read_prefixes(self._model, split)
@@ -120,8 +141,8 @@ class InstructionTunedModel(LocalVisionModel):
         if len(distinct) == len(units):
             return None
         firsts = [media.index(each) for each in distinct]
-        texts, tokenizer = self.texts(units), self._processor.tokenizer
-        tokens = tokenizer(texts, add_special_tokens=self._adds_first(texts))["input_ids"]
+        (texts, begin), tokenizer = self._wording(units), self._processor.tokenizer
+        tokens = tokenizer(texts, add_special_tokens=begin)["input_ids"]
         ids = set(tokenizer.convert_tokens_to_ids(self._placeholders()))
         inputs = self._placed(self.inputs([units[k] for k in firsts]))
         return split_prompts(inputs, firsts, [distinct.index(each) for each in media], tokens, ids)

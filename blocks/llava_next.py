@@ -33,6 +33,7 @@ class LlavaNext(InstructionTunedModel):
 
     rating = rated("llava-next")
     native_space = FRACTIONS
+    in_vllm = True
     model_class = "LlavaNextForConditionalGeneration"
     memory_gib = 17.0
     default = ModelRef("llava-hf/llava-v1.6-mistral-7b-hf", revision="main", licence="apache-2.0", commercial_use="yes")

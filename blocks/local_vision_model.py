@@ -18,6 +18,7 @@ from blocks.frame_by_frame import asked_of_a_frame, frame_requests, gather
 from blocks.local_weights import LocalWeights, device_name
 from blocks.picture_encoding import fit_within
 from blocks.vision_model import Availability, Generated, Prompt, ReplyError, video_of
+from blocks.vllm_engine import VllmEngine
 from schemas.capability import MediaKind
 from schemas.enrichment import Enrichment
 from schemas.failure import Cause, Failure
@@ -40,30 +41,53 @@ class Unit:
 
 class LocalVisionModel(LocalWeights):
     """A model with open weights. It runs in this process on transformers' own classes: safetensors only, no remote
-    code, pinned revision, greedy decoding; or, by `engine: endpoint`, in a server that speaks OpenAI's protocol.
+    code, pinned revision, greedy decoding; or, by `engine: endpoint`, in a server that speaks OpenAI's protocol; or,
+    by `engine: vllm`, in vLLM inside this process.
     """
 
     sees_films: ClassVar[bool] = False
     """Whether a video's frames are looked at together; if not, one by one."""
+    in_vllm: ClassVar[bool] = False
+    """Whether vLLM has a class of its own for these weights."""
 
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto", description="Objects a forward pass; auto: 8, on a GPU as many as its memory is seen to hold."
     )
-    engine: Literal["local", "endpoint"] = Field(default="local", description="endpoint: served at endpoint_url.")
+    engine: Literal["local", "endpoint", "vllm"] = Field(
+        default="local", description="local: transformers; endpoint: served at endpoint_url; vllm: vLLM, in process."
+    )
     endpoint_url: ServerAddress | None = Field(default=None, description="E.g. http://localhost:8000/v1.")
     endpoint_key: SecretStr | None = Field(
         default=None, description=f"Empty: ${KEY_VARIABLE}, if the server wants one."
     )
     endpoint_timeout: float = Field(default=300.0, gt=0, description="Seconds without a byte until a try is given up.")
-    max_concurrency: int = Field(default=32, ge=1, le=1024, description="Most requests in flight at an endpoint.")
+    max_concurrency: int = Field(
+        default=32, ge=1, le=1024, description="Most requests in flight at an endpoint, or at once in vLLM."
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=1, description="vllm: most tokens of prompt, media and reply; unset: as the weights allow."
+    )
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1, description="vllm: its share of the GPU's memory.")
 
     _endpoint: EndpointEngine | None = PrivateAttr(default=None)
     _sizes: dict[str, BatchSize] = PrivateAttr(default_factory=dict)
+    _vllm: VllmEngine | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _has_an_endpoint(self) -> Self:
         if self.engine == "endpoint" and not self.endpoint_url:
             raise ValueError("engine: endpoint needs endpoint_url")
+        return self
+
+    @model_validator(mode="after")
+    def _can_run_in_vllm(self) -> Self:
+        if self.engine != "vllm":
+            return self
+        if not self.in_vllm:
+            others = "engine: local runs it, engine: endpoint asks a server that has it"
+            raise ValueError(f"engine: vllm: vLLM has no {self.system}; {others}")
+        if self.device not in ("auto", "cuda") or self.placement != "device" or self.attention != "auto":
+            raise ValueError("engine: vllm: device, placement and attention are vLLM's own; see CUDA_VISIBLE_DEVICES")
         return self
 
     # --- what a subclass says -------------------------------------------------------------------
@@ -111,17 +135,24 @@ class LocalVisionModel(LocalWeights):
 
     @property
     def objects_at_once(self) -> int:
-        if self.engine == "endpoint":
+        if self.engine != "local":
             return max(super().objects_at_once, 2 * self.max_concurrency)
         asked = FIRST if self.batch_size == "auto" else self.batch_size
         return max(super().objects_at_once, 2 * max((size.now for size in self._sizes.values()), default=asked))
 
     def availability(self) -> Availability:
-        return super().availability() if self.engine == "local" else EndpointEngine.of(self).availability()
+        if self.engine == "endpoint":
+            return EndpointEngine.of(self).availability()
+        if self.engine == "vllm" and not (installed := VllmEngine.of(self).availability()).usable:
+            return installed
+        return super().availability()
 
     def prepare(self) -> None:
         if self.engine == "local":
             super().prepare()
+        elif self.engine == "vllm":
+            self._vllm = self._vllm or VllmEngine.of(self)
+            self._vllm.prepare()
         elif self._endpoint is None:
             self._endpoint = EndpointEngine.of(self)
             self._endpoint.prepare()
@@ -141,7 +172,7 @@ class LocalVisionModel(LocalWeights):
 
     @property
     def takes_turns(self) -> bool:
-        return self.engine == "local"
+        return self.engine != "endpoint"
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -176,6 +207,8 @@ class LocalVisionModel(LocalWeights):
     def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         if self._endpoint is not None:
             return self._endpoint.run(requests)
+        if self._vllm is not None:
+            return self._vllm.run(requests)
         asked: list[list[Prompt]] = [list(self.prompts(request.enrichment, request.media.kind)) for request in requests]
         units = [Unit(r, p) for r, prompts in zip(requests, asked, strict=True) for p in prompts]
         said: list[Generated | Failure | None] = [None] * len(units)

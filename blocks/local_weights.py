@@ -156,7 +156,7 @@ class LocalWeights(VisionModel):
             torch, self.dtype
         )
         self._refuse_what_does_not_fit(path, device, dtype.itemsize)
-        self._refuse_another_model(path)
+        self.refuse_another_model(path)
         placed = {"device_map": "auto"} if self.placement == "accelerate" else {}
         try:
             model, loading = getattr(transformers, self.weights_class).from_pretrained(
@@ -221,7 +221,7 @@ class LocalWeights(VisionModel):
                 f"{device} has {free:.1f} GiB free; set placement: accelerate, a smaller id or another device"
             )
 
-    def _refuse_another_model(self, path: Path) -> None:
+    def refuse_another_model(self, path: Path) -> None:
         """Refuse weights of another model, which transformers would load as random ones, with a warning."""
         import transformers
 

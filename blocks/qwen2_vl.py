@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
@@ -47,6 +48,7 @@ class Qwen2VL(InstructionTunedModel):
     media_kinds = frozenset({MediaKind.IMAGE, MediaKind.VIDEO})
     native_space = PER_MILLE
     sees_films = True
+    in_vllm = True
     model_class = _CLASSES["qwen2_vl"]
     memory_gib = 6.0
     default = ModelRef("Qwen/Qwen2-VL-2B-Instruct", revision="main", licence="apache-2.0", commercial_use="yes")
@@ -87,9 +89,9 @@ class Qwen2VL(InstructionTunedModel):
     def weights_class(self) -> str:
         return _CLASSES[self.known_generation]
 
-    def adapt(self) -> None:
-        super().adapt()
-        images, videos = self._processor.image_processor, self._processor.video_processor
+    def load_processor(self, path: Path | None) -> Any:
+        processor = super().load_processor(path)
+        images, videos = processor.image_processor, processor.video_processor
         if videos.cap_pixels_per_frame is None:
             videos.cap_pixels_per_frame = True  # as the vendor's own code does; long videos stay affordable
         if self.max_pixels is not None:
@@ -99,6 +101,21 @@ class Qwen2VL(InstructionTunedModel):
                 videos.max_video_tokens = max(self.max_pixels // (videos.patch_size * videos.merge_size) ** 2, 1)
             else:
                 _limit(videos, self.max_pixels)
+        return processor
+
+    def processor_settings(self, media: Media | None) -> dict[str, Any]:
+        images, videos = self._processor.image_processor, self._processor.video_processor
+        films = {"cap_pixels_per_frame": videos.cap_pixels_per_frame, "do_sample_frames": False}
+        if self.max_pixels is None:
+            return {"videos_kwargs": films}
+        budget = _budget(videos)
+        if self.known_generation == "qwen3_vl" and isinstance(media, DecodedVideo):
+            # Its limit on a frame is no keyword: what comes of it for this film is its budget for the whole.
+            frames, cell = max(len(media.frames), 2), videos.patch_size * videos.merge_size
+            frame = min(videos.max_video_tokens * cell**2, budget["longest_edge"] // frames)
+            budget["longest_edge"] = max(frame, int(budget["shortest_edge"] * 1.05)) * frames
+            films["cap_pixels_per_frame"] = False
+        return {"images_kwargs": {"size": _budget(images)}, "videos_kwargs": films | {"size": budget}}
 
     def generation_settings(self) -> dict[str, Any]:
         settings = super().generation_settings()
@@ -196,6 +213,11 @@ class Qwen2VL(InstructionTunedModel):
         pixels = self.known_generation == "qwen2_5_vl"
         space: NativeSpace = PIXELS_SEEN if pixels else PER_MILLE
         return read_regions(text, enrichment, space, self.frame(request))
+
+
+def _budget(processor: Any) -> dict[str, int]:
+    """The fewest and the most pixels that a processor makes of a picture (of Qwen3-VL's films: of all frames)."""
+    return {name: processor.size[name] for name in ("shortest_edge", "longest_edge")}
 
 
 def _limit(processor: Any, pixels: int) -> None:
