@@ -46,6 +46,10 @@ class Florence2(LocalVisionModel):
     memory_gib = 1.5
     default = ModelRef("florence-community/Florence-2-base-ft", revision="main", licence="mit", commercial_use="yes")
 
+    def square_side(self) -> int | None:
+        size = self._processor.image_processor.size
+        return int(max(size["height"], size["width"]))
+
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         limit = self.max_new_tokens
         match enrichment.capability:

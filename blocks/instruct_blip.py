@@ -43,6 +43,10 @@ class InstructBlip(InstructionTunedModel):
         if self._processor.num_query_tokens is None:
             self._processor.num_query_tokens = self._model.config.num_query_tokens
 
+    def square_side(self) -> int | None:
+        size = self._processor.image_processor.size
+        return int(max(size["height"], size["width"]))
+
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         if enrichment.capability is Capability.VISUAL_GROUNDING:
             return phrase_prompts(enrichment, self.max_new_tokens, _GROUNDING)

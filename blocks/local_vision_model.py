@@ -56,6 +56,9 @@ class LocalVisionModel(LocalWeights):
     engine: Literal["local", "endpoint", "vllm"] = Field(
         default="local", description="local: transformers; endpoint: served at endpoint_url; vllm: vLLM, in process."
     )
+    reduced_decoding: bool = Field(
+        default=False, description="JPEGs at reduced scale, where the whole picture is squeezed into a small square."
+    )
     endpoint_url: ServerAddress | None = Field(default=None, description="E.g. http://localhost:8000/v1.")
     endpoint_key: SecretStr | None = Field(
         default=None, description=f"Empty: ${KEY_VARIABLE}, if the server wants one."
@@ -164,7 +167,17 @@ class LocalVisionModel(LocalWeights):
 
     def generation_settings(self) -> dict[str, Any]:
         settings = super().generation_settings()
+        if self.reduced_decoding:
+            settings |= {"reduced_decoding": True}
         return settings if self.engine == "local" else settings | {"engine": self.engine}
+
+    @property
+    def decoded_side(self) -> int | None:
+        return self.square_side() if self.reduced_decoding and self._model is not None else None
+
+    def square_side(self) -> int | None:
+        """The side in pixels of the square into which the loaded processor squeezes any picture; None: it does not."""
+        return None
 
     def sent_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The width and height at which a picture of this size is sent to an endpoint."""

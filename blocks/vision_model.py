@@ -137,6 +137,11 @@ class VisionModel(Block):
         return 16
 
     @property
+    def decoded_side(self) -> int | None:
+        """The shortest side, in pixels, at which a picture may be decoded at reduced scale; None: as it is."""
+        return None
+
+    @property
     def takes_turns(self) -> bool:
         """Whether one batch at a time may be asked: what runs in this process does."""
         return not self.hosted

@@ -47,9 +47,9 @@ class Asked:
 
 
 def image_batches(
-    shard: Shard, fetched: Fetched, limits: Limits, group: int, spans: list[Span]
+    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
 ) -> Iterator[list[Asked]]:
-    """Yield what is asked of `group` images at a time, decoding the next ones in threads while these are used.
+    """Yield what is asked of a group of images at a time, decoding the next ones in threads while these are used.
 
     At most two groups are in memory as pixels; an object's bytes are let go when it has been decoded.
     """
@@ -66,12 +66,13 @@ def image_batches(
         if isinstance(content, Failure):
             return [Asked(item, ask, failure=content) for ask in asks]
         assert isinstance(content, bytes)
-        media = decode(content, limits)
+        media = decode(content, limits, model.decoded_side)
         if isinstance(media, Failure):
             return [Asked(item, ask, failure=media) for ask in asks]
         facts = MediaFacts.of(media)
         return [Asked(item, ask, VisionRequest(item.uri, ask.enrichment, media), facts=facts) for ask in asks]
 
+    group = model.objects_at_once
     groups = [shard.items[k : k + group] for k in range(0, len(shard.items), group)]
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
         pending = [pool.submit(timely, item) for item in groups[0]] if groups else []

@@ -78,7 +78,7 @@ def _batches(
 ) -> Iterator[list[Asked]]:
     if shard.media_kind is MediaKind.VIDEO:
         return video_batches(shard, fetched, limits, model, spans)
-    return image_batches(shard, fetched, limits, model.objects_at_once, spans)
+    return image_batches(shard, fetched, limits, model, spans)
 
 
 class _Gathering:

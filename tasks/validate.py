@@ -41,13 +41,8 @@ def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
     """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure."""
     spans = list(replies.spans)
     with timed(spans, Stage.VALIDATE):
-        failures = failures_of(replies.answers)
-        good = [a for a, failure in zip(replies.answers, failures, strict=True) if failure is None]
-        bad = [(a, failure) for a, failure in zip(replies.answers, failures, strict=True) if failure is not None]
-        rows = CatalogRow.validate(_frame(good, run_id), lazy=True)
-        now = datetime.now(UTC)
-        failed_rows = [_failed_row(a, failure, run_id, now) for a, failure in bad]
-        failed = QuarantineRow.validate(pl.DataFrame(failed_rows, schema=QUARANTINE_SCHEMA))
+        rows, failures = _checked(replies.answers, run_id)
+        failed = _failed(replies.answers, failures, run_id)
     if rows.height + failed.height != shard.size:
         raise RuntimeError(f"shard {shard.index}: {shard.size} were asked and {rows.height + failed.height} came out")
     return Validated(rows, failed, spans, shard.system)
@@ -55,18 +50,30 @@ def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
 
 def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:
     """For each answer, why it cannot be published, or None: the model's failure, or the checks its row breaks."""
-    failures = [answer.reply.failure for answer in answers]
+    return _checked(answers, run_id="check")[1]
+
+
+def _checked(answers: Sequence[Answer], run_id: str) -> tuple[pl.DataFrame, list[Failure | None]]:
+    """The rows that pass every check, and for each answer why it gives none, or None."""
+    failures = [answer.reply.failure or _unwritable(answer) for answer in answers]
     candidates = [k for k, failure in enumerate(failures) if failure is None]
-    for k in list(candidates):
-        if not _is_storable(answers[k]):
-            failures[k] = Failure(Cause.MALFORMED, "the reply holds characters that are no text", Stage.VALIDATE)
-            candidates.remove(k)
-    broken = _broken_checks(_frame([answers[k] for k in candidates], run_id="check"))
+    rows = _frame([answers[k] for k in candidates], run_id)
+    broken = _broken_checks(rows)
     for row, checks in broken.items():
         reply = answers[candidates[row]].reply
         message = "the row breaks: " + ", ".join(sorted(checks))
         failures[candidates[row]] = Failure(Cause.SCHEMA, message, Stage.VALIDATE, raw_reply=reply.raw_reply)
-    return failures
+    if broken:  # what is left is checked anew, as a whole
+        rows = CatalogRow.validate(rows.filter(~pl.int_range(pl.len()).is_in(list(broken))), lazy=True)
+    return rows, failures
+
+
+def _failed(answers: Sequence[Answer], failures: Sequence[Failure | None], run_id: str) -> pl.DataFrame:
+    """The rows for the quarantine."""
+    now = datetime.now(UTC)
+    rows = [_failed_row(a, failure, run_id, now) for a, failure in zip(answers, failures, strict=True) if failure]
+    frame = pl.DataFrame(rows, schema=QUARANTINE_SCHEMA)
+    return QuarantineRow.validate(frame) if rows else frame
 
 
 def _broken_checks(frame: pl.DataFrame) -> dict[int, set[str]]:
@@ -85,13 +92,22 @@ def _broken_checks(frame: pl.DataFrame) -> dict[int, set[str]]:
     return {}
 
 
-def _is_storable(answer: Answer) -> bool:
-    """Whether the reply's text can be written as UTF-8: a model's JSON may hold half of a surrogate pair."""
+def _unwritable(answer: Answer) -> Failure | None:
+    """Why a result cannot be written as UTF-8, or None: a model's JSON may hold half of a surrogate pair."""
+    match answer.reply.outcome:
+        case TextResult(text, segments):
+            words = [text, *(segment.text for segment in segments)]
+        case RegionsResult(regions):
+            words = [region.label for region in regions]
+        case TracksResult(tracks):
+            words = [track.label for track in tracks]
+        case _:
+            return None
     try:
-        json.dumps(asdict(answer.reply.outcome), ensure_ascii=False).encode()
+        "".join(words).encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return Failure(Cause.MALFORMED, "the reply holds characters that are no text", Stage.VALIDATE)
+    return None
 
 
 def fingerprint(recipe: str, object_version: str) -> str:
