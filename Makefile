@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test check bench bench-gpu format lock clean
 help:     ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
@@ -23,6 +23,12 @@ check: .venv/ready ## ruff, formatting, mypy --strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+bench: .venv/ready ## measure everything against loops and rivals, whose environments are made on the first run (an hour)
+	@UV=$(UV) $(BIN)/python -m benchmarks
+
+bench-gpu: .venv/ready ## real model shapes with random weights, on a GPU; needs no network
+	@$(BIN)/python -m benchmarks.gpu
+
 format: .venv/ready ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -32,7 +38,7 @@ lock: $(UV) ## resolve pyproject.toml again into requirements.lock
 	  --no-emit-index-url --custom-compile-command "make lock" --quiet --upgrade -o requirements.lock
 
 clean: ## remove the environment and everything that was made here
-	rm -rf .venv .tools demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .tools benchmarks/.environments demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(UV):
 	@echo "installing uv into .tools ..."

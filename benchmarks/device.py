@@ -10,13 +10,12 @@ from blocks.vision_model import Availability, Generated
 from schemas.enrichment import Result, TextResult
 from schemas.vision import VisionReply, VisionRequest
 
-SECONDS_AN_IMAGE = 0.020
-
 
 class Device(Florence2):
     """Captions with the picture's size, after 20 ms an image; takes Florence-2's place in `blocks.systems`."""
 
     _block_type_slug = "sightflow-benchmark-device"
+    seconds_an_image: float = 0.020
 
     def availability(self) -> Availability:
         return Availability(True, "a stand-in")
@@ -28,7 +27,7 @@ class Device(Florence2):
         pass
 
     def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-        time.sleep(SECONDS_AN_IMAGE * len({request.uri for request in requests}))
+        time.sleep(self.seconds_an_image * len({request.uri for request in requests}))
         return [self.reply(request, [(p, Generated("x")) for p in self._prompts(request)]) for request in requests]
 
     def _prompts(self, request: VisionRequest) -> tuple[object, ...]:

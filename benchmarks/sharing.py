@@ -3,8 +3,8 @@
     python -m benchmarks.sharing [--repetitions 15]
 
 A Qwen2-VL of random weights (hidden size 256, four layers, Qwen's own vocabulary) is asked five short questions about
-a picture of about a thousand tokens, with the picture's reading shared and not; the demo's Florence-2 is asked for a
-caption, the objects and one phrase. One picture a batch, one thread; repetitions take turns, and medians are shown.
+a picture of about a thousand tokens, with the picture's reading shared and not; a Florence-2 of the published large
+shape, and the demo's, are asked for a caption, the objects and one phrase. One picture a batch, one thread; repetitions take turns, and medians are shown.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.random_weights import qwen2_vl
+from benchmarks.random_weights import florence2, qwen2_vl
 from blocks.florence2 import Florence2
 from blocks.local_vision_model import LocalVisionModel, Unit
 from infra.demo.bucket import MODEL_FOLDER
@@ -63,7 +63,7 @@ def seconds(ways: dict[str, Callable[[], object]], repetitions: int) -> dict[str
     return {name: statistics.median(each) for name, each in took.items()}
 
 
-def questions(repetitions: int, limit: int) -> None:
+def questions(repetitions: int, limit: int) -> tuple[str, dict[str, float]]:
     """One question and five about one picture, with and without sharing."""
     shared, apart = (qwen2_vl("cpu", size="small", share_prefix=share) for share in (True, False))
     noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -79,17 +79,14 @@ def questions(repetitions: int, limit: int) -> None:
         },
         repetitions,
     )
-    print(f"qwen2-vl, random weights, a prompt of {length} tokens, replies of at most {limit}")
-    show(took, "one")
+    return f"Qwen2-VL, random weights, a prompt of {length} tokens, replies of at most {limit}", took
 
 
-def enrichments(repetitions: int) -> None:
-    """Three enrichments of one scene together, and each alone, by the demo's Florence-2."""
-    model = Florence2(id=str(MODEL_FOLDER), device="cpu")
-    model.prepare()
+def enrichments(model: Florence2, repetitions: int, limit: int) -> tuple[str, dict[str, float]]:
+    """Three enrichments of one scene together, and each alone."""
     picture = draw_scene(3).image
     media = DecodedImage(picture, *picture.size, "0" * 64)
-    three = units(model, ASKED_OF_A_SCENE, media, 512)
+    three = units(model, ASKED_OF_A_SCENE, media, limit)
     names = ("caption", "detection", "grounding")
     with torch.inference_mode():
         lengths = [model.generate([unit])[0].usage.output_tokens for unit in three]
@@ -98,14 +95,32 @@ def enrichments(repetitions: int) -> None:
         for name, unit in zip(names, three, strict=True)
     }
     took = seconds(ways | {"all three": lambda: model.generate(three)}, repetitions)
-    print("florence-2, the demo's; replies of " + ", ".join(f"{n} {k}" for n, k in zip(names, lengths, strict=True)))
-    show(took, "caption")
-    print(f"  all three over the three alone: {took['all three'] / sum(took[name] for name in names):.2f}")
+    return "replies of " + ", ".join(f"{n} {k}" for n, k in zip(names, lengths, strict=True)) + " tokens", took
 
 
-def show(took: dict[str, float], base: str) -> None:
-    for name, each in took.items():
-        print(f"  {name:18} {1000 * each:8.1f} ms  {each / took[base]:5.2f} of {base}")
+def rows(repetitions: int = 15, limit: int = 8) -> Iterator[tuple[str, float, str, str]]:
+    """What is measured, its ratio, what it should be at most, and the figures; one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for one another measure what else runs on the machine
+    said, took = questions(repetitions, limit)
+    for way, target in (("shared", "<= 2.0"), ("not shared", "")):
+        figures = f"{said}: {_milliseconds(took)}"
+        yield f"five questions over one, {way}", took[f"five, {way}"] / took["one"], target, figures
+    demo = Florence2(id=str(MODEL_FOLDER), device="cpu")
+    demo.prepare()
+    for name, model, times, longest in (
+        ("Florence-2-large, random weights", florence2("cpu"), max(repetitions // 3, 3), 20),
+        ("the demo's Florence-2", demo, repetitions, 512),
+    ):
+        said, took = enrichments(model, times, longest)
+        for one in ("detection", "caption"):
+            figures = f"{name}, {said}: {_milliseconds(took)}"
+            yield f"three enrichments over {one}, {name}", took["all three"] / took[one], "<= 1.6", figures
+    torch.set_num_threads(threads)
+
+
+def _milliseconds(took: dict[str, float]) -> str:
+    return ", ".join(f"{name} {1000 * each:.0f} ms" for name, each in took.items())
 
 
 def main() -> None:
@@ -114,9 +129,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--limit", type=int, default=8, help="tokens a reply of the questions")
     given = parser.parse_args()
-    torch.set_num_threads(1)  # threads that wait for one another measure what else runs on the machine
-    questions(given.repetitions, given.limit)
-    enrichments(given.repetitions)
+    for what, ratio, target, figures in rows(given.repetitions, given.limit):
+        print(f"{ratio:5.2f} {target:7} {what}\n      {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def local_workers(workers: int | None = None) -> SpecCluster:
     memory = psutil.virtual_memory().total // count
 
     def options(place: int) -> dict[str, Any]:
-        environment = {"OMP_NUM_THREADS": str(cores)}
+        environment = {"OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "PASSIVE"}
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
         return {

@@ -19,6 +19,8 @@ import psutil
 from benchmarks.rivals.job import Job
 
 MODULES = {
+    "in memory": "in_memory",
+    "sightflow": "with_sightflow",
     "naive": "naive",
     "careful": "careful",
     "daft": "with_daft",

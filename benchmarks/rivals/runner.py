@@ -137,8 +137,8 @@ def interpreter(name: str) -> Path | str:
 
 def main() -> None:
     """Measure and print a table; rounds are interleaved, and the best of each contender is shown."""
+    from benchmarks.pictures import fill
     from benchmarks.slow_store import slow_store
-    from benchmarks.throughput import BUCKET, fill
     from infra.demo.bucket import MODEL_FOLDER
 
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,21 +150,22 @@ def main() -> None:
     names = given.names or list(MODULES)
     for objects in map(int, given.objects.split(",")):
         with slow_store() as (endpoint, _), tempfile.TemporaryDirectory() as place:
-            keys = fill(endpoint, objects)
+            keys = fill(endpoint, "bench", objects)
             for model in given.model.split(","):
                 best: dict[str, Outcome | str] = {}
                 for turn in range(given.times):
                     for name in names:
                         out = Path(place, model, f"{name}-{turn}")
-                        done = measure(name, endpoint, BUCKET, "in/", model, MODEL_FOLDER, out)
+                        done = measure(name, endpoint, "bench", "in/", model, MODEL_FOLDER, out)
                         if isinstance(done, Outcome):
                             assert set(done.captions) == set(keys), f"{name}: keys without a row, or rows without a key"
                             shutil.rmtree(out)
-                        best[name] = _better(best.get(name), done)
+                        best[name] = better(best.get(name), done)
                 print(f"\n{model}, {objects} objects, best of {given.times}\n" + table(best), flush=True)
 
 
-def _better(one: Outcome | str | None, other: Outcome | str) -> Outcome | str:
+def better(one: Outcome | str | None, other: Outcome | str) -> Outcome | str:
+    """The quicker of two tries of a contender."""
     if isinstance(one, Outcome) and (isinstance(other, str) or one.seconds <= other.seconds):
         return one
     return other

@@ -1,0 +1,167 @@
+"""All that is measured on a machine without a GPU, as one table, ratios first: `make bench`.
+
+    python -m benchmarks [--objects 2000] [--light 10000] [--only rivals,sharing,orchestration,workers,nothing,memory]
+
+The store is an S3 endpoint on loopback, in a process of its own, that answers each request 20 ms late.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from benchmarks import orchestration, sharing
+from benchmarks.pictures import fill
+from benchmarks.rivals import runner
+from benchmarks.slow_store import slow_store
+from infra.demo.bucket import MODEL_FOLDER
+
+BUCKET = "bench"
+LIBRARIES = ("sightflow", "prefect", "distributed", "torch", "transformers", "polars", "deltalake", "s3fs", "moto")
+Row = tuple[str, float, str, str]
+"""What is measured, its ratio, what it should be, and the figures behind it."""
+
+
+def rivals(objects: int, light: int) -> Iterator[Row]:
+    """From bucket to catalog, over the model alone, loops, and what people would pick instead; the best of two."""
+    with slow_store() as (endpoint, store), tempfile.TemporaryDirectory() as place:
+        fill(endpoint, BUCKET, objects)
+        for model in ("device", "demo"):
+            best: dict[str, runner.Outcome | str] = {}
+            busy: dict[str, float] = {}
+            for turn in range(2):
+                for name in runner.MODULES:
+                    before = _cpu(store)
+                    out = Path(place, model, f"{name}-{turn}")
+                    done = runner.measure(name, endpoint, BUCKET, "in/", model, MODEL_FOLDER, out)
+                    kept = runner.better(best.get(name), done)
+                    if kept is done:
+                        busy[name] = _cpu(store) - before
+                    best[name] = kept
+            print(f"\n{model}: {objects:,} JPEGs of 640 x 640, best of 2\n{runner.table(best)}\n", flush=True)
+            yield from _over_the_rest(model, best, busy)
+
+
+def _over_the_rest(model: str, best: dict[str, runner.Outcome | str], busy: dict[str, float]) -> Iterator[Row]:
+    ours = best.pop("sightflow")
+    assert isinstance(ours, runner.Outcome), ours
+    target = {
+        "in memory": ">= 0.95" if model == "device" else ">= 0.85",
+        "naive": ">= 1.5",
+        "careful": ">= 1.0",
+    }
+    for name, other in best.items():
+        if isinstance(other, str):
+            continue
+        figures = f"{ours.rows / ours.seconds:.1f} and {other.rows / other.seconds:.1f} objects/s"
+        what = f"{model}: Sightflow over {name}"
+        yield what, other.seconds / ours.seconds, target.get(name, "> 1"), figures
+        if name == "in memory":
+            apart = ours.seconds - busy["sightflow"] / (os.cpu_count() or 1)
+            figures = f"the store used {busy['sightflow']:.1f} of the {ours.seconds:.1f} s on one core"
+            yield f"{what}, the store's CPU set apart", other.seconds / apart, target[name], figures
+    first = f"{ours.first_row_seconds:.1f} of {ours.seconds:.1f} s"
+    yield f"{model}: seconds to the first caption", ours.first_row_seconds / ours.seconds, "", first
+
+
+def shared(objects: int, light: int) -> Iterator[Row]:
+    """Several prompts about one picture over one."""
+    yield from sharing.rows(repetitions=9)
+
+
+def orchestrated(objects: int, light: int) -> Iterator[Row]:
+    """The flow over the same stages without Prefect, at many light items; and its memory."""
+    with slow_store() as (endpoint, _):
+        fill(endpoint, orchestration.BUCKET, light, side=32, form="PNG")
+        done = orchestration.best(endpoint, ("bare", "prefect", "dask"), times=2)
+    bare = done["bare"]["seconds"]
+    for way, target in (("prefect", "<= 1.10"), ("dask", "")):
+        figures = f"{done[way]['seconds']:.1f} and {bare:.1f} s for {light:,} items"
+        yield f"orchestration: {way} over bare", done[way]["seconds"] / bare, target, figures
+
+
+def memory(objects: int, light: int) -> Iterator[Row]:
+    """The peak of a run of four times as many objects."""
+    peaks = []
+    for count in (light // 2, 2 * light):
+        with slow_store(latency=0) as (endpoint, _):
+            fill(endpoint, orchestration.BUCKET, count, side=32, form="PNG")
+            peaks.append(orchestration.measure("prefect", endpoint)["peak_bytes"])
+    few, many = (peak / 2**20 for peak in peaks)
+    figures = f"{few:,.0f} MiB at {light // 2:,} objects, {many:,.0f} at {2 * light:,}"
+    yield "peak memory: four times the objects over one", many / few, "about 1", figures
+
+
+def workers(objects: int, light: int) -> Iterator[Row]:
+    """Two Dask workers, each with a device of its own, over one."""
+    seconds = []
+    with slow_store() as (endpoint, _), tempfile.TemporaryDirectory() as place:
+        fill(endpoint, BUCKET, objects)
+        for count in (1, 2):
+            os.environ["SIGHTFLOW_WORKERS"] = str(count)
+            out = Path(place, str(count))
+            done = runner.measure("sightflow", endpoint, BUCKET, "in/", "device", MODEL_FOLDER, out)
+            del os.environ["SIGHTFLOW_WORKERS"]
+            assert isinstance(done, runner.Outcome), done
+            seconds.append(done.seconds - done.first_row_seconds)  # starting workers takes as long for one as for two
+    figures = f"{seconds[0]:.1f} and {seconds[1]:.1f} s for {objects:,} objects after the first caption"
+    yield "two Dask workers over one", seconds[0] / seconds[1], "", figures
+
+
+def nothing(objects: int, light: int) -> Iterator[Row]:
+    """A run that finds everything done, over listing alone."""
+    with slow_store() as (endpoint, _), tempfile.TemporaryDirectory() as folder:
+        fill(endpoint, orchestration.BUCKET, light, side=32, form="PNG")
+        listed, again = orchestration.nothing_to_do(endpoint, folder)
+    figures = f"{again:.2f} and {listed:.2f} s for {light:,} objects"
+    yield "a run with nothing to do over listing", again / listed, "", figures
+
+
+SECTIONS: dict[str, Callable[[int, int], Iterator[Row]]] = {
+    "rivals": rivals,
+    "sharing": shared,
+    "orchestration": orchestrated,
+    "workers": workers,
+    "nothing": nothing,
+    "memory": memory,
+}
+
+
+def _cpu(process: psutil.Process) -> float:
+    return float(sum(process.cpu_times()[:2]))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The ratios in Markdown."""
+    lines = [("ratio", "should be", "what", "figures"), ("--:", "---", "---", "---")]
+    lines += [(f"{ratio:.2f}", target, what, figures) for what, ratio, target, figures in rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--objects", type=int, default=2000)
+    asked.add_argument("--light", type=int, default=10_000)
+    asked.add_argument("--only", default=",".join(SECTIONS))
+    given = asked.parse_args()
+    rows: list[Row] = []
+    for name in given.only.split(","):
+        print(f"{time.strftime('%H:%M:%S')} measuring {name}", flush=True)
+        rows += SECTIONS[name](given.objects, given.light)
+    memory_gib = psutil.virtual_memory().total / 2**30
+    print(f"\n{os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()}, Python {platform.python_version()}")
+    print(", ".join(f"{library} {version(library)}" for library in LIBRARIES) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
