@@ -4,7 +4,8 @@
 
 A Qwen2-VL of random weights (hidden size 256, four layers, Qwen's own vocabulary) is asked five short questions about
 a picture of about a thousand tokens, with the picture's reading shared and not; a Florence-2 of the published large
-shape, and the demo's, are asked for a caption, the objects and one phrase. One picture a batch, one thread; repetitions take turns, and medians are shown.
+shape with random weights, and the demo's, are asked for a caption, the objects and one phrase. One picture a batch, one
+thread; repetitions take turns, and medians are shown.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+os.environ["DASK_DISTRIBUTED__WORKER__PRELOAD"] = __name__  # Dask reads it when it is imported
+
 import torch
 
 from benchmarks.device import Device
@@ -68,7 +70,6 @@ def run(job: Job) -> list[tuple[str, str]]:
     from tasks.infer import loaded
 
     os.environ |= {"SIGHTFLOW_FIRST": str(job.out / "first"), "SIGHTFLOW_MODEL": job.model}
-    os.environ["DASK_DISTRIBUTED__WORKER__PRELOAD"] = __name__
     take_its_place(job.model)
     torch.set_num_threads(os.cpu_count() or 1)
     settings: dict[str, Any] = {} if job.model == "device" else {"id": job.weights, "batch_size": AT_ONCE}
