@@ -100,9 +100,12 @@ class Catalog(Block):
         return pl.scan_delta(table)
 
     def read(self, rows: pl.LazyFrame) -> pl.DataFrame:
-        """Collect what was made of `scan`. Raises StoreError, without the keys in it, if the storage fails."""
+        """Collect what was made of `scan`, as a stream: in no order but one that is asked for.
+
+        Raises StoreError, without the keys in it, if the storage fails.
+        """
         try:
-            return rows.collect()
+            return rows.collect(engine="streaming")
         except (OSError, pl.exceptions.ComputeError) as error:
             raise StoreError(f"the catalog {self.uri} cannot be read: {self._told(error)}") from None
 
