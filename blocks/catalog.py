@@ -7,7 +7,8 @@ capability), `quarantine` (what failed) and `runs` (one row a run).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from schemas.catalog import CATALOG_SCHEMA
 from schemas.failure import StoreError
 from schemas.quarantine import QUARANTINE_SCHEMA
 from schemas.report import RUNS_SCHEMA
+from schemas.spec import Upkeep
 
 TableName = Literal["enrichments", "quarantine", "runs"]
 Done = TypeVar("Done")
@@ -216,12 +218,13 @@ class Catalog(Block):
             schema=Schema.from_arrow(empty.to_arrow().schema),
             mode="ignore",
             partition_by=_PARTITIONS.get(name),
+            configuration=dict(kept_for(Upkeep().keep_days)),
             storage_options=self._options,
         )
 
     def _committed(self, commit: Callable[[], Done]) -> Done:
         """Run a commit again while another writer comes first. Raises StoreError for everything else."""
-        from deltalake.exceptions import CommitFailedError, DeltaError
+        from deltalake.exceptions import CommitFailedError
 
         retrying = Retrying(
             stop=stop_after_attempt(_COMMIT_TRIES),
@@ -229,13 +232,26 @@ class Catalog(Block):
             retry=retry_if_exception_type(CommitFailedError),
             reraise=True,
         )
-        try:
+        with self.writing():
             return retrying(commit)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what the storage or delta-rs says of a commit within this block into a StoreError."""
+        from deltalake.exceptions import DeltaError
+
+        try:
+            yield
         except (DeltaError, OSError) as error:
             raise StoreError(f"the catalog {self.uri} cannot be written: {self._told(error)}") from None
 
     def _told(self, error: Exception) -> str:
         return _brief(self.store.without_keys(str(error)) or type(error).__name__)
+
+
+def kept_for(days: int) -> Mapping[str, str]:
+    """The properties of a table that let its log tell for so long what was there, and when it was replaced."""
+    return {f"delta.{what}RetentionDuration": f"interval {days} days" for what in ("log", "deletedFile")}
 
 
 def _delta_uri(uri: str) -> str:

@@ -19,6 +19,7 @@ from tasks.plan import plan, shards_of
 from tasks.publish import publishing
 from tasks.report import close, prune, report
 from tasks.show import show
+from tasks.upkeep import upkeep
 from tasks.validate import validate
 
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
@@ -52,7 +53,8 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
             replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]
             publisher.add(media, replies, validate.submit(shard, replies, run_id))
     pruned = prune(catalog, work, spec)
-    done = report(run_id, started_at, publisher, work, pruned, spec)
+    tended = upkeep(catalog, publisher.commits + bool(pruned), spec.policy)
+    done = report(run_id, started_at, publisher, work, pruned, tended, spec)
     close(catalog, selection)
     show(done, spec)
     if not done.within_policy:

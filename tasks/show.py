@@ -155,6 +155,7 @@ def markdown(done: RunReport) -> str:
             f"| {_text(plan.enrichment)} | {plan.media_kind} | {counts} | {plan.to_compute:,} | {_text(model)} |"
         )
     lines += _table("cause", "items", sorted((str(cause), f"{count:,}") for cause, count in done.causes.items()))
+    lines += ["", *(f"- upkeep of {_text(tended.words)}" for tended in done.upkeep)] if done.upkeep else []
     lines += _table("stage", "seconds", [(stage, f"{spent:,.1f}") for stage, spent in done.seconds.items()])
     return "\n".join(lines)
 
