@@ -124,21 +124,21 @@ class Catalog(Block):
         A merge and not an append, so that two runs at once and a run repeated end in the same rows. Nothing is
         committed if nothing differs. Raises StoreError if the commit fails for good.
         """
-        capabilities = ", ".join(_quoted(c) for c in rows["capability"].unique().sort())
-        return self._merge(
-            "enrichments", rows, f"AND t.capability IN ({capabilities})", "t.fingerprint <> s.fingerprint"
-        )
+        return self._merge("enrichments", rows, "t.fingerprint <> s.fingerprint")
 
     def quarantine(self, rows: pl.DataFrame) -> Merged:
         """Merge failed items; one that failed before for the same reason is written only if it is another attempt."""
-        return self._merge("quarantine", rows, "", None)
+        return self._merge("quarantine", rows, None)
 
-    def _merge(self, name: TableName, rows: pl.DataFrame, pruning: str, replace_if: str | None) -> Merged:
+    def _merge(self, name: TableName, rows: pl.DataFrame, replace_if: str | None) -> Merged:
         if rows.is_empty():
             return Merged(None)
         lowest, highest = _quoted(str(rows["uri"].min())), _quoted(str(rows["uri"].max()))
-        # The bounds let delta-rs skip files by their statistics instead of reading the whole table.
-        same = f"t.uri = s.uri AND t.enrichment = s.enrichment AND t.uri BETWEEN {lowest} AND {highest} {pruning}"
+        names = ", ".join(_quoted(name) for name in rows["enrichment"].unique().sort())
+        # The bounds let delta-rs skip files by their statistics instead of reading the whole table. They are the key's
+        # and not the partition's: a name that is asked for another capability replaces its rows all the same.
+        bounds = f"t.uri BETWEEN {lowest} AND {highest} AND t.enrichment IN ({names})"
+        same = f"t.uri = s.uri AND t.enrichment = s.enrichment AND {bounds}"
 
         def merge() -> Merged:
             table = self._created(name)

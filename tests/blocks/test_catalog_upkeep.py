@@ -228,6 +228,8 @@ def test_what_no_kept_version_needs_is_removed_and_nothing_else(catalog: Catalog
     reached = catalog.version()
     (again,) = tend(catalog, Upkeep(keep_days=20), even_if_not_due=True)
     assert (again.vacuumed, catalog.version()) == (0, reached)
+    with pytest.raises(StoreError, match="cannot be read"):
+        catalog.read(catalog.scan("enrichments", recent - 3))
     with pytest.raises(StoreError):
         catalog.restore(recent - 3)
     assert set(content(catalog, "enrichments")["fingerprint"]) == {"fourth"}
