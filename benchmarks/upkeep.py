@@ -1,11 +1,12 @@
 """What very many commits cost, with and without upkeep.
 
-    python -m benchmarks.upkeep --commits 5000
+    python -m benchmarks.upkeep --commits 5000 --without 1000
 
-A catalog of so many small groups, each a commit of its own, with keys that come in order or at random; then the same
-catalog after upkeep. Prints how many times longer each takes without upkeep, then the seconds: to open it, to plan all
-of its objects, to publish one more group of new keys, to query it; and publishing beside a raw append of the same rows.
-The groups are appended and not merged, which leaves the same files and is sooner done.
+First, publishing so many small groups, at random keys, with upkeep whenever it is due: how long a group takes at the
+end beside the beginning, and how long it then takes to open, plan, query and publish. Then a catalog of fewer groups
+without upkeep, with keys in order or at random, and the same catalog after upkeep: how many times longer each takes
+without. Those groups are appended and not merged, which leaves the same files; even so, every commit takes longer than
+the one before it, which is why they are fewer.
 """
 
 from __future__ import annotations
@@ -74,12 +75,39 @@ def _median(do: Callable[[], object]) -> float:
     return statistics.median(took)
 
 
+def _listed(count: int, at_random: bool) -> pl.DataFrame:
+    inventory = inventory_of(count)
+    return inventory[random.Random(0).sample(range(count), count)] if at_random else inventory
+
+
+def keep_publishing(commits: int, group: int) -> None:
+    """Publish with upkeep as runs do it; print how the time of a group goes on."""
+    listed = _listed((commits + _TRIES) * group, at_random=True)
+    took, looked_after = [], 0.0
+    with tempfile.TemporaryDirectory() as name:
+        spec = spec_for(Path(name), 1)
+        catalog = Catalog(uri=spec.catalog)
+        for part in listed[: commits * group].iter_slices(group):
+            rows = rows_of(part, spec)
+            began = time.perf_counter()
+            catalog.publish(rows)
+            published = time.perf_counter()
+            tend(catalog, Upkeep())
+            took.append(published - began)
+            looked_after += time.perf_counter() - published
+        after = measure(catalog, listed[: commits * group], listed[commits * group :], spec)
+    tenth = commits // 10
+    medians = [statistics.median(took[k * tenth : (k + 1) * tenth]) for k in range(10)]
+    print(f"{commits:,} commits of {group} rows, keys at random, with upkeep when due")
+    print(f"the last tenth beside the first: {medians[-1] / medians[0]:.2f} x")
+    print("seconds a group, by tenths:", " ".join(f"{median:.3f}" for median in medians))
+    print(f"upkeep of all the time: {looked_after / (sum(took) + looked_after):.0%}")
+    print("then:", ", ".join(f"{what} {seconds:.3f} s" for what, seconds in after.items()), "\n", flush=True)
+
+
 def compare(commits: int, group: int, at_random: bool) -> None:
     """Fill, measure, look after, measure again; print."""
-    count = (commits + 2 * _TRIES) * group
-    listed = inventory_of(count)
-    if at_random:
-        listed = listed[random.Random(0).sample(range(count), count)]
+    listed = _listed((commits + 2 * _TRIES) * group, at_random)
     published, new = listed[: commits * group], listed[commits * group :]
     with tempfile.TemporaryDirectory() as name:
         spec = spec_for(Path(name), 1)
@@ -94,17 +122,19 @@ def compare(commits: int, group: int, at_random: bool) -> None:
     for what in without:
         print(f"{what:12} {without[what] / after[what]:6.1f} x   {without[what]:8.3f} s -> {after[what]:8.3f} s")
     print(f"publish beside a raw append: {after['publish'] / after['raw append']:.1f} x")
-    print(f"upkeep itself {took:.2f} s: {'; '.join(each.words for each in done)}\n")
+    print(f"upkeep itself {took:.2f} s: {'; '.join(each.words for each in done)}\n", flush=True)
 
 
 def main() -> None:
-    """Compare for keys in order and at random."""
+    """Publish with upkeep; then compare, for keys in order and at random."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commits", type=int, default=5000)
+    parser.add_argument("--without", type=int, default=1000, help="commits of the catalogs without upkeep")
     parser.add_argument("--group", type=int, default=10, help="rows of a commit")
     arguments = parser.parse_args()
+    keep_publishing(arguments.commits, arguments.group)
     for at_random in (False, True):
-        compare(arguments.commits, arguments.group, at_random)
+        compare(arguments.without, arguments.group, at_random)
 
 
 if __name__ == "__main__":

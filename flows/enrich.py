@@ -53,7 +53,7 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
             replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]
             publisher.add(media, replies, validate.submit(shard, replies, run_id))
     pruned = prune(catalog, work, spec)
-    tended = upkeep(catalog, publisher.commits + bool(pruned), spec.policy)
+    tended = [*publisher.upkeep, *upkeep(catalog, publisher.commits + bool(pruned), spec.policy)]
     done = report(run_id, started_at, publisher, work, pruned, tended, spec)
     close(catalog, selection)
     show(done, spec)

@@ -19,10 +19,12 @@ from prefect.tasks import exponential_backoff
 from blocks.catalog import Catalog
 from schemas.failure import Cause, SightflowError
 from schemas.plan import Work
+from schemas.report import Tended
 from schemas.spec import Policy
 from tasks.measure import measure, measure_publish
 from tasks.show import ProgressArtifact
 from tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
+from tasks.upkeep import upkeep
 from tasks.validate import Validated
 
 _MOST_LOST_SHARDS = 3
@@ -73,6 +75,8 @@ class Publisher:
         self.seconds: dict[str, float] = defaultdict(float)
         self.errors: list[BaseException] = []
         self.given_back = False
+        self.upkeep: list[Tended] = []
+        self._looked_after = 0
         self._listeners: list[Progress] = [ProgressArtifact(catalog.uri)]
         if listener := LISTENER.get():
             self._listeners.append(listener)
@@ -172,6 +176,14 @@ class Publisher:
         measure_publish(self.catalog.uri, took)
         for listener in self._listeners:
             listener.advanced(rows.height, failed.height)
+        # A long run makes thousands of commits, and each takes longer the more files there are.
+        due = self.policy.upkeep.compact_files
+        if due is not None and self.commits - self._looked_after >= due:
+            self._looked_after = self.commits
+            try:
+                self.upkeep += upkeep(self.catalog, self.commits, self.policy)
+            except Exception as error:
+                self.errors.append(error)  # told when everything has been published
 
 
 @contextmanager

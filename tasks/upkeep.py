@@ -17,7 +17,7 @@ from schemas.spec import Policy
 def upkeep(catalog: Catalog, commits: int, policy: Policy) -> list[Tended]:
     """Look after the tables that are due; return what was done. A run that made no commit looks after nothing.
 
-    A storage that fails here costs the run nothing: its results are published, and the next run looks again.
+    A storage that fails here costs the run nothing: what it has computed is published all the same.
     """
     if not commits:
         return []
