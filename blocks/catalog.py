@@ -7,7 +7,8 @@ capability), `quarantine` (what failed) and `runs` (one row a run).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from schemas.catalog import CATALOG_SCHEMA
 from schemas.failure import StoreError
 from schemas.quarantine import QUARANTINE_SCHEMA
 from schemas.report import RUNS_SCHEMA
+from schemas.spec import Upkeep
 
 TableName = Literal["enrichments", "quarantine", "runs"]
 Done = TypeVar("Done")
@@ -100,9 +102,12 @@ class Catalog(Block):
         return pl.scan_delta(table)
 
     def read(self, rows: pl.LazyFrame) -> pl.DataFrame:
-        """Collect what was made of `scan`. Raises StoreError, without the keys in it, if the storage fails."""
+        """Collect what was made of `scan`, as a stream: in no order but one that is asked for.
+
+        Raises StoreError, without the keys in it, if the storage fails.
+        """
         try:
-            return rows.collect()
+            return rows.collect(engine="streaming")
         except (OSError, pl.exceptions.ComputeError) as error:
             raise StoreError(f"the catalog {self.uri} cannot be read: {self._told(error)}") from None
 
@@ -119,21 +124,21 @@ class Catalog(Block):
         A merge and not an append, so that two runs at once and a run repeated end in the same rows. Nothing is
         committed if nothing differs. Raises StoreError if the commit fails for good.
         """
-        capabilities = ", ".join(_quoted(c) for c in rows["capability"].unique().sort())
-        return self._merge(
-            "enrichments", rows, f"AND t.capability IN ({capabilities})", "t.fingerprint <> s.fingerprint"
-        )
+        return self._merge("enrichments", rows, "t.fingerprint <> s.fingerprint")
 
     def quarantine(self, rows: pl.DataFrame) -> Merged:
         """Merge failed items; one that failed before for the same reason is written only if it is another attempt."""
-        return self._merge("quarantine", rows, "", None)
+        return self._merge("quarantine", rows, None)
 
-    def _merge(self, name: TableName, rows: pl.DataFrame, pruning: str, replace_if: str | None) -> Merged:
+    def _merge(self, name: TableName, rows: pl.DataFrame, replace_if: str | None) -> Merged:
         if rows.is_empty():
             return Merged(None)
         lowest, highest = _quoted(str(rows["uri"].min())), _quoted(str(rows["uri"].max()))
-        # The bounds let delta-rs skip files by their statistics instead of reading the whole table.
-        same = f"t.uri = s.uri AND t.enrichment = s.enrichment AND t.uri BETWEEN {lowest} AND {highest} {pruning}"
+        names = ", ".join(_quoted(name) for name in rows["enrichment"].unique().sort())
+        # The bounds let delta-rs skip files by their statistics instead of reading the whole table. They are the key's
+        # and not the partition's: a name that is asked for another capability replaces its rows all the same.
+        bounds = f"t.uri BETWEEN {lowest} AND {highest} AND t.enrichment IN ({names})"
+        same = f"t.uri = s.uri AND t.enrichment = s.enrichment AND {bounds}"
 
         def merge() -> Merged:
             table = self._created(name)
@@ -213,12 +218,13 @@ class Catalog(Block):
             schema=Schema.from_arrow(empty.to_arrow().schema),
             mode="ignore",
             partition_by=_PARTITIONS.get(name),
+            configuration=dict(kept_for(Upkeep().keep_days)),
             storage_options=self._options,
         )
 
     def _committed(self, commit: Callable[[], Done]) -> Done:
         """Run a commit again while another writer comes first. Raises StoreError for everything else."""
-        from deltalake.exceptions import CommitFailedError, DeltaError
+        from deltalake.exceptions import CommitFailedError
 
         retrying = Retrying(
             stop=stop_after_attempt(_COMMIT_TRIES),
@@ -226,13 +232,26 @@ class Catalog(Block):
             retry=retry_if_exception_type(CommitFailedError),
             reraise=True,
         )
-        try:
+        with self.writing():
             return retrying(commit)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what the storage or delta-rs says of a commit within this block into a StoreError."""
+        from deltalake.exceptions import DeltaError
+
+        try:
+            yield
         except (DeltaError, OSError) as error:
             raise StoreError(f"the catalog {self.uri} cannot be written: {self._told(error)}") from None
 
     def _told(self, error: Exception) -> str:
         return _brief(self.store.without_keys(str(error)) or type(error).__name__)
+
+
+def kept_for(days: int) -> Mapping[str, str]:
+    """The properties of a table that let its log tell for so long what was there, and when it was replaced."""
+    return {f"delta.{what}RetentionDuration": f"interval {days} days" for what in ("log", "deletedFile")}
 
 
 def _delta_uri(uri: str) -> str:

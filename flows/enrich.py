@@ -20,6 +20,7 @@ from tasks.publish import publishing
 from tasks.report import close, prune, report
 from tasks.show import show
 from tasks.spread import spread
+from tasks.upkeep import upkeep
 from tasks.validate import validate
 
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
@@ -57,7 +58,8 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
                 replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]
             publisher.add(media, replies, validate.submit(shard, replies, run_id))
     pruned = prune(catalog, work, spec)
-    done = report(run_id, started_at, publisher, work, pruned, spec)
+    tended = [*publisher.upkeep, *upkeep(catalog, publisher.commits + bool(pruned), spec.policy)]
+    done = report(run_id, started_at, publisher, work, pruned, tended, spec)
     close(catalog, selection)
     show(done, spec)
     if not done.within_policy:

@@ -27,6 +27,27 @@ RUNS_SCHEMA: dict[str, pl.DataType] = {
 }
 
 
+class Tended(BaseModel):
+    """What upkeep did to one table of the catalog; `skipped` says why it did nothing."""
+
+    table: str
+    files_before: int
+    files_after: int
+    vacuumed: int = Field(default=0, description="files that were taken away, which no kept version needs")
+    skipped: str = ""
+
+    @property
+    def words(self) -> str:
+        """As on the screen, e.g. `enrichments: 100 files joined into 1`."""
+        if self.skipped:
+            return f"{self.table}: left as it is, {self.skipped}"
+        joined = self.files_after < self.files_before
+        said = [f"{self.files_before:,} files joined into {self.files_after:,}" if joined else "no files to join"]
+        if self.vacuumed:
+            said.append(f"{self.vacuumed:,} old files removed")
+        return f"{self.table}: {', '.join(said)}"
+
+
 class RunReport(BaseModel):
     """What one run did, and what each of its `stages` did with the time."""
 
@@ -45,6 +66,7 @@ class RunReport(BaseModel):
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
     cost_usd: float = 0.0
     commits: int = 0
+    upkeep: list[Tended] = Field(default_factory=list)
     catalog_version: int | None = None
     max_quarantine_ratio: float = 1.0
     spec: EnrichmentSpec | None = Field(default=None, description="what was run, for a replay; it holds no keys")

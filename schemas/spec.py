@@ -64,6 +64,15 @@ class Limits(_Section):
     max_seconds: float = Field(default=4 * 3600, gt=0)
 
 
+class Upkeep(_Section):
+    """How the catalog's tables are looked after at the end of a run; no row is changed by it."""
+
+    compact_files: int | None = Field(
+        default=100, ge=2, description="small files in a partition that are joined; null: only by `catalog upkeep`"
+    )
+    keep_days: int = Field(default=30, ge=7, le=3650, description="how far back diff, restore and readers reach")
+
+
 class Policy(_Section):
     """What a run may do and when it fails."""
 
@@ -82,6 +91,7 @@ class Policy(_Section):
     commit_rows: int = Field(default=5000, ge=1)
     commit_seconds: float = Field(default=5.0, gt=0)
     limits: Limits = Limits()
+    upkeep: Upkeep = Upkeep()
 
 
 class RunnerSettings(_Section):
@@ -273,6 +283,7 @@ def _fields_at(place: Sequence[str | int]) -> list[str]:
         "policy": Policy,
         "limits": Limits,
         "runner": RunnerSettings,
+        "upkeep": Upkeep,
     }
     for step in place:
         if isinstance(step, str):

@@ -20,15 +20,10 @@ from schemas.spec import EnrichmentSpec, Policy
 from tasks.discover import open_catalog
 from tasks.route import asks_of
 
+Asks = Sequence[tuple[Ask, Route]]
+
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
-_WORK_COLUMNS = {
-    "uri": pl.String(),
-    "object_version": pl.String(),
-    "bytes": pl.Int64(),
-    "media_kind": pl.String(),
-    "system": pl.String(),
-    "enrichment": pl.String(),
-}
+_STATUS = pl.Enum([status.value for status in Status])
 _NOTHING_GONE = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
 
 
@@ -36,53 +31,78 @@ _NOTHING_GONE = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
 def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> Work:
     """Compare the inventory with the catalog on what determines each result; return what is left to do.
 
-    Reads four columns of the catalog and no media. Raises SpecError if an enrichment cannot be served.
+    Reads four columns of the catalog and no media; the catalog streams past the inventory, so that memory grows with
+    the inventory alone. Raises SpecError if an enrichment cannot be served.
     """
     catalog = open_catalog(spec)
     asks = _of_what_there_is(asks_of(spec), inventory)
-    names = [enrichment.name for enrichment in spec.enrichments]
-    columns = ("uri", "enrichment", "object_version", "recipe")
     partial = selection.manifest is not None
-    asked = pl.col("enrichment").is_in(names) & (_within(inventory) if partial else True)
-    known = catalog.read(catalog.scan("enrichments").filter(asked).select(columns))
-    cases = catalog.read(catalog.scan("quarantine").filter(asked).select(*columns, "cause", "system"))
-    failed = cases.filter(pl.col("cause").is_in(_PERMANENT)).select(columns)
-    chosen = selected(inventory, selection)
+    chosen = selected(inventory, selection).with_row_index("object")
+    known = catalog.read(_met(catalog.scan("enrichments"), chosen, asks))
+    cases = catalog.read(_met(catalog.scan("quarantine"), chosen, asks, "cause", "system"))
     counted, pending = [], []
-    for ask, route in asks:
-        statuses = _statuses(chosen, known, failed, ask)
-        todo = _todo(statuses, cases, ask, spec.policy, selection)
-        counted.append((statuses, ask, route))
-        pending.append(
-            todo.select(
-                "uri",
-                "object_version",
-                "bytes",
-                "media_kind",
-                system=pl.lit(ask.systems[0]),
-                enrichment=pl.lit(ask.enrichment.name),
-            )
-        )
+    for number, (ask, route) in enumerate(asks):
+        mine = pl.col("ask") == number
+        statuses = _statuses(chosen, known.filter(mine), cases.filter(mine), ask)
+        todo = _todo(statuses, cases.filter(mine), spec.policy, selection)
+        counted.append((_counts(statuses), ask, route))
+        pending.append(todo.select("object", ask=pl.lit(number, pl.UInt32())))
     if selection.limit is not None:
-        first = pl.concat(pending).select("uri").unique().sort("uri").head(selection.limit)
-        pending = [part.join(first, on="uri", how="semi") for part in pending]
+        objects = pl.concat(pending).select("object").unique()
+        first = chosen.select("uri", "object").join(objects, on="object", how="semi").sort("uri").head(selection.limit)
+        pending = [part.join(first, on="object", how="semi") for part in pending]
     plans = [_counted(*each, part.height) for each, part in zip(counted, pending, strict=True)]
-    listed = pl.concat([pl.DataFrame(schema=_WORK_COLUMNS), *pending])
-    # All that is asked of one object of one system goes together: it is fetched and decoded once.
-    frame = (
-        listed.group_by("system", "media_kind", "uri", "object_version", "bytes")
-        .agg(enrichments=pl.col("enrichment").sort())
-        .sort("system", "media_kind", "uri")
-    )
-    kinds = {str(ask.media_kind) for ask, _ in asks}
     return Work(
-        frame=frame,
+        frame=_frame(pl.concat(pending), chosen, asks),
         orphans=_NOTHING_GONE if partial else _gone(catalog, "enrichments", inventory, spec),
         closed=(_NOTHING_GONE if partial else _gone(catalog, "quarantine", inventory, spec)).select("uri"),
         asks=tuple(ask for ask, _ in asks),
         plans=tuple(plans),
         objects=inventory.height,
-        not_asked=inventory.filter(~pl.col("media_kind").is_in(list(kinds))).height,
+        not_asked=inventory.filter(~pl.col("media_kind").is_in(list({str(ask.media_kind) for ask, _ in asks}))).height,
+    )
+
+
+def _met(table: pl.LazyFrame, chosen: pl.DataFrame, asks: Asks, *more: str) -> pl.LazyFrame:
+    """The rows of a table that answer an ask of a chosen object: the numbers of both, whether they are of the same
+    version and recipe, and `more` columns. No string that could be told by a number is kept.
+    """
+    asked = pl.LazyFrame(
+        [(n, ask.enrichment.name, str(ask.media_kind), ask.recipe) for n, (ask, _) in enumerate(asks)],
+        schema={"ask": pl.UInt32(), "enrichment": pl.String(), "media_kind": pl.String(), "asked": pl.String()},
+        orient="row",
+    )
+    objects = chosen.lazy().select("object", "uri", "media_kind", listed="object_version")
+    names = [ask.enrichment.name for ask, _ in asks]
+    return (
+        table.filter(pl.col("enrichment").is_in(names) & _within(chosen))
+        .select("uri", "enrichment", "object_version", "recipe", *more)
+        .join(objects, on="uri")
+        .join(asked, on=["enrichment", "media_kind"])
+        .select(
+            "object",
+            "ask",
+            *more,
+            same_version=pl.col("object_version") == pl.col("listed"),
+            same_recipe=pl.col("recipe") == pl.col("asked"),
+        )
+    )
+
+
+def _frame(pending: pl.DataFrame, chosen: pl.DataFrame, asks: Asks) -> pl.DataFrame:
+    """What is left. All that is asked of one object of one system goes together: it is fetched and decoded once."""
+    answered = pl.DataFrame(
+        [(n, ask.systems[0], ask.enrichment.name) for n, (ask, _) in enumerate(asks)],
+        schema={"ask": pl.UInt32(), "system": pl.String(), "enrichment": pl.String()},
+        orient="row",
+    )
+    together = pending.lazy().join(answered.lazy(), on="ask").group_by("object", "system")
+    return (
+        together.agg(enrichments=pl.col("enrichment").sort())
+        .join(chosen.lazy().select("object", "uri", "object_version", "bytes", "media_kind"), on="object")
+        .select("system", "media_kind", "uri", "object_version", "bytes", "enrichments")
+        .sort("system", "media_kind", "uri")
+        .collect(engine="streaming")
     )
 
 
@@ -110,47 +130,46 @@ def selected(inventory: pl.DataFrame, selection: Selection) -> pl.DataFrame:
     return inventory
 
 
-def _todo(statuses: pl.DataFrame, cases: pl.DataFrame, ask: Ask, policy: Policy, selection: Selection) -> pl.DataFrame:
+def _todo(statuses: pl.DataFrame, cases: pl.DataFrame, policy: Policy, selection: Selection) -> pl.DataFrame:
     """What is computed of an enrichment: by the policy, or in a replay what stands in quarantine."""
     if not selection.replay:
         return statuses.filter(pl.col("status").is_in(_wanted(policy)))
-    again = cases.filter(pl.col("enrichment") == ask.enrichment.name)
     if selection.causes:
-        again = again.filter(pl.col("cause").is_in([cause.value for cause in selection.causes]))
+        cases = cases.filter(pl.col("cause").is_in([cause.value for cause in selection.causes]))
     if selection.system:
-        again = again.filter(pl.col("system") == selection.system)
-    return statuses.filter(pl.col("status") != Status.UNCHANGED.value).join(again, on="uri", how="semi")
+        cases = cases.filter(pl.col("system") == selection.system)
+    return statuses.filter(pl.col("status") != Status.UNCHANGED.value).join(cases, on="object", how="semi")
 
 
-def _of_what_there_is(asks: Sequence[tuple[Ask, Route]], inventory: pl.DataFrame) -> tuple[tuple[Ask, Route], ...]:
+def _of_what_there_is(asks: Asks, inventory: pl.DataFrame) -> Asks:
     """Leave out kinds of media that were not listed, where an enrichment is asked of another kind that was."""
     listed = set(inventory["media_kind"].unique())
     served = {ask.enrichment.name for ask, _ in asks if ask.media_kind in listed}
     return tuple((a, r) for a, r in asks if a.media_kind in listed or a.enrichment.name not in served)
 
 
-def _statuses(inventory: pl.DataFrame, known: pl.DataFrame, failed: pl.DataFrame, ask: Ask) -> pl.DataFrame:
-    """The objects an enrichment is asked of, each with its `status`."""
-    mine = pl.col("enrichment") == ask.enrichment.name
-    refused = failed.filter(mine & (pl.col("recipe") == ask.recipe)).select("uri", "object_version", hopeless=True)
-    there = known.filter(mine).select("uri", known_version="object_version", known_recipe="recipe")
-    same_version = pl.col("known_version") == pl.col("object_version")
+def _statuses(chosen: pl.DataFrame, known: pl.DataFrame, cases: pl.DataFrame, ask: Ask) -> pl.DataFrame:
+    """The objects an enrichment is asked of, by number, each with its `status`."""
+    refused = cases.filter(pl.col("cause").is_in(_PERMANENT) & pl.col("same_recipe") & pl.col("same_version"))
     status = (
-        pl.when(same_version & (pl.col("known_recipe") == ask.recipe))
-        .then(pl.lit(Status.UNCHANGED.value))
+        pl.when(pl.col("same_version") & pl.col("same_recipe"))
+        .then(pl.lit(Status.UNCHANGED.value, _STATUS))
         .when(pl.col("hopeless"))
-        .then(pl.lit(Status.QUARANTINED.value))
-        .when(pl.col("known_version").is_null())
-        .then(pl.lit(Status.NEW.value))
-        .when(same_version)
-        .then(pl.lit(Status.STALE.value))
-        .otherwise(pl.lit(Status.CHANGED.value))
+        .then(pl.lit(Status.QUARANTINED.value, _STATUS))
+        .when(pl.col("same_version").is_null())
+        .then(pl.lit(Status.NEW.value, _STATUS))
+        .when(pl.col("same_version"))
+        .then(pl.lit(Status.STALE.value, _STATUS))
+        .otherwise(pl.lit(Status.CHANGED.value, _STATUS))
     )
     return (
-        inventory.filter(pl.col("media_kind") == str(ask.media_kind))
-        .join(there, on="uri", how="left")
-        .join(refused, on=["uri", "object_version"], how="left")
-        .with_columns(status=status)
+        chosen.lazy()
+        .filter(pl.col("media_kind") == str(ask.media_kind))
+        .select("object")
+        .join(known.lazy().select("object", "same_version", "same_recipe"), on="object", how="left")
+        .join(refused.lazy().select("object", hopeless=True), on="object", how="left")
+        .select("object", status=status)
+        .collect()
     )
 
 
@@ -160,9 +179,12 @@ def _wanted(policy: Policy) -> list[str]:
     return [*wanted, Status.STALE.value] if policy.stale == "recompute" else wanted
 
 
-def _counted(statuses: pl.DataFrame, ask: Ask, route: Route, to_compute: int) -> EnrichmentPlan:
+def _counts(statuses: pl.DataFrame) -> dict[Status, int]:
     found = dict(statuses["status"].value_counts().iter_rows())
-    counts = {status: int(found.get(status.value, 0)) for status in Status}
+    return {status: int(found.get(status.value, 0)) for status in Status}
+
+
+def _counted(counts: dict[Status, int], ask: Ask, route: Route, to_compute: int) -> EnrichmentPlan:
     return EnrichmentPlan(
         enrichment=ask.enrichment.name,
         capability=ask.enrichment.capability,
@@ -177,8 +199,9 @@ def _counted(statuses: pl.DataFrame, ask: Ask, route: Route, to_compute: int) ->
 
 def _gone(catalog: Catalog, name: TableName, inventory: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
     """The `uri`s of a table that the source's patterns cover and the listing no longer holds, with their `rows`."""
-    held = catalog.read(catalog.scan(name).group_by("uri").len("rows"))
-    gone = held.join(inventory.select("uri"), on="uri", how="anti")
+    listed = inventory.lazy().select("uri")
+    held = catalog.scan(name).select("uri").join(listed, on="uri", how="anti")
+    gone = catalog.read(held.group_by("uri").len("rows"))
     tests = [matcher(pattern) for pattern in spec.source]
     covered = [any(test(uri) for test in tests) for uri in gone["uri"]]
     return gone.filter(pl.Series(covered, dtype=pl.Boolean())).sort("uri")

@@ -19,11 +19,13 @@ from prefect.tasks import exponential_backoff
 from blocks.catalog import Catalog
 from schemas.failure import Cause, SightflowError, Stage
 from schemas.plan import Shard, Work
+from schemas.report import Tended
 from schemas.spec import Policy
 from schemas.timing import Span, timed
 from tasks.measure import measure, measure_span
 from tasks.show import ProgressArtifact
 from tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
+from tasks.upkeep import upkeep
 from tasks.validate import Validated
 
 _MOST_LOST_SHARDS = 3
@@ -77,6 +79,8 @@ class Publisher:
         self.began = self.ended = time.time()
         self.errors: list[BaseException] = []
         self.given_back = False
+        self.upkeep: list[Tended] = []
+        self._looked_after = 0
         self._listeners: list[Progress] = [ProgressArtifact(catalog.uri)]
         if listener := LISTENER.get():
             self._listeners.append(listener)
@@ -196,6 +200,14 @@ class Publisher:
         self.spans += [span for shard in group for span in shard.spans]
         for listener in self._listeners:
             listener.advanced(rows.height, failed.height)
+        # A long run makes thousands of commits, and each takes longer the more files there are.
+        due = self.policy.upkeep.compact_files
+        if due is not None and self.commits - self._looked_after >= due:
+            self._looked_after = self.commits
+            try:
+                self.upkeep += upkeep(self.catalog, self.commits, self.policy)
+            except Exception as error:
+                self.errors.append(error)  # told when everything has been published
 
 
 def _cause_of(stages: tuple[Any, ...]) -> Exception | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import polars as pl
@@ -13,7 +14,7 @@ from blocks.catalog import Catalog
 from blocks.manifests import Manifests
 from schemas.failure import StoreError
 from schemas.plan import Status, Work
-from schemas.report import RUNS_SCHEMA, RunReport
+from schemas.report import RUNS_SCHEMA, RunReport, Tended
 from schemas.selection import Selection
 from schemas.spec import EnrichmentSpec
 from schemas.timing import stage_times
@@ -38,7 +39,13 @@ def prune(catalog: Catalog, work: Work, spec: EnrichmentSpec) -> int:
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
 def report(
-    run_id: str, started_at: datetime, publisher: Publisher, work: Work, pruned: int, spec: EnrichmentSpec
+    run_id: str,
+    started_at: datetime,
+    publisher: Publisher,
+    work: Work,
+    pruned: int,
+    tended: Sequence[Tended],
+    spec: EnrichmentSpec,
 ) -> RunReport:
     """Settle the quarantine of objects that are gone and record the run; a run that changed nothing writes nothing."""
     catalog = publisher.catalog
@@ -59,6 +66,7 @@ def report(
         stages=stage_times(publisher.spans, publisher.ended - publisher.began),
         cost_usd=publisher.cost,
         commits=publisher.commits + bool(pruned) + bool(settled),
+        upkeep=list(tended),
         catalog_version=catalog.version(),
         max_quarantine_ratio=spec.policy.max_quarantine_ratio,
         spec=spec,

@@ -156,6 +156,7 @@ def markdown(done: RunReport) -> str:
         )
     causes = sorted((_text(cause), f"{count:,}") for cause, count in done.causes.items())
     lines += _table(("cause", "items"), causes)
+    lines += ["", *(f"- upkeep of {_text(tended.words)}" for tended in done.upkeep)] if done.upkeep else []
     stages = [(stage, f"{t.busy:,.1f}", f"{t.waiting:,.1f}", f"{t.share:.0%}") for stage, t in done.stages.items()]
     lines += _table(("stage", "seconds at work", "seconds waiting", "at work"), stages)
     if done.bottleneck:

@@ -14,7 +14,7 @@ import typer
 from flows.cli.screen import console, is_terminal, printable, safe, table
 from schemas.failure import SpecError, StoreError
 
-app = typer.Typer(no_args_is_help=True, help="Show, query, compare and restore a published catalog.")
+app = typer.Typer(no_args_is_help=True, help="Show, query, compare, restore and look after a published catalog.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="What failed, with its cause.")
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/catalog, a local folder, or the spec file.")]
@@ -183,6 +183,26 @@ def restore(uri: Uri, version: Annotated[int, typer.Argument()], endpoint_url: E
     """Make the catalog what it was at a version, as a new commit; nothing of the history is lost."""
     committed = open_catalog(uri, endpoint_url).restore(version)
     console.print(f"restored version {version} as version {committed}")
+
+
+@app.command()
+def upkeep(
+    uri: Uri,
+    keep_days: Annotated[
+        int | None, typer.Option(min=7, help="How far back diff and restore reach; unset, as the spec or catalog says.")
+    ] = None,
+    endpoint_url: Endpoint = None,
+) -> None:
+    """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
+    from blocks.catalog_upkeep import kept_days, tend
+    from schemas.spec import Upkeep, read_spec
+
+    catalog = open_catalog(uri, endpoint_url)
+    if uri.endswith((".yaml", ".yml")):
+        keep_days = keep_days or read_spec(uri).policy.upkeep.keep_days
+    policy = Upkeep(keep_days=keep_days or kept_days(catalog))
+    for tended in tend(catalog, policy, even_if_not_due=True):
+        console.print(safe(tended.words), soft_wrap=True)
 
 
 @quarantine_app.command("list")

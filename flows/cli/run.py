@@ -160,5 +160,7 @@ def show_report(done: RunReport) -> None:
         console.print(
             f"{done.orphaned:,} objects of the catalog are gone from the source; policy.prune: true removes them"
         )
+    for tended in done.upkeep:
+        console.print(f"upkeep: {safe(tended.words)}", soft_wrap=True)
     following = f"sightflow quarantine list {done.catalog}" if done.causes else f"sightflow catalog show {done.catalog}"
     console.print(f"next: [bold]{safe(following)}[/bold]", soft_wrap=True)

@@ -74,6 +74,14 @@ def test_a_row_is_replaced_when_its_fingerprint_differs_and_only_then(catalog: C
     assert texts == ["a dog"] * 5
 
 
+def test_a_name_that_is_asked_for_another_capability_replaces_its_rows(catalog: Catalog) -> None:
+    catalog.publish(rows(range(5)))
+    answers = rows(range(5), "two").with_columns(capability=pl.lit("visual_question_answering"))
+    assert catalog.publish(answers).updated == 5
+    assert set(published(catalog).values()) == {"two"}
+    assert set(catalog.scan("enrichments").collect()["capability"]) == {"visual_question_answering"}
+
+
 def test_four_writers_of_the_same_and_of_different_keys_end_in_each_key_once(catalog: Catalog) -> None:
     errors: list[BaseException] = []
 

@@ -8,8 +8,10 @@ from typing import Any
 import polars as pl
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from blocks.catalog import Catalog
+from flows.cli.catalog import app
 from flows.enrich import enrich
 from schemas.failure import StoreError
 from schemas.plan import Status
@@ -17,6 +19,7 @@ from schemas.report import QuarantineExceeded, RunReport
 from schemas.spec import read_spec
 from tasks.discover import discover
 from tasks.plan import plan
+from tasks.show import markdown
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 TWO = [
@@ -66,6 +69,24 @@ def test_a_second_run_asks_nothing_and_commits_nothing(folder: Path, write_spec:
     second = run(path)
     assert not stand_in.asked
     assert (second.published, second.commits, second.unchanged) == (0, 0, 12)
+    assert versions(path) == before
+
+
+def test_many_small_commits_are_joined_when_due_and_the_next_run_commits_nothing(
+    folder: Path, write_spec: Any, stand_in: Any
+) -> None:
+    policy = {"shard_size": 1, "commit_rows": 1, "upkeep": {"compact_files": 3}}
+    path = write_spec(f"{folder}/*", policy=policy)
+    first = run(path)
+    joined = ["enrichments: 3 files joined into 1", "enrichments: 4 files joined into 1"]
+    assert [tended.words for tended in first.upkeep] == joined
+    assert f"upkeep of {joined[1]}" in markdown(first)
+    assert len(rows(path)) == 6
+    before = versions(path)
+    second = run(path)
+    assert (second.commits, second.upkeep) == (0, [])
+    said = CliRunner().invoke(app, ["upkeep", str(path)])
+    assert said.output.splitlines() == ["enrichments: no files to join", "runs: no files to join"]
     assert versions(path) == before
 
 
