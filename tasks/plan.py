@@ -22,6 +22,7 @@ from tasks.route import asks_of
 
 Asks = Sequence[tuple[Ask, Route]]
 
+_FIRST_SHARD = 16  # objects; each of the next holds twice as many, up to the policy's size
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
 _STATUS = pl.Enum([status.value for status in Status])
 _NOTHING_GONE = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
@@ -208,7 +209,10 @@ def _gone(catalog: Catalog, name: TableName, inventory: pl.DataFrame, spec: Enri
 
 
 def shards_of(work: Work, policy: Policy) -> Iterator[Shard]:
-    """Cut the work into shards of one system and media kind, by number of objects and by bytes."""
+    """Cut the work into shards of one system and media kind, by number of objects and by bytes.
+
+    The first ones are small, so that the model has something to do, and a reader something to see, at once.
+    """
     items: list[ShardItem] = []
     kept: tuple[str, str] | None = None
     size = index = 0
@@ -220,7 +224,8 @@ def shards_of(work: Work, policy: Policy) -> Iterator[Shard]:
 
     for row in work.frame.iter_rows(named=True):
         key = (row["system"], row["media_kind"])
-        full = len(items) >= policy.shard_size or size + row["bytes"] > policy.shard_bytes
+        most = min(policy.shard_size, _FIRST_SHARD << min(index, 10))
+        full = len(items) >= most or size + row["bytes"] > policy.shard_bytes
         if kept and items and (full or key != kept):
             yield shard(*kept)
             items, size, index = [], 0, index + 1

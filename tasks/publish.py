@@ -173,7 +173,9 @@ class Publisher:
             else:
                 if shard is None:
                     break
-                due = due if group else time.monotonic() + self.policy.commit_seconds
+                if not group:
+                    # What is there first is published at once: it shows that the catalog takes it.
+                    due = time.monotonic() + (self.policy.commit_seconds if self.commits else 0.0)
                 group.append(shard)
                 rows += shard.rows.height + shard.failed.height
             if rows >= self.policy.commit_rows or time.monotonic() >= due:
