@@ -197,6 +197,7 @@ class ObjectStore(Block):
     ) -> list[MediaFile | Failure]:
         """As `read_many`, for objects that are too large to be held in memory: as files.
 
+        An empty version means what is there now, of a bucket.
         An object of a bucket is written to a new file in `folder`; one that is a file already stays where it is.
         """
 
@@ -269,7 +270,8 @@ class ObjectStore(Block):
         async with asyncio.timeout(None) as deadline:
             # The clock is set anew for each part, so a slow body is taken and a stalled one is not.
             deadline.reschedule(_from_now(self.timeout))
-            answer = await client.get_object(Bucket=bucket, Key=key, IfMatch=f'"{etag}"')
+            only = {"IfMatch": f'"{etag}"'} if etag else {}
+            answer = await client.get_object(Bucket=bucket, Key=key, **only)
             async with answer["Body"] as body:
                 length = int(answer["ContentLength"])
                 if length > max_bytes:
