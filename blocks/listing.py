@@ -26,6 +26,7 @@ Chunk = TypeVar("Chunk")
 _LONGEST_KEY = 1024  # bytes; S3 takes no longer one, not as StartAfter either
 _DEEPEST = 8  # folders on the way to a page whose neighbours are asked for
 _CUTS_A_PAGE = 4  # so that a bucket of a few pages costs few requests more
+_GUESSED_WELL = 4  # nothing is guessed any more while more than one page in so many was empty
 _PLACES = 4  # characters, from the first that differs on a page, by which its width is measured
 
 
@@ -48,7 +49,7 @@ class Listing(Generic[Chunk]):
     def __init__(self, ask: Ask, concurrency: int, make: Callable[[str, list[dict[str, Any]]], Chunk]) -> None:
         self._ask, self._concurrency, self._make = ask, concurrency, make
         self._chunks: list[tuple[Root, str, Chunk]] = []
-        self._open = self._pages = 0
+        self._open = self._pages = self._empty = 0
         self._group: asyncio.TaskGroup
 
     async def chunks(self, roots: Sequence[Root]) -> list[Chunk]:
@@ -79,6 +80,7 @@ class Listing(Generic[Chunk]):
             if any(one >= next_one for one, next_one in pairwise([after, *keys])):
                 raise _NotInOrder
             within = len(keys) if until is None else bisect_right(keys, until)
+            self._empty += not within
             if within:
                 self._chunks.append((root, keys[0], self._make(root.bucket, objects[:within])))
             if not page.get("IsTruncated") or (keys and until is not None and keys[-1] >= until):
@@ -93,7 +95,9 @@ class Listing(Generic[Chunk]):
         """Begin to list what is beyond a page in as many ranges as there are requests to spare; return the new end."""
         if self._idle() <= 0:
             return until
-        cuts = {*guesses(keys, _folder(keys, root.prefix)), *await self._beside(root, keys, until)}
+        cuts = await self._beside(root, keys, until)
+        if self._empty * _GUESSED_WELL <= self._pages:
+            cuts |= guesses(keys, _folder(keys, root.prefix))
         ahead = sorted(cut for cut in cuts if keys[-1] < cut and (until is None or cut < until) and _is_plain(cut))
         wanted = min(self._idle(), len(ahead))  # others may have split meanwhile
         if wanted <= 0:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -296,13 +297,18 @@ class ObjectStore(Block):
     async def _client(self) -> Any:
         if self._filesystem is None:
             import s3fs
+            from aiobotocore.session import AioSession
 
+            session = AioSession()
+            # The SDK's own reader of times takes two thirds of the time that reading a page of a listing takes.
+            session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
             secret = {
                 "key": self.access_key_id and self.access_key_id.get_secret_value(),
                 "secret": self.secret_access_key and self.secret_access_key.get_secret_value(),
                 "token": self.session_token and self.session_token.get_secret_value(),
             }
             self._filesystem = s3fs.S3FileSystem(
+                session=session,
                 anon=self.anonymous,
                 endpoint_url=self.endpoint_url,
                 client_kwargs={"region_name": self.region} if self.region else {},
@@ -452,6 +458,16 @@ def _page_of(bucket: str, objects: list[dict[str, Any]], taken: Callable[[str], 
         [each["Size"] for _, each in kept],
         [each["LastModified"] for _, each in kept],
     )
+
+
+def _time(told: Any) -> datetime:
+    """A time as S3 tells it: ISO 8601 in listings, RFC 1123 in headers."""
+    try:
+        return datetime.fromisoformat(told)
+    except (TypeError, ValueError):
+        from botocore.utils import parse_timestamp
+
+        return parse_timestamp(told)  # type: ignore[no-any-return]
 
 
 def _from_now(seconds: float) -> float:
