@@ -116,6 +116,14 @@ def _kind_alone(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+URI_FILES = (".parquet", ".csv", ".jsonl", ".txt")
+
+
+def names_objects(address: str) -> bool:
+    """Whether an entry of `listing` is a file of URIs, and not an S3 inventory."""
+    return address.lower().endswith(URI_FILES)
+
+
 def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -126,6 +134,9 @@ class EnrichmentSpec(_Section):
     source: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(min_length=1)
     catalog: str
     enrichments: tuple[Enrichment, ...] = Field(min_length=1)
+    listing: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+        default=(), description="S3 inventories, or files of URIs, that say what there is in the place of the store"
+    )
     store: StoreSettings = StoreSettings()
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     policy: Policy = Policy()
@@ -135,6 +146,20 @@ class EnrichmentSpec(_Section):
     @classmethod
     def _source_uris(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_checked_uri(uri, globs=True) for uri in sources)
+
+    @field_validator("listing")
+    @classmethod
+    def _listing_uris(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            _checked_uri(address, globs=True)
+            if not names_objects(address) and not address.startswith("s3://"):
+                raise ValueError(f"{address!r} is neither an S3 inventory (s3://) nor one of {', '.join(URI_FILES)}")
+        return addresses
+
+    @property
+    def partial(self) -> bool:
+        """Whether only some of the source's objects are named: then none counts as gone for not being named."""
+        return any(map(names_objects, self.listing))
 
     @field_validator("catalog")
     @classmethod
@@ -229,6 +254,7 @@ def _resolved(spec: EnrichmentSpec, folder: Path) -> EnrichmentSpec:
         update={
             "source": tuple(absolute(uri) for uri in spec.source),
             "catalog": absolute(spec.catalog),
+            "listing": tuple(absolute(uri) for uri in spec.listing),
             "models": models,
         }
     )

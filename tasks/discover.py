@@ -8,11 +8,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from blocks.catalog import Catalog
+from blocks.inventory import joined
 from blocks.manifests import Manifests
 from blocks.object_store import ObjectStore, takes
+from blocks.s3_inventory import S3Inventory, newest_inventory, read_inventory
+from blocks.uri_files import uris_in
+from schemas.failure import SpecError
 from schemas.inventory import Inventory
 from schemas.selection import EVERYTHING, Selection
-from schemas.spec import EnrichmentSpec, StoreSettings
+from schemas.spec import EnrichmentSpec, StoreSettings, names_objects
 
 
 def open_store(settings: StoreSettings) -> ObjectStore:
@@ -26,14 +30,37 @@ def open_store(settings: StoreSettings) -> ObjectStore:
 def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> pl.DataFrame:
     """Return the inventory: every object that matches the source, without the catalog's own files.
 
+    With a `listing` in the spec, what that says.
     With a manifest, what is left of the objects it lists, as they are now; nothing, if it has been closed.
     Raises StoreError if a bucket, folder or manifest cannot be read.
     """
     store = open_store(spec.store)
-    if selection.manifest is None:
+    taken = takes(spec.source, spec.catalog)
+    if selection.manifest is not None:
+        uploads = Manifests(open_catalog(spec)).read(selection.manifest) or []
+        return Inventory.validate(store.look_up(list(filter(taken, uploads))))
+    if not spec.listing:
         return Inventory.validate(store.inventory(spec.source, outside=spec.catalog))
-    listed = Manifests(open_catalog(spec)).read(selection.manifest) or []
-    return Inventory.validate(store.look_up(list(filter(takes(spec.source, spec.catalog), listed))))
+    named = [uri for address in spec.listing if names_objects(address) for uri in uris_in(store, address)]
+    parts = [read_inventory(store, report, taken) for report in reports_of(spec, store)]
+    found = joined([*parts, store.look_up(list(filter(taken, named)))])
+    return Inventory.validate(found.unique("uri", keep="last", maintain_order=True))  # what was looked up is newer
+
+
+def reports_of(spec: EnrichmentSpec, store: ObjectStore) -> list[S3Inventory]:
+    """The S3 inventories that a spec lists.
+
+    Raises StoreError if one is not to be had, and SpecError if they do not cover the source's buckets.
+    """
+    reports = [newest_inventory(store, address) for address in spec.listing if not names_objects(address)]
+    covered = {report.bucket for report in reports}
+    left = [uri for uri in spec.source if not uri.startswith(tuple(f"s3://{bucket}/" for bucket in covered))]
+    if left and not spec.partial:
+        raise SpecError(
+            f"`listing` holds inventories of {', '.join(sorted(covered))} and none of {', '.join(left)}; "
+            "add one, or list that source in a spec of its own"
+        )
+    return reports
 
 
 def open_catalog(spec: EnrichmentSpec) -> Catalog:

@@ -37,7 +37,7 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
     """
     catalog = open_catalog(spec)
     asks = _of_what_there_is(asks_of(spec), inventory)
-    partial = selection.manifest is not None
+    partial = selection.manifest is not None or spec.partial
     chosen = selected(inventory, selection).with_row_index("object")
     known = catalog.read(_met(catalog.scan("enrichments"), chosen, asks))
     cases = catalog.read(_met(catalog.scan("quarantine"), chosen, asks, "cause", "system"))

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.screen import console, table
+from schemas.spec import EnrichmentSpec
 
 _PACKAGES = (
     "prefect", "torch", "transformers", "deltalake", "polars", "pandera", "s3fs", "duckdb", "av",
@@ -88,16 +89,11 @@ def _models() -> Iterator[Finding]:
 def _of_spec(path: Path) -> Iterator[Finding]:
     from schemas.failure import SightflowError
     from schemas.spec import read_spec
-    from tasks.discover import open_catalog, open_store
+    from tasks.discover import open_catalog
     from tasks.route import asks_of
 
     spec = read_spec(path)
-    for uri in spec.source:
-        try:
-            open_store(spec.store).check(uri)
-            yield f"source {uri}", "ok", "can be listed", ""
-        except SightflowError as error:
-            yield f"source {uri}", "missing", str(error), "see the message"
+    yield from _listing(spec) if spec.listing else _sources(spec)
     try:
         found = open_catalog(spec).version()
         yield f"catalog {spec.catalog}", "ok", "not yet made" if found is None else f"version {found}", ""
@@ -110,3 +106,33 @@ def _of_spec(path: Path) -> Iterator[Finding]:
         yield "enrichments", "missing", str(error), "see the message"
     if not os.environ.get("AWS_ACCESS_KEY_ID") and any(uri.startswith("s3://") for uri in spec.source):
         yield "AWS keys", "ok", "none in the environment", "a profile or role is used, if there is one"
+
+
+def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
+    from schemas.failure import SightflowError
+    from tasks.discover import open_store
+
+    for uri in spec.source:
+        try:
+            open_store(spec.store).check(uri)
+            yield f"source {uri}", "ok", "can be listed", ""
+        except SightflowError as error:
+            yield f"source {uri}", "missing", str(error), "see the message"
+
+
+def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
+    """What is read in the place of the sources: their own listing may well be forbidden."""
+    from blocks.uri_files import uris_in
+    from schemas.failure import SightflowError
+    from schemas.spec import names_objects
+    from tasks.discover import open_store, reports_of
+
+    try:
+        store = open_store(spec.store)
+        for report in reports_of(spec, store):
+            found = f"of {report.bucket}, {len(report.files)} {report.form} files"
+            yield f"listing {report.uri}", "ok", found, ""
+        for address in filter(names_objects, spec.listing):
+            yield f"listing {address}", "ok", f"names {len(uris_in(store, address)):,} objects", ""
+    except SightflowError as error:
+        yield "listing", "missing", str(error), "see the message"

@@ -104,4 +104,4 @@ def test_a_dead_endpoint_is_not_tried_for_each_item(tmp_path: Path, write_spec: 
     report = enrich(read_spec(path))
     assert report.published == 50
     assert set(map(tuple, routes(path).values())) == {("qwen2-vl", "llava-next")}
-    assert len(First.put) == 16  # one batch found out
+    assert len(First.put) == 16 + 16 + 2  # of each shard (16, 32 and 2 objects) one batch found out
