@@ -2,8 +2,9 @@
 
     python -m benchmarks.listing --keys 200000 --objects 1000000
 
-The one asks an S3 endpoint on loopback that answers late (20 ms, unless `--latency` says otherwise), in pages of 1,000 keys. The other gives the same
-code pages of 1,000 synthetic objects without a store: seconds and peak memory of what is ours, in a process of its own.
+The one asks an S3 endpoint on loopback that answers late (20 ms, unless `--latency` says otherwise), in pages of 1,000
+keys. The other gives the same code pages of 1,000 synthetic objects without a store: seconds and peak memory of what is
+ours, in a process of its own.
 """
 
 from __future__ import annotations
