@@ -35,3 +35,10 @@ class Device(Florence2):
 
     def parse(self, request: VisionRequest, prompt: object, text: str) -> Result:
         return TextResult(f"{request.media.width} by {request.media.height}")
+
+
+class Light(Device):
+    """Answers at once."""
+
+    _block_type_slug = "sightflow-benchmark-light"
+    seconds_an_image: float = 0.0

@@ -30,7 +30,6 @@ os.environ.update(
 
 import polars as pl
 
-from benchmarks.device import Device
 from benchmarks.pictures import fill
 from benchmarks.slow_store import slow_store
 from blocks import systems
@@ -39,16 +38,9 @@ from schemas.spec import EnrichmentSpec
 BUCKET = "light"
 
 
-class Light(Device):
-    """A model that answers at once."""
-
-    _block_type_slug = "sightflow-benchmark-light"
-    seconds_an_image: float = 0.0
-
-
 def take_its_place() -> None:
     """Let it stand where Florence-2 does."""
-    systems.SYSTEMS["florence-2"] = "benchmarks.orchestration:Light"
+    systems.SYSTEMS["florence-2"] = "benchmarks.device:Light"
 
 
 def dask_setup(worker: Any) -> None:

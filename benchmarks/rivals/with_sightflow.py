@@ -35,25 +35,15 @@ class NotesTheFirst(Florence2):
 
     def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         replies = super().run(requests)
-        note_first()
+        with suppress(FileExistsError), open(os.environ["SIGHTFLOW_FIRST"], "x") as note:
+            note.write(repr(time.monotonic()))
         return replies
 
 
-class DeviceNotesTheFirst(Device):
+class DeviceNotesTheFirst(NotesTheFirst, Device):
     """The stand-in, likewise."""
 
     _block_type_slug = "sightflow-benchmark-first-device"
-
-    def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-        replies = super().run(requests)
-        note_first()
-        return replies
-
-
-def note_first() -> None:
-    """Write down when the first caption was there."""
-    with suppress(FileExistsError), open(os.environ["SIGHTFLOW_FIRST"], "x") as note:
-        note.write(repr(time.monotonic()))
 
 
 def take_its_place(model: str) -> None:
