@@ -33,6 +33,7 @@ import polars as pl
 from benchmarks.pictures import fill
 from benchmarks.slow_store import slow_store
 from blocks import systems
+from schemas.capability import MediaKind
 from schemas.spec import EnrichmentSpec
 
 BUCKET = "light"
@@ -53,8 +54,14 @@ def bare(spec: EnrichmentSpec) -> int:
     from tasks.discover import discover, open_catalog
     from tasks.fetch import fetch
     from tasks.infer import infer
+    from tasks.pace import Pace
     from tasks.plan import plan, shards_of
     from tasks.validate import Validated, validate
+
+    class Fast(Pace):
+        def objects(self, system: str, kind: MediaKind) -> int:
+            """Shards as large as they may be: that is best here."""
+            return spec.policy.shard_size
 
     catalog, work = open_catalog(spec), plan.fn(discover.fn(spec), spec)
 
@@ -63,7 +70,7 @@ def bare(spec: EnrichmentSpec) -> int:
 
     published, group, due = 0, [], time.monotonic() + spec.policy.commit_seconds
     with ThreadPoolExecutor(spec.policy.shards_ahead) as pool:
-        for future in as_completed([pool.submit(one, shard) for shard in shards_of(work, spec.policy)]):
+        for future in as_completed([pool.submit(one, shard) for shard in shards_of(work, spec.policy, Fast())]):
             group.append(future.result().rows)
             if sum(rows.height for rows in group) >= spec.policy.commit_rows or time.monotonic() >= due:
                 published += catalog.publish(pl.concat(group)).written

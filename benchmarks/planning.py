@@ -110,6 +110,7 @@ def publish(spec: EnrichmentSpec, inventory: pl.DataFrame, recipe: str | None = 
 
 def measure(folder: Path, listing: Path, enrichments: int) -> dict[str, float]:
     """Plan once and cut the work into shards; seconds, peak memory and what was found."""
+    from tasks.pace import Pace
     from tasks.plan import plan, shards_of
 
     spec = spec_for(folder, enrichments)
@@ -120,7 +121,7 @@ def measure(folder: Path, listing: Path, enrichments: int) -> dict[str, float]:
     planned = time.perf_counter() - began
     peak = _peak_memory()
     began = time.perf_counter()
-    shards = sum(1 for _ in shards_of(work, spec.policy))
+    shards = sum(1 for _ in shards_of(work, spec.policy, Pace()))
     cut = time.perf_counter() - began
     after = _peak_memory()
     columns = ("uri", "enrichment", "object_version", "recipe")

@@ -52,11 +52,11 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
         publishing(catalog, work, spec.policy, workers.places) as publisher,
     ):
         # Each stage is given the future of the one before it, which Prefect waits for.
-        for shard in publisher.paced(shards_of(work, spec.policy)):
+        for shard in publisher.paced(shards_of(work, spec.policy, publisher.pace)):
             media = fetch.submit(shard, spec)
             with workers.on_a_device():
                 replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]
-            publisher.add(media, replies, validate.submit(shard, replies, run_id))
+            publisher.add(shard, media, replies, validate.submit(shard, replies, run_id))
     pruned = prune(catalog, work, spec)
     tended = [*publisher.upkeep, *upkeep(catalog, publisher.commits + bool(pruned), spec.policy)]
     done = report(run_id, started_at, publisher, work, pruned, tended, spec)

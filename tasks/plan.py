@@ -18,11 +18,12 @@ from schemas.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, W
 from schemas.selection import EVERYTHING, Selection
 from schemas.spec import EnrichmentSpec, Policy
 from tasks.discover import open_catalog
+from tasks.pace import Pace
 from tasks.route import asks_of
 
 Asks = Sequence[tuple[Ask, Route]]
 
-_FIRST_SHARD = 16  # objects; each of the next holds twice as many, up to the policy's size
+_FIRST_SHARD = 16  # objects
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
 _STATUS = pl.Enum([status.value for status in Status])
 _NOTHING_GONE = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
@@ -208,27 +209,30 @@ def _gone(catalog: Catalog, name: TableName, inventory: pl.DataFrame, spec: Enri
     return gone.filter(pl.Series(covered, dtype=pl.Boolean())).sort("uri")
 
 
-def shards_of(work: Work, policy: Policy) -> Iterator[Shard]:
+def shards_of(work: Work, policy: Policy, pace: Pace) -> Iterator[Shard]:
     """Cut the work into shards of one system and media kind, by number of objects and by bytes.
 
-    The first ones are small, so that the model has something to do, and a reader something to see, at once.
+    The first ones of each are small, so that the model has something to do, and a reader something to see, at once;
+    each of the next holds at most twice as many, and no more than the policy and the pace allow.
     """
     items: list[ShardItem] = []
-    kept: tuple[str, str] | None = None
-    size = index = 0
+    kept: tuple[str, MediaKind] | None = None
+    size = index = doubled = most = 0
 
-    def shard(system: str, kind: str) -> Shard:
+    def shard(system: str, kind: MediaKind) -> Shard:
         asked = {name for item in items for name in item.enrichments}
-        asks = [ask for ask in work.asks if ask.media_kind == kind and ask.enrichment.name in asked]
-        return Shard(index, system, MediaKind(kind), tuple(items), tuple(asks))
+        asks = [ask for ask in work.asks if ask.media_kind is kind and ask.enrichment.name in asked]
+        return Shard(index, system, kind, tuple(items), tuple(asks))
 
     for row in work.frame.iter_rows(named=True):
-        key = (row["system"], row["media_kind"])
-        most = min(policy.shard_size, _FIRST_SHARD << min(index, 10))
+        key = (row["system"], MediaKind(row["media_kind"]))
         full = len(items) >= most or size + row["bytes"] > policy.shard_bytes
         if kept and items and (full or key != kept):
             yield shard(*kept)
             items, size, index = [], 0, index + 1
+        if not items:
+            doubled = doubled + 1 if key == kept else 0
+            most = min(policy.shard_size, _FIRST_SHARD << min(doubled, 10), pace.objects(*key))
         kept = key
         size += row["bytes"]
         items.append(ShardItem(row["uri"], row["object_version"], row["bytes"], tuple(row["enrichments"])))

@@ -23,6 +23,7 @@ from schemas.report import Tended
 from schemas.spec import Policy
 from schemas.timing import Span, timed
 from tasks.measure import measure, measure_span
+from tasks.pace import Pace
 from tasks.show import ProgressArtifact
 from tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
 from tasks.upkeep import upkeep
@@ -70,7 +71,7 @@ class Publisher:
     """
 
     def __init__(self, catalog: Catalog, policy: Policy, places: int = 1) -> None:
-        self.catalog, self.policy = catalog, policy
+        self.catalog, self.policy, self.pace = catalog, policy, Pace(places)
         self.published = 0
         self.commits = 0
         self.cost = 0.0
@@ -86,7 +87,7 @@ class Publisher:
             self._listeners.append(listener)
         self._cases = catalog.read(catalog.scan("quarantine").select("uri", "enrichment"))
         self._begun = 0
-        self._done: queue.Queue[tuple[Any, ...] | None] = queue.Queue()
+        self._done: queue.Queue[tuple[Shard, *tuple[Any, ...]] | None] = queue.Queue()
         self._validated: queue.Queue[Validated | None] = queue.Queue(_MOST_UNCOMMITTED_SHARDS)
         self._slots = threading.Semaphore(policy.shards_ahead * places)
         self._stopped = threading.Event()
@@ -114,10 +115,10 @@ class Publisher:
                 raise RunStopped
             yield shard
 
-    def add(self, *stages: Any) -> None:
+    def add(self, shard: Shard, *stages: Any) -> None:
         """Hand over the futures of one shard, in the order of its stages; the last one gives a `Validated`."""
         self._begun += 1
-        stages[-1].add_done_callback(lambda _: self._done.put(stages))
+        stages[-1].add_done_callback(lambda _: self._done.put((shard, *stages)))
 
     def planned(self, work: Work) -> None:
         """Tell all who want to know what will be done."""
@@ -137,18 +138,20 @@ class Publisher:
     def _take_all(self) -> None:
         taken, begun = 0, None
         while begun is None or taken < begun:
-            stages = self._done.get()
-            if stages is None:
+            done = self._done.get()
+            if done is None:
                 begun = self._begun
             else:
-                self._take(stages)
+                self._take(*done)
                 taken += 1
         self._validated.put(None)
 
-    def _take(self, stages: tuple[Any, ...]) -> None:
+    def _take(self, shard: Shard, *stages: Any) -> None:
         """Take one shard; an error of its own costs that shard, one about the whole run stops the run."""
         try:
-            self._validated.put(stages[-1].result())
+            validated = stages[-1].result()
+            self.pace.took(shard)
+            self._validated.put(validated)
         except Exception as named:
             error = _cause_of(stages) or named
             if isinstance(error, ShardGivenBack):

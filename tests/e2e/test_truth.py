@@ -20,6 +20,7 @@ from infra.demo.scenes import Scene, draw_scene
 from infra.demo.shapes_vocabulary import LABELS, article
 from schemas.plan import Shard, Work
 from schemas.spec import Policy, read_spec
+from tasks.pace import Pace
 from tasks.plan import shards_of
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -57,9 +58,9 @@ def shuffled(monkeypatch: pytest.MonkeyPatch) -> random.Random:
     """Let each run cut and order its shards anew, by chance."""
     chance = random.Random(8)
 
-    def cut(work: Work, policy: Policy) -> Iterator[Shard]:
+    def cut(work: Work, policy: Policy, pace: Pace) -> Iterator[Shard]:
         rows = work.frame.sample(fraction=1, shuffle=True, seed=chance.randrange(10**6))
-        shards = list(shards_of(replace(work, frame=rows), policy))
+        shards = list(shards_of(replace(work, frame=rows), policy, pace))
         return iter(chance.sample(shards, len(shards)))
 
     monkeypatch.setattr(pipeline, "shards_of", cut)

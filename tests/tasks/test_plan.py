@@ -17,6 +17,7 @@ from schemas.plan import Status, Work
 from schemas.quarantine import QUARANTINE_SCHEMA
 from schemas.selection import Selection
 from schemas.spec import EnrichmentSpec, Policy, read_spec
+from tasks.pace import Pace
 from tasks.plan import plan, selected, shards_of
 from tasks.route import asks_of
 
@@ -169,7 +170,7 @@ def test_the_plan_is_what_plain_python_says(seed: int, detections: EnrichmentSpe
     work = plan.fn(inventory, spec, selection)
     assert said(work) == stated(inventory, known, cases, spec, selection)
     assert work.objects == inventory.height
-    shards = list(shards_of(work, Policy(shard_size=4, shard_bytes=200)))
+    shards = list(shards_of(work, Policy(shard_size=4, shard_bytes=200), Pace()))
     cut = [
         (shard.system, str(shard.media_kind), item.uri, item.object_version, item.bytes, list(item.enrichments))
         for shard in shards
