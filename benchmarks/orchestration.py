@@ -105,6 +105,7 @@ def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
 
     take_its_place()
     spec = specified(endpoint, folder, {"kind": "dask", "settings": {"workers": 1}} if way == "dask" else "threads")
+    get_ready(spec)
     if way == "bare":
         began = time.perf_counter()
         published = bare(spec)

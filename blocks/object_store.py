@@ -12,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -294,6 +295,10 @@ class ObjectStore(Block):
 
     # --- connection -----------------------------------------------------------------------------
 
+    def connect(self) -> None:
+        """Open the client of S3 now, which takes some tenths of a second, and send nothing yet."""
+        sync(get_loop(), self._client)
+
     async def _client(self) -> Any:
         if self._filesystem is None:
             import s3fs
@@ -318,6 +323,8 @@ class ObjectStore(Block):
                     "max_pool_connections": self.concurrency,
                     "connect_timeout": self.timeout,
                     "read_timeout": self.timeout,
+                    # The SDK would put its own name together anew for every request.
+                    "user_agent": "sightflow",
                 },
                 skip_instance_cache=True,
                 use_listings_cache=False,
@@ -462,12 +469,12 @@ def _page_of(bucket: str, objects: list[dict[str, Any]], taken: Callable[[str], 
 
 def _time(told: Any) -> datetime:
     """A time as S3 tells it: ISO 8601 in listings, RFC 1123 in headers."""
-    try:
-        return datetime.fromisoformat(told)
-    except (TypeError, ValueError):
-        from botocore.utils import parse_timestamp
+    for reads in (datetime.fromisoformat, parsedate_to_datetime):
+        with suppress(TypeError, ValueError):
+            return reads(told)
+    from botocore.utils import parse_timestamp
 
-        return parse_timestamp(told)  # type: ignore[no-any-return]
+    return parse_timestamp(told)  # type: ignore[no-any-return]
 
 
 def _from_now(seconds: float) -> float:

@@ -23,6 +23,11 @@ from types import TracebackType
 from schemas.failure import SightflowError
 
 _START_SECONDS = 180.0
+_OF_DEPLOYMENTS = (
+    *("CANCELLATION_CLEANUP", "EVENT_PERSISTER", "FOREMAN", "LATE_RUNS"),
+    *("PAUSE_EXPIRATIONS", "REPOSSESSOR", "SCHEDULER", "TRIGGERS"),
+)
+"""Services of the server that a run which was started by hand has no use for, and that take its cores."""
 
 
 class PrefectAway(SightflowError):
@@ -37,10 +42,14 @@ class PrefectAway(SightflowError):
 
 
 class PrefectServer:
-    """A server process on loopback with its database and log in one folder; ends when this process ends, in any way."""
+    """A server process on loopback with its database and log in one folder; ends when this process ends, in any way.
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    `for_one_run`: without schedules, triggers, stored events and whatever else only deployments need.
+    """
+
+    def __init__(self, folder: Path, port: int | None = None, for_one_run: bool = False) -> None:
         self.folder = folder
+        self.for_one_run = for_one_run
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -65,6 +74,8 @@ class PrefectServer:
             "DO_NOT_TRACK": "1",
             "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
         }
+        if self.for_one_run:
+            environment |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _OF_DEPLOYMENTS}
         # A server that is told of another server would ask that one.
         environment.pop("PREFECT_API_URL", None)
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
@@ -124,13 +135,15 @@ class PrefectServer:
 
 
 @contextmanager
-def prefect_api() -> Iterator[PrefectServer | None]:
+def prefect_api(for_one_run: bool = True) -> Iterator[PrefectServer | None]:
     """Yield a starting server of our own that this process talks to, or None when Prefect is configured with one.
+
+    `for_one_run`: see `PrefectServer`.
 
     Raises SightflowError if the configured server does not answer.
     """
     from prefect.context import refresh_global_settings_context
-    from prefect.settings import get_current_settings
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 
     if get_current_settings().api.url:
         configured_api()
@@ -138,12 +151,14 @@ def prefect_api() -> Iterator[PrefectServer | None]:
         return
     with (
         tempfile.TemporaryDirectory(prefix="sightflow-prefect-", ignore_cleanup_errors=True) as folder,
-        PrefectServer(Path(folder)) as server,
+        PrefectServer(Path(folder), for_one_run=for_one_run) as server,
     ):
         os.environ["PREFECT_API_URL"] = server.api_url
         refresh_global_settings_context()
         try:
-            yield server
+            # Nobody would miss them, and a flow that ends waits up to a second for the thread that sends them.
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                yield server
         finally:
             deliver()
             del os.environ["PREFECT_API_URL"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -18,12 +20,21 @@ from schemas.inventory import Inventory
 from schemas.selection import EVERYTHING, Selection
 from schemas.spec import EnrichmentSpec, StoreSettings, names_objects
 
+_OPENED: dict[tuple[object, ...], ObjectStore] = {}
+
 
 def open_store(settings: StoreSettings) -> ObjectStore:
-    """The store that a spec names: a saved block, or one from the settings and the AWS environment."""
+    """The store that a spec names: a saved block, or one from the settings and the AWS environment.
+
+    The same one each time in a process, with one pool of connections, as long as neither says anything else.
+    """
     if settings.block:
-        return ObjectStore.load(settings.block)  # type: ignore[return-value]
-    return ObjectStore(endpoint_url=settings.endpoint_url, region=settings.region, anonymous=settings.anonymous)
+        store: ObjectStore = ObjectStore.load(settings.block)  # type: ignore[assignment]
+    else:
+        store = ObjectStore(endpoint_url=settings.endpoint_url, region=settings.region, anonymous=settings.anonymous)
+    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    told = (environment, *(getattr(store, name) for name in ObjectStore.model_fields))
+    return _OPENED.setdefault(told, store)
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -174,6 +175,9 @@ def _with_fallback(answers: list[Answer], requests: Sequence[VisionRequest], spe
 
 _LOADED: dict[tuple[str, str, str], Loaded] = {}
 _LOADING = threading.Lock()
+_MOST_SECONDS_OF_A_TURN = 0.001
+"""For a Python thread to keep the interpreter. A model gives it up at every operation of torch and needs it back at
+once; threads that fetch would hold it for 5 ms each time."""
 
 
 def loaded(system: str, settings: dict[str, Any] | None) -> Loaded:
@@ -187,6 +191,7 @@ def loaded(system: str, settings: dict[str, Any] | None) -> Loaded:
     with _LOADING:
         if key not in _LOADED:
             model.prepare()
+            sys.setswitchinterval(min(sys.getswitchinterval(), _MOST_SECONDS_OF_A_TURN))
             turn = threading.Lock() if model.takes_turns else nullcontext()
             _LOADED[key] = Loaded(model, turn, digest.rpartition("@")[2])
         return _LOADED[key]

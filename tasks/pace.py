@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import deque
 
 from schemas.capability import MediaKind
 from schemas.plan import Shard
@@ -22,15 +22,16 @@ class Pace:
 
     def __init__(self, places: int = 1) -> None:
         self._places = places
-        self._done: dict[tuple[str, MediaKind], deque[tuple[float, int]]] = defaultdict(lambda: deque(maxlen=_LOOKED_AT))
+        self._done: dict[tuple[str, MediaKind], deque[tuple[float, int]]] = {}
 
     def took(self, shard: Shard) -> None:
         """A shard is done."""
-        self._done[shard.system, shard.media_kind].append((time.monotonic(), len(shard.items)))
+        latest = self._done.setdefault((shard.system, shard.media_kind), deque(maxlen=_LOOKED_AT))
+        latest.append((time.monotonic(), len(shard.items)))
 
     def objects(self, system: str, kind: MediaKind) -> int:
         """Objects of a shard for this model and kind of media; 64 until two shards have been done."""
-        done = list(self._done[system, kind])
+        done = list(self._done.get((system, kind), ()))
         if len(done) < 2:
             return _AT_LEAST
         seconds = max(done[-1][0] - done[0][0], 1e-3)

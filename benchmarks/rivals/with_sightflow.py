@@ -58,6 +58,8 @@ def run(job: Job) -> list[tuple[str, str]]:
     from infra.prefect_server import prefect_api
     from tasks.discover import open_catalog
     from tasks.infer import loaded
+    from tasks.ready import get_ready
+    from tasks.route import asks_of
 
     os.environ |= {"SIGHTFLOW_FIRST": str(job.out / "first"), "SIGHTFLOW_MODEL": job.model}
     take_its_place(job.model)
@@ -74,6 +76,8 @@ def run(job: Job) -> list[tuple[str, str]]:
             "runner": runner,
         }
     )
+    asks_of(spec)
+    get_ready(spec)
     loaded("florence-2", spec.models["florence-2"])
     Path(job.out, f"loaded-{os.getpid()}").write_text(repr((time.monotonic(), time.monotonic())))
     with prefect_api() as server:

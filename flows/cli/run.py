@@ -65,14 +65,14 @@ def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Select
     from tasks.publish import LISTENER
 
     with progress() as bar:
-        # The server takes seconds to start; the heavy imports use the same seconds.
-        imports = threading.Thread(target=import_module, args=("transformers",), daemon=True)
-        imports.start()
+        # The server takes seconds to start; what takes long to load uses the same seconds.
+        readying = threading.Thread(target=_get_ready, args=(spec,), daemon=True)
+        readying.start()
         if server is not None:
             bar.say("starting Prefect on this machine")
             server.wait()
         bar.say("loading libraries")
-        imports.join()
+        readying.join()
         from prefect import tags
 
         from flows.enrich import enrich
@@ -84,6 +84,13 @@ def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Select
                 return enrich(spec, chosen)
         finally:
             LISTENER.reset(token)
+
+
+def _get_ready(spec: EnrichmentSpec) -> None:
+    from tasks.ready import get_ready
+
+    get_ready(spec)
+    import_module("flows.enrich")
 
 
 class ProgressBar:

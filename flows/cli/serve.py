@@ -46,7 +46,7 @@ def serve(
     asks_of(read)  # what cannot be served is said before a server is started
     source = source_of(queue, webhook) if uploads else None
     serve_metrics(metrics)
-    with prefect_api() as server:
+    with prefect_api(for_one_run=False) as server:
         with console.status("starting Prefect on this machine"):
             if server is not None:
                 server.wait()
