@@ -102,6 +102,7 @@ def specified(endpoint: str, folder: str, runner: object = "threads") -> Enrichm
 def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
     """Run one way in this process."""
     from infra.prefect_server import prefect_api
+    from tasks.ready import get_ready
 
     take_its_place()
     spec = specified(endpoint, folder, {"kind": "dask", "settings": {"workers": 1}} if way == "dask" else "threads")
