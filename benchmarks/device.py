@@ -27,7 +27,8 @@ class Device(Florence2):
         pass
 
     def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-        time.sleep(self.seconds_an_image * len({request.uri for request in requests}))
+        with self._on_the_device:
+            time.sleep(self.seconds_an_image * len({request.uri for request in requests}))
         return [self.reply(request, [(p, Generated("x")) for p in self._prompts(request)]) for request in requests]
 
     def _prompts(self, request: VisionRequest) -> tuple[object, ...]:

@@ -68,9 +68,8 @@ class Florence2(LocalVisionModel):
                 return (Prompt("<OD>", max_new_tokens=limit),)
         return tuple(Prompt(task + s, subject=s, max_new_tokens=limit) for s in subjects)
 
-    def generate(self, units: Sequence[Unit]) -> list[Generated]:
-        import torch
-
+    def make_ready(self, units: Sequence[Unit]) -> tuple[Any, list[int]]:
+        """The inputs of a batch, each image once, and for each unit which of the images it is about."""
         images, places = self._unique_images(units)
         processor = copy.copy(self._processor)
         processor.image_processor = _EachOnce(processor.image_processor)
@@ -79,7 +78,14 @@ class Florence2(LocalVisionModel):
             images=[images[place] for place in places],
             return_tensors="pt",
             padding=True,
-        ).to(self._model.device)
+        )
+        return inputs, places
+
+    def generate(self, units: Sequence[Unit], ready: Any = None) -> list[Generated]:
+        import torch
+
+        inputs, places = ready or self.make_ready(units)
+        inputs = inputs.to(self._model.device)
         pixels = inputs.pop("pixel_values").to(self._model.dtype)
         encoded = self._model.get_image_features(pixels)
         encoded.pooler_output = encoded.pooler_output[torch.tensor(places, device=pixels.device)]
@@ -109,7 +115,7 @@ class Florence2(LocalVisionModel):
         return list(images.values()), places
 
     def _read(self, row: Any, asked: int) -> Generated:
-        tokenizer = self._processor.tokenizer
+        tokenizer = self.tokenizer
         ended = tokenizer.eos_token_id in row.tolist()[1:]  # the decoder starts with the end token
         text = _PADDING.sub("", tokenizer.decode(row, skip_special_tokens=False))
         said = int((row != tokenizer.pad_token_id).sum())

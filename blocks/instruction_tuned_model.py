@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -116,12 +117,17 @@ class InstructionTunedModel(LocalVisionModel):
         apart = self.prompt_guides_vision or self.encodes_apart
         return self.share_prefix and not apart and not windowed(self._model)
 
-    def generate(self, units: Sequence[Unit]) -> list[Generated]:
+    def make_ready(self, units: Sequence[Unit]) -> Any:
+        """The prompts cut where their media end, where that pays, else the inputs as they are."""
         split = self._split(units) if self.shares_prefix else None
-        if split is not None:
-            inputs = read_prefixes(self._model, split)
+        return self.inputs(units) if split is None else split
+
+    def generate(self, units: Sequence[Unit], ready: Any = None) -> list[Generated]:
+        ready = self.make_ready(units) if ready is None else ready
+        if isinstance(ready, SplitPrompts):
+            inputs = read_prefixes(self._model, replace(ready, inputs=self._placed(ready.inputs)))
         else:
-            inputs = self._placed(self.inputs(units))
+            inputs = self._placed(ready)
             if not self.prompt_guides_vision:
                 self._see_once(inputs, units)
         before = 0 if self.encodes_apart else inputs["input_ids"].shape[1]
@@ -144,7 +150,7 @@ class InstructionTunedModel(LocalVisionModel):
         (texts, begin), tokenizer = self._wording(units), self._processor.tokenizer
         tokens = tokenizer(texts, add_special_tokens=begin)["input_ids"]
         ids = set(tokenizer.convert_tokens_to_ids(self._placeholders()))
-        inputs = self._placed(self.inputs([units[k] for k in firsts]))
+        inputs = self.inputs([units[k] for k in firsts])
         return split_prompts(inputs, firsts, [distinct.index(each) for each in media], tokens, ids)
 
     def _placed(self, inputs: Any) -> Any:
@@ -176,7 +182,7 @@ class InstructionTunedModel(LocalVisionModel):
         reply = reply[: unit.prompt.max_new_tokens]
         said = next((k for k, token in enumerate(reply) if token in ends), len(reply))
         plain = unit.request.enrichment.capability.gives_text
-        text = self._processor.tokenizer.decode(reply[:said], skip_special_tokens=plain)
+        text = self.tokenizer.decode(reply[:said], skip_special_tokens=plain)
         if unit.prompt.choices:
             # By its tokens, since not every tokenizer can write every word.
             spelled = dict(zip(map(tuple, self.spell(unit.prompt.choices)), unit.prompt.choices, strict=True))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import hashlib
 import json
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -75,6 +78,9 @@ class LocalVisionModel(LocalWeights):
     _endpoint: EndpointEngine | None = PrivateAttr(default=None)
     _sizes: dict[str, BatchSize] = PrivateAttr(default_factory=dict)
     _vllm: VllmEngine | None = PrivateAttr(default=None)
+    _tokenizer: Any = PrivateAttr(default=None)
+    _making_ready: Any = PrivateAttr(default_factory=threading.Lock)
+    _on_the_device: Any = PrivateAttr(default_factory=threading.Lock)
 
     @model_validator(mode="after")
     def _has_an_endpoint(self) -> Self:
@@ -96,8 +102,25 @@ class LocalVisionModel(LocalWeights):
     # --- what a subclass says -------------------------------------------------------------------
 
     @abstractmethod
-    def generate(self, units: Sequence[Unit]) -> list[Generated]:
-        """One forward pass over a batch: the reply to each unit, in order."""
+    def make_ready(self, units: Sequence[Unit]) -> Any:
+        """What the processor makes of a batch, in the host's memory. In one thread at a time, while another batch may
+        be on the device.
+        """
+
+    @abstractmethod
+    def generate(self, units: Sequence[Unit], ready: Any = None) -> list[Generated]:
+        """One forward pass over a batch: the reply to each unit, in order. `ready`: what `make_ready` made of it, if
+        that has been done.
+        """
+
+    @property
+    def tokenizer(self) -> Any:
+        """A tokenizer for what is on the device; the processor's own, which another thread may be using, cannot be
+        used by two.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = copy.deepcopy(self._processor.tokenizer)
+        return self._tokenizer
 
     def only_choices(self, units: Sequence[Unit], prompt_length: int) -> AllowedTokens | None:
         """A rule for `generate(prefix_allowed_tokens_fn=)` that cannot leave the choices of each unit.
@@ -111,7 +134,7 @@ class LocalVisionModel(LocalWeights):
 
         start = prompt_length or 1
         spelled = [self.spell(unit.prompt.choices) for unit in units]
-        end = self._processor.tokenizer.eos_token_id
+        end = self.tokenizer.eos_token_id
         # By the width of the model's output, which is often more than the tokenizer has tokens.
         everything = torch.arange(self._model.config.get_text_config().vocab_size, device=self._model.device)
 
@@ -126,7 +149,7 @@ class LocalVisionModel(LocalWeights):
 
     def spell(self, choices: Sequence[str]) -> list[list[int]]:
         """The tokens of each choice, with the end after them."""
-        tokenizer = self._processor.tokenizer
+        tokenizer = self.tokenizer
         return [[*tokenizer(c, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for c in choices]
 
     # --- where it runs --------------------------------------------------------------------------
@@ -184,8 +207,11 @@ class LocalVisionModel(LocalWeights):
         return fit_within(size, _LONGEST_SENT)
 
     @property
-    def takes_turns(self) -> bool:
-        return self.engine != "endpoint"
+    def runs_at_once(self) -> int | None:
+        if self.engine == "endpoint":
+            return None
+        # While one batch is on the device, another is made ready.
+        return 2 if self.engine == "local" else 1
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -225,13 +251,18 @@ class LocalVisionModel(LocalWeights):
         asked: list[list[Prompt]] = [list(self.prompts(request.enrichment, request.media.kind)) for request in requests]
         units = [Unit(r, p) for r, prompts in zip(requests, asked, strict=True) for p in prompts]
         said: list[Generated | Failure | None] = [None] * len(units)
-        groups, size = self._groups(units), self._size_for(requests)
+        groups = self._groups(units)
+        with self._making_ready:
+            size = self._size_for(requests)
         while groups:
             batch, groups = groups[: size.now], groups[size.now :]
             places = [place for group in batch for place in group]
-            size.begin()
-            heard = self._generate([units[k] for k in places], size)
-            size.end(len(batch), any(isinstance(h, Failure) and h.cause is Cause.OUT_OF_MEMORY for h in heard))
+            together = [units[k] for k in places]
+            ready = self._ready(together)
+            with self._on_the_device:
+                size.begin()
+                heard = self._generate(together, size, ready)
+                size.end(len(batch), any(isinstance(h, Failure) and h.cause is Cause.OUT_OF_MEMORY for h in heard))
             for place, generated in zip(places, heard, strict=True):
                 said[place] = generated
         replies, start = [], 0
@@ -278,7 +309,12 @@ class LocalVisionModel(LocalWeights):
                 self._sizes[key] = BatchSize(first, meter, kept_sizes(), f"{where} {digest}")
         return self._sizes[key]
 
-    def _generate(self, units: Sequence[Unit], size: BatchSize) -> list[Generated | Failure]:
+    def _ready(self, units: Sequence[Unit]) -> Any:
+        """What `make_ready` makes of a batch, or None: then it is tried anew where a failure is dealt with."""
+        with self._making_ready, suppress(Exception):
+            return self.make_ready(units)
+
+    def _generate(self, units: Sequence[Unit], size: BatchSize, ready: Any = None) -> list[Generated | Failure]:
         """Generate for a batch; when it fails, halve it until the unit that causes it stands alone."""
         import torch
 
@@ -287,13 +323,17 @@ class LocalVisionModel(LocalWeights):
         if half and not size.allows(objects):
             return self._generate(units[:half], size) + self._generate(units[half:], size)
         try:
+            if ready is None:
+                with self._making_ready:
+                    ready = self.make_ready(units)
             with torch.inference_mode():
-                return list(self.generate(units))
+                return list(self.generate(units, ready))
         except Exception as error:
             out_of_memory = is_out_of_memory(error)
             cause = error.cause if isinstance(error, ReplyError) else Cause.MODEL
             message = f"{type(error).__name__}: {error}"[:500]
         # Outside the except clause, so that the traceback no longer keeps the batch's tensors alive.
+        ready = None
         if out_of_memory:
             size.failed(objects)
             gc.collect()

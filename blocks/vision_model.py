@@ -142,9 +142,9 @@ class VisionModel(Block):
         return None
 
     @property
-    def takes_turns(self) -> bool:
-        """Whether one batch at a time may be asked: what runs in this process does."""
-        return not self.hosted
+    def runs_at_once(self) -> int | None:
+        """How many calls of `run` may be under way at once, in threads; None: any number."""
+        return None if self.hosted else 1
 
     def prepare(self) -> None:
         """Load or connect, once; called before the first `run`. Raises ModelError."""

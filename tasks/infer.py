@@ -35,8 +35,8 @@ _OF_THE_SYSTEM = frozenset({Cause.MODEL, Cause.RATE_LIMITED})
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, the lock to hold while it runs (a local model runs one batch at a time), and which
-    weights these are: the pinned revision, or a digest of the folder.
+    """A model in memory, what to hold while it runs (a local model takes few calls at once), and which weights these
+    are: the pinned revision, or a digest of the folder.
     """
 
     model: VisionModel
@@ -192,6 +192,6 @@ def loaded(system: str, settings: dict[str, Any] | None) -> Loaded:
         if key not in _LOADED:
             model.prepare()
             sys.setswitchinterval(min(sys.getswitchinterval(), _MOST_SECONDS_OF_A_TURN))
-            turn = threading.Lock() if model.takes_turns else nullcontext()
+            turn = threading.Semaphore(model.runs_at_once) if model.runs_at_once else nullcontext()
             _LOADED[key] = Loaded(model, turn, digest.rpartition("@")[2])
         return _LOADED[key]

@@ -42,6 +42,10 @@ class StandIn(Florence2):
     def prepare(self) -> None:
         pass
 
+    @property
+    def runs_at_once(self) -> int:
+        return 1
+
     def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         if place := os.environ.get("STAND_IN_MEETS"):
             meet(Path(place))

@@ -39,7 +39,7 @@ class Device:
     def free(self) -> int:
         return self.room
 
-    def generate(self, units: Sequence[Unit]) -> list[Generated]:
+    def generate(self, units: Sequence[Unit], ready: object) -> list[Generated]:
         objects = len({unit.request.uri for unit in units})
         self.tried.append(objects)
         if self.an_object * objects > self.room or any(unit.request.uri == self.greedy for unit in units):
@@ -56,6 +56,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def on(device: Device, metered: bool = True, **settings: Any) -> Florence2:
     model = Florence2(id=str(MODEL_FOLDER), device="cpu", **settings)
     model._model = object()  # as if loaded: what it would say is the device's
+    model.__dict__["make_ready"] = list
     model.__dict__["generate"] = device.generate
     model.__dict__["memory_meter"] = lambda: device if metered else None
     return model

@@ -2,7 +2,9 @@
 
 import functools
 import random
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,11 +218,11 @@ class Starved:
         self.real, self.room, self.greedy = model.generate, room, greedy
         self.sizes: list[int] = []
 
-    def __call__(self, batch: Sequence[Unit]) -> list[Generated]:
+    def __call__(self, batch: Sequence[Unit], ready: Any = None) -> list[Generated]:
         self.sizes.append(len(batch))
         if len(batch) > self.room or any(unit.request.uri == self.greedy for unit in batch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return self.real(batch)
+        return self.real(batch, ready)
 
 
 @EACH
@@ -247,3 +249,32 @@ def test_only_the_item_that_does_not_fit_alone_is_lost(
     replies = model.run(requests)
     assert replies[3].failure and replies[3].failure.cause is Cause.OUT_OF_MEMORY
     assert [said(replies)[k] for k in (0, 1, 2, 4)] == [wanted[k] for k in (0, 1, 2, 4)]
+
+
+@EACH
+def test_a_batch_is_made_ready_while_another_is_on_the_device(family: Family, loaded: Loaded) -> None:
+    """Of two calls at once, the second one's pictures are made ready before the first one's batch has been answered."""
+    model = load(family, loaded.folder / family.name)
+    make_ready, generate = model.make_ready, model.generate
+    answering, made = threading.Event(), threading.Event()
+
+    def noted(units: Sequence[Unit]) -> Any:
+        ready = make_ready(units)
+        if answering.is_set():
+            made.set()
+        return ready
+
+    def waited(units: Sequence[Unit], ready: Any = None) -> list[Generated]:
+        answering.set()
+        assert made.wait(60), "no batch is made ready while another is on the device"
+        return generate(units, ready)
+
+    model.__dict__ |= {"make_ready": noted, "generate": waited}
+    asked = everything_asked(model)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(model.run, asked[::2])
+        assert answering.wait(60)
+        second = pool.submit(model.run, asked[1::2])
+        replies = [first.result(), second.result()]
+    plain = loaded[family]
+    assert replies == [plain.run(asked[::2]), plain.run(asked[1::2])]

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -60,11 +60,11 @@ class Greedy(Florence2):
     batches: ClassVar[list[int]] = []
     culprit: ClassVar[str] = "s3://bucket/305.png"
 
-    def generate(self, units: Sequence[Unit]) -> list[Generated]:
+    def generate(self, units: Sequence[Unit], ready: Any = None) -> list[Generated]:
         self.batches.append(len(units))
         if any(unit.request.uri == self.culprit for unit in units):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().generate(units)
+        return super().generate(units, ready)
 
 
 def test_out_of_memory_halves_the_batch_until_the_culprit_stands_alone(model: Florence2) -> None:

@@ -138,7 +138,7 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
         model_class = systems.system_class(system)
         assert issubclass(model_class, LocalVisionModel)
 
-        def generate(_self: Any, units: Sequence[Unit]) -> list[Generated]:
+        def generate(_self: Any, units: Sequence[Unit], _ready: Any) -> list[Generated]:
             return [Generated(written(system, unit)) for unit in units]
 
         monkeypatch.setattr(model_class, "generate", generate)
