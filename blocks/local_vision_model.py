@@ -119,7 +119,8 @@ class LocalVisionModel(LocalWeights):
         used by two.
         """
         if self._tokenizer is None:
-            self._tokenizer = copy.deepcopy(self._processor.tokenizer)
+            with self._making_ready:
+                self._tokenizer = copy.deepcopy(self._processor.tokenizer)
         return self._tokenizer
 
     def only_choices(self, units: Sequence[Unit], prompt_length: int) -> AllowedTokens | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -19,7 +18,6 @@ from typing import Any, ClassVar, TypeVar
 
 import polars as pl
 from fsspec.asyn import get_loop, sync
-from fsspec.utils import glob_translate
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -27,6 +25,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from blocks.inventory import gathered, inventory_of, joined, version_of
 from blocks.listing import Listing, Root
 from blocks.local_files import Listed, hash_file, read_file, stat_file, too_large, walk, write_file
+from blocks.source_patterns import literal_of, roots_of, takes
 from blocks.store_errors import BAD_KEY_CODES, DENIED_CODES, code_of, is_transient, message_of
 from schemas.failure import Cause, Failure, Stage, StoreError
 from schemas.media import MediaFile
@@ -34,7 +33,6 @@ from schemas.media import MediaFile
 Found = TypeVar("Found")
 
 _LOOKED_UP_AT_ONCE = 10_000  # objects, each a waiting request
-_GLOB_START = re.compile(r"[*?\[]")
 _SHORTEST_KEY = 8  # what is shorter ("demo", "minio") protects nothing, and is part of ordinary words
 
 
@@ -75,7 +73,7 @@ class ObjectStore(Block):
         taken = takes(patterns, outside)
         local = [pattern for pattern in patterns if pattern.startswith("file://")]
         files = (listed for pattern in local for listed in _walked(pattern) if taken(listed[0]))
-        buckets = self._all_pages(_roots(patterns), lambda bucket, objects: _page_of(bucket, objects, taken))
+        buckets = self._all_pages(roots_of(patterns), lambda bucket, objects: _page_of(bucket, objects, taken))
         return joined([gathered(files), *buckets])
 
     def _all_pages(self, roots: Sequence[Root], make: Callable[[str, list[dict[str, Any]]], Found]) -> list[Found]:
@@ -159,7 +157,7 @@ class ObjectStore(Block):
         if folder.startswith("file://"):
             path = Path(folder.removeprefix("file://"))
             return [uri for uri, *_ in _walked(folder)] if path.is_dir() else []
-        pages = self._all_pages(_roots([folder]), _files_of)
+        pages = self._all_pages(roots_of([folder]), _files_of)
         return [uri for page in pages for uri, _ in page]
 
     async def _called(self, uri: str, name: str, **arguments: Any) -> Any:
@@ -296,7 +294,9 @@ class ObjectStore(Block):
     # --- connection -----------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Open the client of S3 now, which takes some tenths of a second, and send nothing yet."""
+        """Open the client of S3 now, which takes some tenths of a second and may look up a role's keys; the store
+        itself is asked nothing.
+        """
         sync(get_loop(), self._client)
 
     async def _client(self) -> Any:
@@ -374,7 +374,7 @@ class ObjectStore(Block):
         """Begin to list a source. Raises StoreError that says what is wrong."""
         if pattern.startswith("file://"):
             next(_walked(pattern), None)
-        for root in _roots([pattern]):
+        for root in roots_of([pattern]):
             sync(get_loop(), self._page, Bucket=root.bucket, Prefix=root.prefix, MaxKeys=1)
 
     def delta_options(self) -> dict[str, str]:
@@ -409,44 +409,9 @@ class ObjectStore(Block):
         return options
 
 
-def matcher(pattern: str) -> Callable[[str], bool]:
-    """A test whether a URI matches a source pattern."""
-    if pattern.endswith("/"):
-        pattern += "**"
-    literal = _literal(pattern)
-    if pattern == literal + "**" and literal.endswith("/"):
-        return lambda uri: uri.startswith(literal)
-    if not _GLOB_START.search(pattern):
-        return pattern.__eq__
-    expression = re.compile(glob_translate(pattern))
-    return lambda uri: expression.match(uri) is not None
-
-
-def takes(patterns: Sequence[str], outside: str | None = None) -> Callable[[str], bool]:
-    """A test whether a URI belongs to a source: it matches a pattern and does not lie below `outside`."""
-    tests = [matcher(pattern) for pattern in patterns]
-    barrier = outside.rstrip("/") + "/" if outside else None
-    return lambda uri: not (barrier and uri.startswith(barrier)) and any(test(uri) for test in tests)
-
-
 def _walked(pattern: str) -> Iterator[Listed]:
-    literal = _literal(pattern)
+    literal = literal_of(pattern)
     return walk(literal.removeprefix("file://"), exact=literal == pattern)
-
-
-def _literal(pattern: str) -> str:
-    """What every URI that matches a pattern begins with."""
-    return _GLOB_START.split(pattern, maxsplit=1)[0]
-
-
-def _roots(patterns: Sequence[str]) -> list[Root]:
-    """Where buckets are to be listed for these patterns, no key twice."""
-    literals = {pattern: _literal(pattern) for pattern in patterns if pattern.startswith("s3://")}
-    open_ended = {literal for pattern, literal in literals.items() if literal != pattern or pattern.endswith("/")}
-    least = sorted(one for one in open_ended if not any(one != each and one.startswith(each) for each in open_ended))
-    exact = sorted(one for one in {*literals.values()} - open_ended if not one.startswith(tuple(least)))
-    parted = [(uri, *uri.removeprefix("s3://").partition("/")[::2]) for uri in (*least, *exact)]
-    return [Root(bucket, prefix, until=prefix if uri in exact else None) for uri, bucket, prefix in parted]
 
 
 def _files_of(bucket: str, objects: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

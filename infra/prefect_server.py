@@ -24,8 +24,14 @@ from schemas.failure import SightflowError
 
 _START_SECONDS = 180.0
 _OF_DEPLOYMENTS = (
-    *("CANCELLATION_CLEANUP", "EVENT_PERSISTER", "FOREMAN", "LATE_RUNS"),
-    *("PAUSE_EXPIRATIONS", "REPOSSESSOR", "SCHEDULER", "TRIGGERS"),
+    "CANCELLATION_CLEANUP",
+    "EVENT_PERSISTER",
+    "FOREMAN",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "REPOSSESSOR",
+    "SCHEDULER",
+    "TRIGGERS",
 )
 """Services of the server that a run which was started by hand has no use for, and that take its cores."""
 

@@ -18,7 +18,7 @@ import polars as pl
 from prometheus_client import Counter
 
 from blocks.manifests import Manifests
-from blocks.object_store import takes
+from blocks.source_patterns import takes
 from infra.announcements import Announcer
 from infra.notification_sources import Message, MessageSource, SourceAway
 from schemas.failure import Cause, Stage, StoreError

@@ -12,8 +12,9 @@ from prefect.tasks import exponential_backoff
 from blocks.catalog import Catalog
 from blocks.inventory import joined
 from blocks.manifests import Manifests
-from blocks.object_store import ObjectStore, takes
+from blocks.object_store import ObjectStore
 from blocks.s3_inventory import S3Inventory, newest_inventory, read_inventory
+from blocks.source_patterns import takes
 from blocks.uri_files import uris_in
 from schemas.failure import SpecError
 from schemas.inventory import Inventory

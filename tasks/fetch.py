@@ -81,7 +81,7 @@ class Fetched:
 
 @cache
 def _store(settings_json: str) -> ObjectStore:
-    """One store, with one pool of connections, for all the shards of a process."""
+    """The store of all the shards of a process: Prefect, which may be away, is asked for a saved block once."""
     return open_store(EnrichmentSpec.model_fields["store"].annotation.model_validate_json(settings_json))  # type: ignore[union-attr]
 
 

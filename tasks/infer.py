@@ -175,9 +175,9 @@ def _with_fallback(answers: list[Answer], requests: Sequence[VisionRequest], spe
 
 _LOADED: dict[tuple[str, str, str], Loaded] = {}
 _LOADING = threading.Lock()
-_MOST_SECONDS_OF_A_TURN = 0.001
-"""For a Python thread to keep the interpreter. A model gives it up at every operation of torch and needs it back at
-once; threads that fetch would hold it for 5 ms each time."""
+_INTERPRETER_SECONDS = 0.001
+"""How long a thread may keep Python's lock that another waits for. A model gives it up at every operation of torch and
+needs it back at once; threads that fetch would keep it for 5 ms each time."""
 
 
 def loaded(system: str, settings: dict[str, Any] | None) -> Loaded:
@@ -191,7 +191,7 @@ def loaded(system: str, settings: dict[str, Any] | None) -> Loaded:
     with _LOADING:
         if key not in _LOADED:
             model.prepare()
-            sys.setswitchinterval(min(sys.getswitchinterval(), _MOST_SECONDS_OF_A_TURN))
+            sys.setswitchinterval(min(sys.getswitchinterval(), _INTERPRETER_SECONDS))
             turn = threading.Semaphore(model.runs_at_once) if model.runs_at_once else nullcontext()
             _LOADED[key] = Loaded(model, turn, digest.rpartition("@")[2])
         return _LOADED[key]

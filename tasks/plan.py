@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from blocks.catalog import Catalog, TableName
-from blocks.object_store import matcher
+from blocks.source_patterns import matcher
 from schemas.capability import MediaKind
 from schemas.failure import Cause
 from schemas.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, Work

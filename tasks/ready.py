@@ -19,7 +19,7 @@ _IMPORTED_LATE = ("deltalake", "transformers", "fastapi.encoders", "prefect.main
 def get_ready(spec: EnrichmentSpec) -> None:
     """Import what would be imported in the midst of the run, let the schemas be compiled, open the store's client.
 
-    Asks nobody for anything. What does not work now is left to the run, which says what is wrong.
+    The store is asked nothing. If its client cannot be opened, the run says what is wrong.
     """
     for name in _IMPORTED_LATE:
         import_module(name)

@@ -76,7 +76,7 @@ def run(job: Job) -> list[tuple[str, str]]:
             "runner": runner,
         }
     )
-    asks_of(spec)
+    asks_of(spec)  # as the command line does, before it starts a server
     get_ready(spec)
     loaded("florence-2", spec.models["florence-2"])
     Path(job.out, f"loaded-{os.getpid()}").write_text(repr((time.monotonic(), time.monotonic())))

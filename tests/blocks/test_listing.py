@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from blocks.listing import Listing, Root
-from blocks.object_store import ObjectStore, takes
+from blocks.object_store import ObjectStore
+from blocks.source_patterns import takes
 from schemas.failure import StoreError
 from tests.loopback.s3_proxy import Refuse, S3Proxy
 

@@ -257,6 +257,7 @@ def test_a_batch_is_made_ready_while_another_is_on_the_device(family: Family, lo
     model = load(family, loaded.folder / family.name)
     make_ready, generate = model.make_ready, model.generate
     answering, made = threading.Event(), threading.Event()
+    overlapped: list[bool] = []
 
     def noted(units: Sequence[Unit]) -> Any:
         ready = make_ready(units)
@@ -265,8 +266,9 @@ def test_a_batch_is_made_ready_while_another_is_on_the_device(family: Family, lo
         return ready
 
     def waited(units: Sequence[Unit], ready: Any = None) -> list[Generated]:
-        answering.set()
-        assert made.wait(60), "no batch is made ready while another is on the device"
+        if not answering.is_set():
+            answering.set()
+            overlapped.append(made.wait(20))  # not asserted here: what fails here is tried again in halves
         return generate(units, ready)
 
     model.__dict__ |= {"make_ready": noted, "generate": waited}
@@ -276,5 +278,6 @@ def test_a_batch_is_made_ready_while_another_is_on_the_device(family: Family, lo
         assert answering.wait(60)
         second = pool.submit(model.run, asked[1::2])
         replies = [first.result(), second.result()]
+    assert overlapped == [True], "no batch is made ready while another is on the device"
     plain = loaded[family]
     assert replies == [plain.run(asked[::2]), plain.run(asked[1::2])]
