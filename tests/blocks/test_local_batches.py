@@ -268,7 +268,7 @@ def test_a_batch_is_made_ready_while_another_is_on_the_device(family: Family, lo
     def waited(units: Sequence[Unit], ready: Any = None) -> list[Generated]:
         if not answering.is_set():
             answering.set()
-            overlapped.append(made.wait(20))  # not asserted here: what fails here is tried again in halves
+            overlapped.append(made.wait(60))  # not asserted here: what fails here is tried again in halves
         return generate(units, ready)
 
     model.__dict__ |= {"make_ready": noted, "generate": waited}
