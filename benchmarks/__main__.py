@@ -1,6 +1,6 @@
 """All that is measured on a machine without a GPU, as one table, ratios first: `make bench`.
 
-    python -m benchmarks [--objects 2000] [--light 10000] [--only rivals,sharing,orchestration,workers,nothing,memory]
+    python -m benchmarks [--objects 2000] [--light 10000] [--times 2] [--only rivals,sharing,...]
 
 The store is an S3 endpoint on loopback, in a process of its own, that answers each request 20 ms late.
 """
@@ -13,6 +13,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,14 +31,23 @@ Row = tuple[str, float, str, str]
 """What is measured, its ratio, what it should be, and the figures behind it."""
 
 
-def rivals(objects: int, light: int) -> Iterator[Row]:
-    """From bucket to catalog, over the model alone, loops, and what people would pick instead; the best of two."""
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: pictures of a rival's run, light items of Prefect's, and tries of which the best counts."""
+
+    objects: int
+    light: int
+    times: int
+
+
+def rivals(size: Size) -> Iterator[Row]:
+    """From bucket to catalog, over the model alone, loops, and what people would pick instead; the best try counts."""
     with slow_store() as (endpoint, store), tempfile.TemporaryDirectory() as place:
-        fill(endpoint, BUCKET, objects)
+        fill(endpoint, BUCKET, size.objects)
         for model in ("device", "demo"):
             best: dict[str, runner.Outcome | str] = {}
             busy: dict[str, float] = {}
-            for turn in range(2):
+            for turn in range(size.times):
                 for name in runner.MODULES:
                     before = _cpu(store)
                     out = Path(place, model, f"{name}-{turn}")
@@ -46,7 +56,10 @@ def rivals(objects: int, light: int) -> Iterator[Row]:
                     if kept is done:
                         busy[name] = _cpu(store) - before
                     best[name] = kept
-            print(f"\n{model}: {objects:,} JPEGs of 640 x 640, best of 2\n{runner.table(best)}\n", flush=True)
+            print(
+                f"\n{model}: {size.objects:,} JPEGs of 640 x 640, best of {size.times}\n{runner.table(best)}\n",
+                flush=True,
+            )
             yield from _over_the_rest(model, best, busy)
 
 
@@ -72,39 +85,39 @@ def _over_the_rest(model: str, best: dict[str, runner.Outcome | str], busy: dict
     yield f"{model}: seconds to the first caption", ours.first_row_seconds / ours.seconds, "", first
 
 
-def shared(objects: int, light: int) -> Iterator[Row]:
+def shared(size: Size) -> Iterator[Row]:
     """Several prompts about one picture over one."""
     yield from sharing.rows(repetitions=9)
 
 
-def orchestrated(objects: int, light: int) -> Iterator[Row]:
+def orchestrated(size: Size) -> Iterator[Row]:
     """The flow over the same stages without Prefect, at many light items; and its memory."""
     with slow_store() as (endpoint, _):
-        fill(endpoint, orchestration.BUCKET, light, side=32, form="PNG")
-        done = orchestration.best(endpoint, ("bare", "prefect", "dask"), times=2)
+        fill(endpoint, orchestration.BUCKET, size.light, side=32, form="PNG")
+        done = orchestration.best(endpoint, ("bare", "prefect", "dask"), size.times)
     bare = done["bare"]["seconds"]
     for way, target in (("prefect", "<= 1.10"), ("dask", "")):
-        figures = f"{done[way]['seconds']:.1f} and {bare:.1f} s for {light:,} items"
+        figures = f"{done[way]['seconds']:.1f} and {bare:.1f} s for {size.light:,} items"
         yield f"orchestration: {way} over bare", done[way]["seconds"] / bare, target, figures
 
 
-def memory(objects: int, light: int) -> Iterator[Row]:
+def memory(size: Size) -> Iterator[Row]:
     """The peak of a run of four times as many objects."""
     peaks = []
-    for count in (light // 2, 2 * light):
+    for count in (size.light // 2, 2 * size.light):
         with slow_store(latency=0) as (endpoint, _):
             fill(endpoint, orchestration.BUCKET, count, side=32, form="PNG")
             peaks.append(orchestration.measure("prefect", endpoint)["peak_bytes"])
     few, many = (peak / 2**20 for peak in peaks)
-    figures = f"{few:,.0f} MiB at {light // 2:,} objects, {many:,.0f} at {2 * light:,}"
+    figures = f"{few:,.0f} MiB at {size.light // 2:,} objects, {many:,.0f} at {2 * size.light:,}"
     yield "peak memory: four times the objects over one", many / few, "about 1", figures
 
 
-def workers(objects: int, light: int) -> Iterator[Row]:
+def workers(size: Size) -> Iterator[Row]:
     """Two Dask workers, each with a device of its own, over one."""
     seconds = []
     with slow_store() as (endpoint, _), tempfile.TemporaryDirectory() as place:
-        fill(endpoint, BUCKET, objects)
+        fill(endpoint, BUCKET, size.objects)
         for count in (1, 2):
             os.environ["SIGHTFLOW_WORKERS"] = str(count)
             out = Path(place, str(count))
@@ -112,20 +125,20 @@ def workers(objects: int, light: int) -> Iterator[Row]:
             del os.environ["SIGHTFLOW_WORKERS"]
             assert isinstance(done, runner.Outcome), done
             seconds.append(done.seconds - done.first_row_seconds)  # starting workers takes as long for one as for two
-    figures = f"{seconds[0]:.1f} and {seconds[1]:.1f} s for {objects:,} objects after the first caption"
+    figures = f"{seconds[0]:.1f} and {seconds[1]:.1f} s for {size.objects:,} objects after the first caption"
     yield "two Dask workers over one", seconds[0] / seconds[1], "", figures
 
 
-def nothing(objects: int, light: int) -> Iterator[Row]:
+def nothing(size: Size) -> Iterator[Row]:
     """A run that finds everything done, over listing alone."""
     with slow_store() as (endpoint, _), tempfile.TemporaryDirectory() as folder:
-        fill(endpoint, orchestration.BUCKET, light, side=32, form="PNG")
+        fill(endpoint, orchestration.BUCKET, size.light, side=32, form="PNG")
         listed, again = orchestration.nothing_to_do(endpoint, folder)
-    figures = f"{again:.2f} and {listed:.2f} s for {light:,} objects"
+    figures = f"{again:.2f} and {listed:.2f} s for {size.light:,} objects"
     yield "a run with nothing to do over listing", again / listed, "", figures
 
 
-SECTIONS: dict[str, Callable[[int, int], Iterator[Row]]] = {
+SECTIONS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "rivals": rivals,
     "sharing": shared,
     "orchestration": orchestrated,
@@ -139,11 +152,15 @@ def _cpu(process: psutil.Process) -> float:
     return float(sum(process.cpu_times()[:2]))
 
 
+def line(row: Row) -> str:
+    """A row of the table in Markdown, the ratio first."""
+    what, ratio, target, figures = row
+    return f"| {ratio:.2f} | {target} | {what} | {figures} |"
+
+
 def table(rows: Sequence[Row]) -> str:
     """The ratios in Markdown."""
-    lines = [("ratio", "should be", "what", "figures"), ("--:", "---", "---", "---")]
-    lines += [(f"{ratio:.2f}", target, what, figures) for what, ratio, target, figures in rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return "\n".join(["| ratio | should be | what | figures |", "| --: | --- | --- | --- |", *map(line, rows)])
 
 
 def main() -> None:
@@ -151,12 +168,15 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--objects", type=int, default=2000)
     asked.add_argument("--light", type=int, default=10_000)
+    asked.add_argument("--times", type=int, default=2, help="tries of each, of which the best counts")
     asked.add_argument("--only", default=",".join(SECTIONS))
     given = asked.parse_args()
     rows: list[Row] = []
     for name in given.only.split(","):
         print(f"{time.strftime('%H:%M:%S')} measuring {name}", flush=True)
-        rows += SECTIONS[name](given.objects, given.light)
+        for row in SECTIONS[name](Size(given.objects, given.light, given.times)):
+            print(line(row), flush=True)
+            rows.append(row)
     memory_gib = psutil.virtual_memory().total / 2**30
     print(f"\n{os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()}, Python {platform.python_version()}")
     print(", ".join(f"{library} {version(library)}" for library in LIBRARIES) + "\n")

@@ -18,7 +18,9 @@ DRAWINGS = 100
 
 
 def fill(endpoint: str, bucket: str, objects: int, side: int = 640, form: str = "JPEG") -> list[str]:
-    """Make the bucket and put so many pictures of `side` x `side` pixels below `in/`; return the keys."""
+    """Make the bucket, put so many pictures of `side` x `side` pixels below `in/`, read each once (the first read
+    costs the store more than those after it); return the keys.
+    """
     client = boto3.client("s3", endpoint_url=endpoint, config=Config(max_pool_connections=32))
     client.create_bucket(Bucket=bucket)
     contents = []
@@ -31,6 +33,10 @@ def fill(endpoint: str, bucket: str, objects: int, side: int = 640, form: str = 
     def put(k: int) -> None:
         client.put_object(Bucket=bucket, Key=keys[k], Body=contents[k % len(contents)])
 
+    def read(key: str) -> None:
+        client.get_object(Bucket=bucket, Key=key)["Body"].read()
+
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(put, range(objects)))
+        list(pool.map(read, keys))
     return keys
