@@ -56,6 +56,9 @@ class LocalVisionModel(LocalWeights):
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto", description="Objects a forward pass; auto: 8, on a GPU as many as its memory is seen to hold."
     )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of a batch; unset: torch's choice, which is every core."
+    )
     engine: Literal["local", "endpoint", "vllm"] = Field(
         default="local", description="local: transformers; endpoint: served at endpoint_url; vllm: vLLM, in process."
     )
@@ -327,6 +330,8 @@ class LocalVisionModel(LocalWeights):
             if ready is None:
                 with self._making_ready:
                     ready = self.make_ready(units)
+            if self.threads and torch.get_num_threads() != self.threads:
+                torch.set_num_threads(self.threads)  # of the thread that computes: others have numbers of their own
             with torch.inference_mode():
                 return list(self.generate(units, ready))
         except Exception as error:

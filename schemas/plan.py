@@ -89,15 +89,20 @@ class ShardItem:
     enrichments: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class Shard:
-    """The unit of work: some objects of one media kind for one system, with all that is asked of them."""
+    """The unit of work: some objects of one media kind for one system, with all that is asked of them.
 
-    index: int
-    system: str
-    media_kind: MediaKind
-    items: tuple[ShardItem, ...]
-    asks: tuple[Ask, ...]
+    A plain class: Prefect would look into each of its items, for every task that is given it.
+    """
+
+    def __init__(
+        self, index: int, system: str, media_kind: MediaKind, items: tuple[ShardItem, ...], asks: tuple[Ask, ...]
+    ) -> None:
+        self.index = index
+        self.system = system
+        self.media_kind = media_kind
+        self.items = items
+        self.asks = asks
 
     @property
     def size(self) -> int:

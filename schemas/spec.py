@@ -85,7 +85,7 @@ class Policy(_Section):
     max_price_per_item: float | None = Field(default=None, ge=0, description="US dollars")
     languages: Words = Field(default=(), description="ISO 639 codes preferred, e.g. zh")
     fallback: bool = False
-    shard_size: int = Field(default=512, ge=1, le=1000, description="most objects of a shard")
+    shard_size: int = Field(default=2048, ge=1, le=10_000, description="most objects of a shard")
     shard_bytes: int = Field(default=128 * 2**20, gt=0, description="most bytes of a shard, as listed")
     shards_ahead: int = Field(default=3, ge=1, le=64, description="shards in flight at once")
     commit_rows: int = Field(default=5000, ge=1)

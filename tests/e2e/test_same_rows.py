@@ -1,0 +1,109 @@
+"""What makes a run fast changes no row: everything on at once, and everything off at once."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from blocks.catalog import Catalog
+from blocks.florence2 import Florence2
+from blocks.local_vision_model import LocalVisionModel
+from blocks.qwen2_vl import Qwen2VL
+from flows.enrich import enrich
+from infra.demo.bucket import MODEL_FOLDER
+from infra.demo.scenes import draw_scene
+from schemas.spec import read_spec
+from tests.tiny_models import qwen_vl
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+CHOICES = ["red", "dark blue", "green", "yes", "no"]
+QUESTIONS = ("what colour is it ?", "is it large or small ?", "is there a star ?")
+OPEN_QUESTIONS = ("why ?", "how many are there ?")  # these weights do not stop by themselves: their replies are cut off
+ANSWERING = "visual question answering"
+ASKED = [
+    {"capability": "image captioning", "name": "caption", "model": "florence-2"},
+    {"capability": "object detection", "name": "objects", "model": "florence-2"},
+    {"capability": "visual grounding", "name": "grounded", "phrases": ["a red circle"], "model": "florence-2"},
+    *(
+        {"capability": ANSWERING, "model": "qwen2-vl", "name": f"choice{k}", "question": question, "choices": CHOICES}
+        for k, question in enumerate(QUESTIONS)
+    ),
+    *(
+        {"capability": ANSWERING, "model": "qwen2-vl", "name": f"open{k}", "question": question}
+        for k, question in enumerate(OPEN_QUESTIONS)
+    ),
+]
+SLOW_POLICY = {"shard_size": 1, "shards_ahead": 1, "commit_rows": 1}
+OF_THE_RUN = ("run_id", "inferred_at")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Pictures of several sizes, among them large ones, and one that cannot be read."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for seed in range(20):
+        side = (96, 160, 300, 640)[seed % 4]
+        draw_scene(700 + seed).image.resize((side, side)).save(folder / f"{seed:02d}.jpg", quality=90)
+    whole = (folder / "00.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    return f"{folder}/*"
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("qwen") / "weights"
+    qwen_vl.build(folder, generation="qwen2_vl")
+    return folder
+
+
+def rows(write_spec: Any, source: str, catalog: Path, qwen: Path, fast: bool, asked: list[Any]) -> None:
+    common = {"device": "cpu", "dtype": "float32", "batch_size": 16 if fast else 1}
+    models = {
+        "florence-2": {"id": str(MODEL_FOLDER), **common},
+        "qwen2-vl": {"id": str(qwen), **common, "max_new_tokens": 12, "share_prefix": fast},
+    }
+    policy = {"max_quarantine_ratio": 1.0} | ({} if fast else SLOW_POLICY)
+    spec = read_spec(write_spec(source, catalog=str(catalog), enrichments=asked, models=models, policy=policy))
+    enrich(spec)
+
+
+def found(catalog: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    table = Catalog(uri=f"file://{catalog}")
+    good = table.scan("enrichments").collect().sort("uri", "enrichment").drop(OF_THE_RUN)
+    bad = table.scan("quarantine").collect().sort("uri", "enrichment").drop("run_id", "failed_at")
+    return good, bad
+
+
+def test_everything_on_and_everything_off_give_the_same_rows(
+    tmp_path: Path, write_spec: Any, scenes: str, qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(write_spec, scenes, tmp_path / "fast", qwen, fast=True, asked=ASKED)
+
+    def nothing_ready(self: LocalVisionModel, units: object) -> None:
+        return None
+
+    monkeypatch.setattr(LocalVisionModel, "_ready", nothing_ready)
+    monkeypatch.setattr(LocalVisionModel, "runs_at_once", property(lambda self: 1))
+    seen: list[int] = []
+    for system in (Florence2, Qwen2VL):
+        generate = system.generate
+
+        def noted(self: Any, units: Any, ready: Any = None, generate: Any = generate) -> Any:
+            seen.append(len(units))
+            return generate(self, units, ready)
+
+        monkeypatch.setattr(system, "generate", noted)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for each in ASKED:  # a run of its own for each enrichment: nothing is decoded or read for two
+        rows(write_spec, scenes, tmp_path / "slow", qwen, fast=False, asked=[each])
+    torch.set_num_threads(threads)
+    assert set(seen) == {1} and len(seen) == 20 * len(ASKED)
+    fast, slow = found(tmp_path / "fast"), found(tmp_path / "slow")
+    assert fast[0].height == 20 * (len(ASKED) - len(OPEN_QUESTIONS))
+    assert fast[1].height == len(ASKED) + 20 * len(OPEN_QUESTIONS)
+    assert fast[0].equals(slow[0])
+    assert fast[1].equals(slow[1])
+    assert fast[1]["raw_reply"].n_unique() > 20, "random weights say different things of different pictures"
