@@ -18,6 +18,7 @@ from schemas.report import RUNS_SCHEMA, RunReport, Tended
 from schemas.selection import Selection
 from schemas.spec import EnrichmentSpec
 from schemas.timing import stage_times
+from tasks.discover import open_store
 from tasks.publish import Publisher
 
 
@@ -25,6 +26,7 @@ from tasks.publish import Publisher
 def prune(catalog: Catalog, work: Work, spec: EnrichmentSpec) -> int:
     """Remove the rows of objects that are gone, if the policy says so; return how many rows went.
 
+    Where a `listing` takes the store's place, only of those that the store does not hold either.
     Refused when the source lists nothing at all: an empty listing is far more often a mistake than an empty bucket.
     """
     if not spec.policy.prune or work.orphans.is_empty():
@@ -34,7 +36,7 @@ def prune(catalog: Catalog, work: Work, spec: EnrichmentSpec) -> int:
             f"the source lists no object, and prune would empty the catalog of {work.orphans.height} objects; "
             "check `source`, or set policy.prune to false"
         )
-    return catalog.prune(work.orphans["uri"].to_list())
+    return catalog.prune(_gone(work.orphans["uri"], spec).to_list())
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
@@ -49,7 +51,7 @@ def report(
 ) -> RunReport:
     """Settle the quarantine of objects that are gone and record the run; a run that changed nothing writes nothing."""
     catalog = publisher.catalog
-    settled = catalog.resolve(work.closed)
+    settled = catalog.resolve(_gone(work.closed["uri"], spec).to_frame())
     done = RunReport(
         run_id=run_id,
         catalog=spec.catalog,
@@ -81,6 +83,14 @@ def close(catalog: Catalog, selection: Selection) -> None:
     """Take away the manifest that a run was started with: what it lists has been seen to."""
     if selection.manifest is not None:
         Manifests(catalog).close(selection.manifest)
+
+
+def _gone(uris: pl.Series, spec: EnrichmentSpec) -> pl.Series:
+    """Those of the objects that are gone now: a listing may be older than what it does not name."""
+    if not spec.listing or uris.is_empty():
+        return uris
+    there = open_store(spec.store).look_up(uris.to_list())["uri"]
+    return uris.filter(~uris.is_in(there.implode()))
 
 
 def _row(done: RunReport) -> dict[str, object]:

@@ -15,9 +15,11 @@ import pytest
 from pyarrow import orc
 
 from blocks.catalog import Catalog
+from blocks.manifests import Manifests
 from flows.cli.doctor import _of_spec
 from flows.enrich import enrich
 from schemas.failure import SpecError, StoreError
+from schemas.selection import Selection
 from schemas.spec import read_spec
 from tasks.discover import discover
 from tests.e2e.test_command_line import sightflow
@@ -217,14 +219,26 @@ def test_a_run_from_an_inventory_sees_what_has_changed_since_and_what_is_gone(
     reports.write([reports.row(key) for key in KEYS[:2]], date="2026-11-25T01-00Z")
     report = enrich(read_spec(path))
     assert (report.published, report.causes, report.pruned) == (1, {}, 0)
-    # The next inventory says that an object is gone: so it is.
+    # An object that came after the report, and was seen to as an upload, is not in it, and its row stays.
+    reports.bucket.put("in/later.png", flat((5, 5, 5)))
+    reports.bucket.put("in/broken.png", b"no picture")
+    uploads = Manifests(Catalog(uri=read_spec(path).catalog))
+    late = [f"s3://{reports.bucket.name}/in/{name}.png" for name in ("later", "broken")]
+    assert enrich(read_spec(path), Selection(manifest=uploads.write(late))).published == 1
+    report = enrich(read_spec(path))
+    assert (report.orphaned, report.pruned) == (1, 0)
+    kept = Catalog(uri=read_spec(path).catalog)
+    assert late[0] in kept.scan("enrichments").collect()["uri"] and late[1] in kept.scan("quarantine").collect()["uri"]
+    # The next inventory does not hold what is gone: its rows go, and only those.
+    reports.bucket.delete(KEYS[1])
     reports.write([reports.row(KEYS[0])], date="2026-11-26T01-00Z")
     assert enrich(read_spec(path)).pruned == 1
+    assert late[0] in kept.scan("enrichments").collect()["uri"]
     # One that holds nothing empties no catalog.
     reports.write([], date="2026-11-27T01-00Z")
     with pytest.raises(StoreError, match="lists no object"):
         enrich(read_spec(path))
-    assert Catalog(uri=read_spec(path).catalog).scan("enrichments").collect().height == 1
+    assert kept.scan("enrichments").collect().height == 2
 
 
 @pytest.mark.usefixtures("prefect_server")
