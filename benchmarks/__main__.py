@@ -91,7 +91,7 @@ def shared(size: Size) -> Iterator[Row]:
 
 
 def orchestrated(size: Size) -> Iterator[Row]:
-    """The flow over the same stages without Prefect, at many light items; and its memory."""
+    """The flow over the same stages without Prefect, at many light items."""
     with slow_store() as (endpoint, _):
         fill(endpoint, orchestration.BUCKET, size.light, side=32, form="PNG")
         done = orchestration.best(endpoint, ("bare", "prefect", "dask"), size.times)

@@ -18,8 +18,9 @@ DRAWINGS = 100
 
 
 def fill(endpoint: str, bucket: str, objects: int, side: int = 640, form: str = "JPEG") -> list[str]:
-    """Make the bucket, put so many pictures of `side` x `side` pixels below `in/`, read each once (the first read
-    costs the store more than those after it); return the keys.
+    """Make the bucket and put so many pictures of `side` x `side` pixels below `in/`; return the keys.
+
+    Each is read once: the first read of an object costs the store more than the others, whoever's it would be.
     """
     client = boto3.client("s3", endpoint_url=endpoint, config=Config(max_pool_connections=32))
     client.create_bucket(Bucket=bucket)

@@ -8,14 +8,16 @@ import hashlib
 import json
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
-from blocks.batch_sizes import FIRST, BatchSize, CudaMeter, MemoryMeter, kept_sizes
+from blocks.allowed_tokens import AllowedTokens, within_choices
+from blocks.batch_sizes import FIRST, BatchSize, CudaMeter, MemoryMeter, is_out_of_memory, kept_sizes
+from blocks.cpu_threads import cpu_threads
 from blocks.endpoint_engine import KEY_VARIABLE, EndpointEngine, stays_near
 from blocks.frame_by_frame import asked_of_a_frame, frame_requests, gather
 from blocks.local_weights import LocalWeights, device_name
@@ -28,8 +30,6 @@ from schemas.failure import Cause, Failure
 from schemas.media import DecodedVideo, Media
 from schemas.spec import ServerAddress
 from schemas.vision import VisionReply, VisionRequest
-
-AllowedTokens = Callable[[int, Any], Any]
 
 _LONGEST_SENT = 2048
 
@@ -138,18 +138,9 @@ class LocalVisionModel(LocalWeights):
 
         start = prompt_length or 1
         spelled = [self.spell(unit.prompt.choices) for unit in units]
-        end = self.tokenizer.eos_token_id
         # By the width of the model's output, which is often more than the tokenizer has tokens.
         everything = torch.arange(self._model.config.get_text_config().vocab_size, device=self._model.device)
-
-        def allowed(place: int, tokens: Any) -> Any:
-            if not spelled[place]:
-                return everything
-            said = tokens.tolist()[start:]
-            following = {c[len(said)] for c in spelled[place] if c[: len(said)] == said and len(c) > len(said)}
-            return sorted(following) or [end]
-
-        return allowed
+        return within_choices(spelled, start, self.tokenizer.eos_token_id, everything)
 
     def spell(self, choices: Sequence[str]) -> list[list[int]]:
         """The tokens of each choice, with the end after them."""
@@ -330,9 +321,7 @@ class LocalVisionModel(LocalWeights):
             if ready is None:
                 with self._making_ready:
                     ready = self.make_ready(units)
-            if self.threads and torch.get_num_threads() != self.threads:
-                torch.set_num_threads(self.threads)  # of the thread that computes: others have numbers of their own
-            with torch.inference_mode():
+            with torch.inference_mode(), cpu_threads(self.threads):
                 return list(self.generate(units, ready))
         except Exception as error:
             out_of_memory = is_out_of_memory(error)
@@ -350,10 +339,3 @@ class LocalVisionModel(LocalWeights):
         if out_of_memory:
             return [Failure(Cause.OUT_OF_MEMORY, f"alone in its batch, and still: {message}")]
         return [Failure(cause, message)]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the host ran out of memory."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()

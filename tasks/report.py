@@ -36,7 +36,7 @@ def prune(catalog: Catalog, work: Work, spec: EnrichmentSpec) -> int:
             f"the source lists no object, and prune would empty the catalog of {work.orphans.height} objects; "
             "check `source`, or set policy.prune to false"
         )
-    return catalog.prune(_gone(work.orphans["uri"], spec).to_list())
+    return catalog.prune(_gone(work.orphans, spec)["uri"].to_list())
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
@@ -51,7 +51,7 @@ def report(
 ) -> RunReport:
     """Settle the quarantine of objects that are gone and record the run; a run that changed nothing writes nothing."""
     catalog = publisher.catalog
-    settled = catalog.resolve(_gone(work.closed["uri"], spec).to_frame())
+    settled = catalog.resolve(_gone(work.closed, spec))
     done = RunReport(
         run_id=run_id,
         catalog=spec.catalog,
@@ -85,12 +85,11 @@ def close(catalog: Catalog, selection: Selection) -> None:
         Manifests(catalog).close(selection.manifest)
 
 
-def _gone(uris: pl.Series, spec: EnrichmentSpec) -> pl.Series:
-    """Those of the objects that are gone now: a listing may be older than what it does not name."""
-    if not spec.listing or uris.is_empty():
-        return uris
-    there = open_store(spec.store).look_up(uris.to_list())["uri"]
-    return uris.filter(~uris.is_in(there.implode()))
+def _gone(missing: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
+    """The rows, by `uri`, of objects that are gone now: a listing may be older than what it does not name."""
+    if not spec.listing or missing.is_empty():
+        return missing
+    return missing.join(open_store(spec.store).look_up(missing["uri"].to_list()), on="uri", how="anti")
 
 
 def _row(done: RunReport) -> dict[str, object]:

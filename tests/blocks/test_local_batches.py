@@ -93,6 +93,23 @@ def test_a_batch_says_exactly_what_single_calls_say(loaded: Loaded, family: Fami
     assert shuffled == [single[k] for k in order]
 
 
+def test_a_model_computes_with_its_threads_and_the_next_one_with_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    family, seen = FAMILIES[0], []
+    generate = family.adapter.generate
+
+    def noted(self: Any, *arguments: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return generate(self, *arguments)
+
+    monkeypatch.setattr(family.adapter, "generate", noted)
+    for threads in (2, None):
+        assert load(family, tmp_path / "weights", threads=threads).run([request(CAPTION, noise(28, 28))])
+    assert seen == [2, 1] and torch.get_num_threads() == 1
+
+
 @EACH
 def test_one_unit_s_limit_is_its_own(loaded: Loaded, family: Family) -> None:
     model = loaded[family]
