@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
+from typing import Any
+
+from pydantic import PrivateAttr
 
 from blocks.florence2 import Florence2
 from blocks.vision_model import Availability, Generated
@@ -16,6 +20,7 @@ class Device(Florence2):
 
     _block_type_slug = "sightflow-benchmark-device"
     seconds_an_image: float = 0.020
+    _on_the_device: Any = PrivateAttr(default_factory=threading.Lock)
 
     def availability(self) -> Availability:
         return Availability(True, "a stand-in")

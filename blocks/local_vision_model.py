@@ -22,6 +22,7 @@ from blocks.endpoint_engine import KEY_VARIABLE, EndpointEngine, stays_near
 from blocks.frame_by_frame import asked_of_a_frame, frame_requests, gather
 from blocks.local_weights import LocalWeights, device_name
 from blocks.picture_encoding import fit_within
+from blocks.replicas import Replicas, same_weights
 from blocks.vision_model import Availability, Generated, Prompt, ReplyError, video_of
 from blocks.vllm_engine import VllmEngine
 from schemas.capability import MediaKind
@@ -32,6 +33,7 @@ from schemas.spec import ServerAddress
 from schemas.vision import VisionReply, VisionRequest
 
 _LONGEST_SENT = 2048
+_MOST_REPLICAS = 8  # Python's lock lets few more compute at once
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class LocalVisionModel(LocalWeights):
         default="auto", description="Objects a forward pass; auto: 8, on a GPU as many as its memory is seen to hold."
     )
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of a batch; unset: torch's choice, which is every core."
+        default=None,
+        ge=1,
+        description="CPU threads of a batch, of which as many are computed at once as there are cores for; "
+        "unset: one batch at a time, on every core.",
     )
     engine: Literal["local", "endpoint", "vllm"] = Field(
         default="local", description="local: transformers; endpoint: served at endpoint_url; vllm: vLLM, in process."
@@ -83,7 +88,7 @@ class LocalVisionModel(LocalWeights):
     _vllm: VllmEngine | None = PrivateAttr(default=None)
     _tokenizer: Any = PrivateAttr(default=None)
     _making_ready: Any = PrivateAttr(default_factory=threading.Lock)
-    _on_the_device: Any = PrivateAttr(default_factory=threading.Lock)
+    _replicas: Any = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _has_an_endpoint(self) -> Self:
@@ -171,6 +176,9 @@ class LocalVisionModel(LocalWeights):
     def prepare(self) -> None:
         if self.engine == "local":
             super().prepare()
+            if self._replicas is None:
+                others = range(1, self._batches_at_once())
+                self._replicas = Replicas([self, *(self._replica() for _ in others)])
         elif self.engine == "vllm":
             self._vllm = self._vllm or VllmEngine.of(self)
             self._vllm.prepare()
@@ -205,8 +213,22 @@ class LocalVisionModel(LocalWeights):
     def runs_at_once(self) -> int | None:
         if self.engine == "endpoint":
             return None
-        # While one batch is on the device, another is made ready.
-        return 2 if self.engine == "local" else 1
+        # While those batches are computed, another is made ready.
+        return 1 + (self._replicas.count if self._replicas else 1) if self.engine == "local" else 1
+
+    def _batches_at_once(self) -> int:
+        """One on a GPU; on the CPU as many as there are cores for, if it is said how many one takes."""
+        if self.threads is None or self.placement == "accelerate" or not self.resolved_device().startswith("cpu"):
+            return 1
+        import torch
+
+        return min(max(torch.get_num_threads() // self.threads, 1), _MOST_REPLICAS)
+
+    def _replica(self) -> Self:
+        """Make a model for another thread: with modules and a tokenizer of its own, and these same weights."""
+        replica = self.model_copy()
+        replica._model, replica._tokenizer = same_weights(self._model), None
+        return replica
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -254,9 +276,9 @@ class LocalVisionModel(LocalWeights):
             places = [place for group in batch for place in group]
             together = [units[k] for k in places]
             ready = self._ready(together)
-            with self._on_the_device:
+            with self._replicas.one() as replica:
                 size.begin()
-                heard = self._generate(together, size, ready)
+                heard = replica._generate(together, size, ready)
                 size.end(len(batch), any(isinstance(h, Failure) and h.cause is Cause.OUT_OF_MEMORY for h in heard))
             for place, generated in zip(places, heard, strict=True):
                 said[place] = generated

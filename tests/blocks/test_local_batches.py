@@ -5,6 +5,7 @@ import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -297,4 +298,34 @@ def test_a_batch_is_made_ready_while_another_is_on_the_device(family: Family, lo
         replies = [first.result(), second.result()]
     assert overlapped == [True], "no batch is made ready while another is on the device"
     plain = loaded[family]
+    assert replies == [plain.run(asked[::2]), plain.run(asked[1::2])]
+
+
+@EACH
+def test_several_batches_are_computed_at_once_where_each_is_given_a_part_of_the_cores(
+    family: Family, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = loaded[family]
+    asked = everything_asked(plain)
+    both, met = threading.Barrier(2), []
+    generate = family.adapter.generate
+
+    def meeting(self: Any, *arguments: Any) -> Any:
+        if len(met) < 2:
+            with suppress(threading.BrokenBarrierError):  # what fails here would be tried again in halves
+                both.wait(60)
+                met.append(self)
+        return generate(self, *arguments)
+
+    monkeypatch.setattr(family.adapter, "generate", meeting)
+    torch.set_num_threads(2)
+    model = load(family, loaded.folder / family.name, threads=1, batch_size=4)
+    torch.set_num_threads(1)
+    assert model.runs_at_once == 3, "two on the cores, one that is made ready"
+    with ThreadPoolExecutor(2) as pool:
+        replies = list(pool.map(model.run, (asked[::2], asked[1::2])))
+    assert len(met) == 2 and met[0]._model is not met[1]._model
+    weights = [{tensor.data_ptr() for tensor in replica._model.parameters()} for replica in met]
+    assert weights[0] == weights[1], "the weights are in memory once"
+    monkeypatch.setattr(family.adapter, "generate", generate)
     assert replies == [plain.run(asked[::2]), plain.run(asked[1::2])]

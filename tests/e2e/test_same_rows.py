@@ -59,7 +59,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(write_spec: Any, source: str, catalog: Path, qwen: Path, fast: bool, asked: list[Any]) -> None:
-    common = {"device": "cpu", "dtype": "float32", "batch_size": 16 if fast else 1}
+    common = {"device": "cpu", "dtype": "float32", "batch_size": 16 if fast else 1, "threads": 1}
     models = {
         "florence-2": {"id": str(MODEL_FOLDER), **common},
         "qwen2-vl": {"id": str(qwen), **common, "max_new_tokens": 12, "share_prefix": fast},
