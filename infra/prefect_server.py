@@ -106,7 +106,8 @@ class PrefectServer:
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
                 break
-            if is_healthy(self.api_url):
+            # Its first real request takes it longer than hundreds after it.
+            if is_healthy(self.api_url) and _answers(self.api_url, "admin/version"):
                 return
             time.sleep(0.1)
         raise SightflowError(f"the Prefect server did not start; its log is {self.log}")
@@ -212,8 +213,12 @@ def deliver() -> None:
 
 def is_healthy(api_url: str) -> bool:
     """Whether a Prefect server answers at this address."""
+    return _answers(api_url, "health")
+
+
+def _answers(api_url: str, question: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{api_url.rstrip('/')}/{question}", timeout=5) as answer:  # noqa: S310
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -13,7 +13,16 @@ from schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
 from schemas.spec import EnrichmentSpec
 from tasks.discover import open_store
 
-_IMPORTED_LATE = ("deltalake", "transformers", "fastapi.encoders", "prefect.main")
+_IMPORTED_LATE = (
+    "deltalake",
+    "fastapi.encoders",
+    "prefect.flow_engine",
+    "prefect.main",
+    "prefect.task_engine",
+    "prefect.utilities.visualization",
+    "pyarrow",
+    "transformers",
+)
 
 
 def get_ready(spec: EnrichmentSpec) -> None:

@@ -92,6 +92,7 @@ def _said_by(command: Sequence[str], out: Path) -> dict[str, object] | str:
     home = out / "home"
     home.mkdir(exist_ok=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "RAY_", "DATACHAIN_"))}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else whoever imports something late compiles it each time
     environment |= QUIET | FAIR | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
     environment |= {"PIXELTABLE_HOME": str(home / "pixeltable"), "DATACHAIN_ROOT_DIR": str(home / "datachain")}
     with open(out / "errors.log", "wb") as log:
