@@ -1,7 +1,8 @@
 """Local models with random weights in the shapes of the published ones, or shrunken, behind their own adapters.
 
-The shapes are those of the configs that the vendors publish with Florence-2-large, Qwen2-VL-2B and 7B Instruct, and
-llava-v1.6-mistral-7b. Tokenizers are made on the spot: what a token says is of no account where its cost is measured.
+The shapes are those of the configs that the vendors publish with Florence-2-base and large, Qwen2-VL-2B and 7B
+Instruct, and llava-v1.6-mistral-7b. Tokenizers are made on the spot: what a token says is of no account where its cost
+is measured.
 """
 
 from __future__ import annotations
@@ -64,6 +65,14 @@ _FLORENCE: dict[str, dict[str, Any]] = {
                  "max_position_embeddings": 4096, "vocab_size": 51290},
         "sight": {"depths": [1, 1, 9, 1], "embed_dim": [256, 512, 1024, 2048], "num_heads": [8, 16, 32, 64],
                   "num_groups": [8, 16, 32, 64], "projection_dim": 1024},
+        "side": 768,
+    },
+    "base": {
+        "text": {"d_model": 768, "encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 12,
+                 "decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072,
+                 "max_position_embeddings": 4096, "vocab_size": 51290},
+        "sight": {"depths": [1, 1, 9, 1], "embed_dim": [128, 256, 512, 1024], "num_heads": [4, 8, 16, 32],
+                  "num_groups": [4, 8, 16, 32], "projection_dim": 768},
         "side": 768,
     },
     "tiny": {
@@ -137,9 +146,11 @@ def llava(device: str, tiny: bool = False, **changes: Any) -> LlavaNext:
     return _ready(adapter, transformers.LlavaNextForConditionalGeneration, config, processor)
 
 
-def florence2(device: str, tiny: bool = False, **changes: Any) -> Florence2:
-    """A Florence-2; the demo's vocabulary of words, among as many tokens as the published one has."""
-    shape, tokenizer = _FLORENCE["tiny" if tiny else "large"], build_tokenizer()
+def florence2(device: str, tiny: bool = False, size: str = "large", **changes: Any) -> Florence2:
+    """A Florence-2 of the size `base` or `large`; the demo's vocabulary of words, among as many tokens as the published
+    one has.
+    """
+    shape, tokenizer = _FLORENCE["tiny" if tiny else size], build_tokenizer()
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     starts = {"decoder_start_token_id": tokenizer.eos_token_id, "forced_eos_token_id": None}
     config = transformers.Florence2Config(
