@@ -21,8 +21,10 @@ import psutil
 
 from benchmarks import orchestration, sharing
 from benchmarks.pictures import fill
+from benchmarks.planning import inventory_of, rows_of, spec_for
 from benchmarks.rivals import runner
 from benchmarks.slow_store import slow_store
+from blocks.catalog import Catalog
 from infra.demo.bucket import MODEL_FOLDER
 
 BUCKET = "bench"
@@ -138,6 +140,27 @@ def nothing(size: Size) -> Iterator[Row]:
     yield "a run with nothing to do over listing", again / listed, "", figures
 
 
+def published(size: Size) -> Iterator[Row]:
+    """Groups of rows merged into a catalog by key, over the same rows appended to a Delta table as they come."""
+    from deltalake import write_deltalake
+
+    groups, a_group, took = 20, 1000, [0.0, 0.0]
+    with tempfile.TemporaryDirectory() as place:
+        spec = spec_for(Path(place), 1)
+        parts = [rows_of(part, spec) for part in inventory_of((groups + 1) * a_group).iter_slices(a_group)]
+        merged, appended = (Catalog(uri=f"file://{place}/{name}") for name in ("merged", "appended"))
+        for catalog in (merged, appended):
+            catalog.publish(parts[0])
+        for part in parts[1:]:
+            began = time.perf_counter()
+            merged.publish(part)
+            between = time.perf_counter()
+            write_deltalake(appended.table("enrichments"), part.to_arrow(), mode="append")
+            took = [took[0] + between - began, took[1] + time.perf_counter() - between]
+    figures = f"{took[0] / groups * 1000:.0f} and {took[1] / groups * 1000:.0f} ms for a group of {a_group:,} rows"
+    yield "publishing over a raw Delta append", took[0] / took[1], "", figures
+
+
 SECTIONS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "rivals": rivals,
     "sharing": shared,
@@ -145,6 +168,7 @@ SECTIONS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "workers": workers,
     "nothing": nothing,
     "memory": memory,
+    "publishing": published,
 }
 
 
