@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_CHOOSING = threading.Lock()
+_chosen: int | None = None
+
+
+def chosen_threads() -> int:
+    """How many threads torch itself chose in this process: one for each core, or what OMP_NUM_THREADS says.
+
+    Told once, before a model sets another number: whatever thread first uses torch while one is set takes that one.
+    """
+    global _chosen
+    import torch
+
+    with _CHOOSING:
+        if _chosen is None:
+            _chosen = torch.get_num_threads()
+        return _chosen
 
 
 @contextmanager
@@ -14,6 +32,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
     """
     import torch
 
+    chosen_threads()
     before = torch.get_num_threads()
     if count is None or count == before:
         yield

@@ -17,7 +17,7 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from blocks.allowed_tokens import AllowedTokens, within_choices
 from blocks.batch_sizes import FIRST, BatchSize, CudaMeter, MemoryMeter, is_out_of_memory, kept_sizes
-from blocks.cpu_threads import cpu_threads
+from blocks.cpu_threads import chosen_threads, cpu_threads
 from blocks.endpoint_engine import KEY_VARIABLE, EndpointEngine, stays_near
 from blocks.frame_by_frame import asked_of_a_frame, frame_requests, gather
 from blocks.local_weights import LocalWeights, device_name
@@ -176,9 +176,10 @@ class LocalVisionModel(LocalWeights):
     def prepare(self) -> None:
         if self.engine == "local":
             super().prepare()
-            if self._replicas is None:
-                others = range(1, self._batches_at_once())
-                self._replicas = Replicas([self, *(self._replica() for _ in others)])
+            with self._making_ready:
+                if self._replicas is None:
+                    others = range(1, self._batches_at_once())
+                    self._replicas = Replicas([self, *(self._replica() for _ in others)])
         elif self.engine == "vllm":
             self._vllm = self._vllm or VllmEngine.of(self)
             self._vllm.prepare()
@@ -220,9 +221,12 @@ class LocalVisionModel(LocalWeights):
         """One on a GPU; on the CPU as many as there are cores for, if it is said how many one takes."""
         if self.threads is None or self.placement == "accelerate" or not self.resolved_device().startswith("cpu"):
             return 1
-        import torch
+        return min(max(chosen_threads() // self.threads, 1), _MOST_REPLICAS)
 
-        return min(max(torch.get_num_threads() // self.threads, 1), _MOST_REPLICAS)
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied._replicas = None  # those compute as the original does
+        return copied
 
     def _replica(self) -> Self:
         """Make a model for another thread: with modules and a tokenizer of its own, and these same weights."""
@@ -272,7 +276,8 @@ class LocalVisionModel(LocalWeights):
         with self._making_ready:
             size = self._size_for(requests)
         while groups:
-            batch, groups = groups[: size.now], groups[size.now :]
+            now = size.now  # another thread may change it
+            batch, groups = groups[:now], groups[now:]
             places = [place for group in batch for place in group]
             together = [units[k] for k in places]
             ready = self._ready(together)

@@ -318,9 +318,8 @@ def test_several_batches_are_computed_at_once_where_each_is_given_a_part_of_the_
         return generate(self, *arguments)
 
     monkeypatch.setattr(family.adapter, "generate", meeting)
-    torch.set_num_threads(2)
+    monkeypatch.setattr("blocks.local_vision_model.chosen_threads", lambda: 2)
     model = load(family, loaded.folder / family.name, threads=1, batch_size=4)
-    torch.set_num_threads(1)
     assert model.runs_at_once == 3, "two on the cores, one that is made ready"
     with ThreadPoolExecutor(2) as pool:
         replies = list(pool.map(model.run, (asked[::2], asked[1::2])))
