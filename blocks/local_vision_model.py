@@ -214,7 +214,7 @@ class LocalVisionModel(LocalWeights):
     def runs_at_once(self) -> int | None:
         if self.engine == "endpoint":
             return None
-        # While those batches are computed, another is made ready.
+        # While a batch is computed by each replica, another is made ready.
         return 1 + (self._replicas.count if self._replicas else 1) if self.engine == "local" else 1
 
     def _batches_at_once(self) -> int:
