@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 
 from blocks.catalog import Catalog
@@ -70,8 +71,9 @@ class Publisher:
     the memory of a run. Commits have a thread of their own: no shard waits for the one before it to be written.
     """
 
-    def __init__(self, catalog: Catalog, policy: Policy, places: int = 1) -> None:
+    def __init__(self, catalog: Catalog, work: Work, policy: Policy, places: int = 1) -> None:
         self.catalog, self.policy, self.pace = catalog, policy, Pace(places)
+        self._work = work
         self.published = 0
         self.commits = 0
         self.cost = 0.0
@@ -120,11 +122,6 @@ class Publisher:
         self._begun += 1
         stages[-1].add_done_callback(lambda _: self._done.put((shard, *stages)))
 
-    def planned(self, work: Work) -> None:
-        """Tell all who want to know what will be done."""
-        for listener in self._listeners:
-            listener.planned(work)
-
     def drain(self) -> None:
         """Take no more; wait for what is in flight and commit it."""
         self._stopped.set()
@@ -166,6 +163,7 @@ class Publisher:
     # --- committing ---------------------------------------------------------------------------------
 
     def _commit_all(self) -> None:
+        self._tell(lambda listener: listener.planned(self._work))
         group: list[Validated] = []
         rows, due = 0, 0.0
         while True:
@@ -203,8 +201,7 @@ class Publisher:
         measure_span(self.catalog.uri, self.spans[-1])
         measure(self.catalog.uri, group)
         self.spans += [span for shard in group for span in shard.spans]
-        for listener in self._listeners:
-            listener.advanced(rows.height, failed.height)
+        self._tell(lambda listener: listener.advanced(rows.height, failed.height))
         # A long run makes thousands of commits, and each takes longer the more files there are.
         due = self.policy.upkeep.compact_files
         if due is not None and self.commits - self._looked_after >= due:
@@ -213,6 +210,15 @@ class Publisher:
                 self.upkeep += upkeep(self.catalog, self.commits, self.policy)
             except Exception as error:
                 self.errors.append(error)  # told when everything has been published
+
+    def _tell(self, what: Callable[[Progress], None]) -> None:
+        """Tell all who listen; one that fails costs the run nothing, and is told no more."""
+        for listener in tuple(self._listeners):
+            try:
+                what(listener)
+            except (Exception, SystemExit) as error:  # a bar whose terminal has gone would end the process
+                self._listeners.remove(listener)
+                get_run_logger().warning("%s is told no more: %s", type(listener).__name__, type(error).__name__)
 
 
 def _cause_of(stages: tuple[Any, ...]) -> Exception | None:
@@ -236,8 +242,7 @@ def publishing(catalog: Catalog, work: Work, policy: Policy, places: int = 1) ->
     Raises the first error that a shard or a commit met, after everything else has been published, and RunStopped if
     the run was asked to stop before it had done everything.
     """
-    publisher = Publisher(catalog, policy, places)
-    publisher.planned(work)
+    publisher = Publisher(catalog, work, policy, places)
     try:
         yield publisher
     finally:

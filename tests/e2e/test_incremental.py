@@ -14,11 +14,12 @@ from blocks.catalog import Catalog
 from flows.cli.catalog import app
 from flows.enrich import enrich
 from schemas.failure import StoreError
-from schemas.plan import Status
+from schemas.plan import Status, Work
 from schemas.report import QuarantineExceeded, RunReport
 from schemas.spec import read_spec
 from tasks.discover import discover
 from tasks.plan import plan
+from tasks.publish import LISTENER
 from tasks.show import markdown
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -88,6 +89,40 @@ def test_many_small_commits_are_joined_when_due_and_the_next_run_commits_nothing
     said = CliRunner().invoke(app, ["upkeep", str(path)])
     assert said.output.splitlines() == ["enrichments: no files to join", "runs: no files to join"]
     assert versions(path) == before
+
+
+class Gone:
+    """A progress bar whose terminal has gone: it raises at the turn it is given."""
+
+    def __init__(self, raised: BaseException, turn: str) -> None:
+        self.raised, self.turn, self.told = raised, turn, list[str]()
+
+    def planned(self, work: Work) -> None:
+        self._tell("planned")
+
+    def advanced(self, published: int, quarantined: int) -> None:
+        self._tell("advanced")
+
+    def _tell(self, turn: str) -> None:
+        self.told.append(turn)
+        if turn == self.turn:
+            raise self.raised
+
+
+@pytest.mark.parametrize("turn", ["planned", "advanced"])
+@pytest.mark.parametrize("raised", [BrokenPipeError(), SystemExit(1)])
+def test_who_listens_and_fails_costs_no_row_and_is_told_no_more(
+    folder: Path, write_spec: Any, stand_in: Any, raised: BaseException, turn: str
+) -> None:
+    bar = Gone(raised, turn)
+    token = LISTENER.set(bar)
+    try:
+        path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
+        assert run(path).published == 6
+    finally:
+        LISTENER.reset(token)
+    assert len(rows(path)) == 6
+    assert bar.told == ["planned", "advanced"][: 1 + (turn == "advanced")]
 
 
 def test_an_overwritten_object_is_computed_again_and_no_other(folder: Path, write_spec: Any, stand_in: Any) -> None:
