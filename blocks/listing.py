@@ -25,6 +25,7 @@ Chunk = TypeVar("Chunk")
 
 _LONGEST_KEY = 1024  # bytes; S3 takes no longer one, not as StartAfter either
 _DEEPEST = 8  # folders on the way to a page whose neighbours are asked for
+_PAGES_UNCUT = 2  # most listings have no third page, and these two come one after the other anyway
 _CUTS_A_PAGE = 4  # so that a bucket of a few pages costs few requests more
 _GUESSED_WELL = 4  # nothing is guessed any more while more than one page in so many was empty
 _PLACES = 4  # characters, from the first that differs on a page, by which its width is measured
@@ -93,7 +94,7 @@ class Listing(Generic[Chunk]):
 
     async def _split(self, root: Root, keys: Sequence[str], until: str | None) -> str | None:
         """Begin to list what is beyond a page in as many ranges as there are requests to spare; return the new end."""
-        if self._idle() <= 0:
+        if self._pages < _PAGES_UNCUT or self._idle() <= 0:
             return until
         cuts = await self._beside(root, keys, until)
         if self._empty * _GUESSED_WELL <= self._pages:

@@ -149,10 +149,11 @@ def test_a_real_endpoint_lists_the_same_in_parallel_as_page_by_page(
         client.delete_bucket(Bucket=bucket)
 
 
-def test_few_keys_are_one_request() -> None:
-    shelf = Shelf({f"a/{k}" for k in range(1000)}, size=1000)
+@pytest.mark.parametrize(("keys", "requests"), [(0, 1), (1000, 1), (1001, 2), (2000, 2)])
+def test_few_keys_cost_no_request_beside_their_pages(keys: int, requests: int) -> None:
+    shelf = Shelf({f"a/{k}" for k in range(keys)}, size=1000)
     shelf.listed()
-    assert shelf.requests == 1
+    assert shelf.requests == requests
 
 
 def test_overlapping_patterns_and_single_objects_are_listed_once(bucket: Any) -> None:
