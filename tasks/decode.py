@@ -61,8 +61,8 @@ def _decode_image(content: bytes, limits: Limits, side: int | None) -> DecodedIm
         if side is not None:
             image.draft(None, (side, side))  # does nothing to other formats
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        rgb = _to_rgb(upright)
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = _to_rgb(image)
     return DecodedImage(rgb, width, height, hashlib.sha256(content).hexdigest())
 
 

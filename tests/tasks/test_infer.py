@@ -1,5 +1,6 @@
-"""How many shards may be in a model at once."""
+"""How many shards may be in a model at once, and what a loaded model costs the rest of the process."""
 
+import gc
 from typing import Any
 
 from infra.demo.bucket import MODEL_FOLDER
@@ -15,3 +16,9 @@ def test_two_shards_at_once_are_in_a_local_model_and_not_three() -> None:
             assert not turn.acquire(blocking=False)
         finally:
             turn.release()
+
+
+def test_a_full_collection_does_not_go_through_what_has_been_loaded() -> None:
+    loaded_model = loaded("florence-2", {"id": str(MODEL_FOLDER), "device": "cpu"}).model
+    assert gc.is_tracked(loaded_model)
+    assert not any(each is loaded_model for each in gc.get_objects())
