@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import sys
@@ -204,5 +205,8 @@ def _settle() -> None:
 
     Each full collection would go through all the libraries and models: 0.2 s in which no thread runs.
     """
+    # At the end all of it is collected: some libraries would tell what is left on the screen.
+    atexit.unregister(gc.unfreeze)
+    atexit.register(gc.unfreeze)
     gc.collect()
     gc.freeze()
