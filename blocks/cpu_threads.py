@@ -13,7 +13,8 @@ _chosen: int | None = None
 def chosen_threads() -> int:
     """How many threads torch itself chose in this process: one for each core, or what OMP_NUM_THREADS says.
 
-    Told once, before a model sets another number: whatever thread first uses torch while one is set takes that one.
+    Told once, before a model sets another number: a thread that first uses torch while one is set takes that one, and
+    keeps it.
     """
     global _chosen
     import torch
@@ -26,15 +27,15 @@ def chosen_threads() -> int:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Within, torch computes with `count` threads for the thread that calls it; None leaves it as it is.
+    """Within, torch computes with `count` threads for the thread that calls it; None: with as many as it chose itself.
 
-    Afterwards it is as before, for the next model that is asked in the same thread.
+    Afterwards it is as before.
     """
     import torch
 
-    chosen_threads()
+    count = count or chosen_threads()
     before = torch.get_num_threads()
-    if count is None or count == before:
+    if count == before:
         yield
         return
     torch.set_num_threads(count)

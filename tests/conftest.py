@@ -13,7 +13,8 @@ os.environ.update(
     AWS_SECRET_ACCESS_KEY="not-a-real-secret",
     AWS_DEFAULT_REGION="us-east-1",
     AWS_EC2_METADATA_DISABLED="true",
-    OMP_WAIT_POLICY="PASSIVE",  # two test processes share two cores
+    OMP_NUM_THREADS="1",  # two test processes share two cores
+    OMP_WAIT_POLICY="PASSIVE",
 )
 
 import pytest

@@ -9,7 +9,6 @@ from benchmarks import gpu
 
 
 def test_every_model_is_measured_each_way(capsys: pytest.CaptureFixture[str]) -> None:
-    torch.set_num_threads(1)
     assert gpu.main(["--tiny", "--seconds", "0", "--batch", "2"]) == 0
     said = capsys.readouterr().out
     assert re.findall(r"^(\S+), 2 pictures", said, re.MULTILINE) == [shape.name for shape in gpu.SHAPES]

@@ -21,7 +21,6 @@ EACH = pytest.mark.parametrize("language_model", ["t5", "vicuna"])
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InstructBlip]:
-    torch.set_num_threads(1)
     models = {}
     for name in ("t5", "vicuna"):
         folder = instruct_blip.build(tmp_path_factory.mktemp(name) / "tiny", name)  # type: ignore[arg-type]

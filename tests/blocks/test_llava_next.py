@@ -38,7 +38,6 @@ LIMIT = 10
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LlavaNext:
-    torch.set_num_threads(1)
     model = LlavaNext(id=str(llava_next.build(tmp_path_factory.mktemp("llava") / "tiny")), max_new_tokens=LIMIT)
     model.prepare()
     return model

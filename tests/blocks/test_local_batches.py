@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from blocks.cpu_threads import chosen_threads, cpu_threads
 from blocks.instruction_tuned_model import InstructionTunedModel
 from blocks.local_vision_model import Unit
 from blocks.vision_model import Generated
@@ -63,7 +64,6 @@ def load(family: Family, folder: Path, **changes: Any) -> InstructionTunedModel:
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    torch.set_num_threads(1)
     return Loaded(tmp_path_factory.mktemp("families"))
 
 
@@ -97,7 +97,6 @@ def test_a_batch_says_exactly_what_single_calls_say(loaded: Loaded, family: Fami
 def test_a_model_computes_with_its_threads_and_the_next_one_with_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.set_num_threads(1)
     family, seen = FAMILIES[0], []
     generate = family.adapter.generate
 
@@ -109,6 +108,18 @@ def test_a_model_computes_with_its_threads_and_the_next_one_with_its_own(
     for threads in (2, None):
         assert load(family, tmp_path / "weights", threads=threads).run([request(CAPTION, noise(28, 28))])
     assert seen == [2, 1] and torch.get_num_threads() == 1
+
+
+def test_a_thread_that_began_while_another_model_computed_does_not_compute_with_its_threads() -> None:
+    def within() -> int:
+        with cpu_threads(None):
+            return torch.get_num_threads()
+
+    with ThreadPoolExecutor(1) as pool:
+        with cpu_threads(3):
+            assert pool.submit(torch.get_num_threads).result() == 3, "torch hands it on, for good"
+        assert pool.submit(torch.get_num_threads).result() == 3
+        assert pool.submit(within).result() == chosen_threads() == 1
 
 
 @EACH

@@ -34,7 +34,6 @@ CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     return llava_next.build(tmp_path_factory.mktemp("weights") / "tiny")
 
 

@@ -44,7 +44,6 @@ LIMIT = 10
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    torch.set_num_threads(1)
     return {name: qwen_vl.build(tmp_path_factory.mktemp(name) / name, name) for name in qwen_vl.GENERATIONS}
 
 

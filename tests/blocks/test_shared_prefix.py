@@ -32,7 +32,6 @@ LIMITS = (7, 1, 12, 4, 9)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     return tmp_path_factory.mktemp("shared")
 
 

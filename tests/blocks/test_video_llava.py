@@ -25,7 +25,6 @@ LIMIT = 10
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> VideoLlava:
-    torch.set_num_threads(1)
     model = VideoLlava(id=str(video_llava.build(tmp_path_factory.mktemp("video") / "tiny")), max_new_tokens=LIMIT)
     model.prepare()
     return model

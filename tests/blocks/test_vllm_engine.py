@@ -43,7 +43,6 @@ QWEN = pytest.mark.parametrize("family", qwen_vl.GENERATIONS)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("weights")
     built = {name: qwen_vl.build(folder / name, name) for name in qwen_vl.GENERATIONS}
     return built | {"llava": llava_next.build(folder / "llava")}

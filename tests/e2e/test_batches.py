@@ -25,7 +25,6 @@ SCENES = [draw_scene(seed) for seed in range(300, 316)]
 
 @pytest.fixture(scope="module")
 def model() -> Florence2:
-    torch.set_num_threads(1)
     loaded = Florence2(id=str(MODEL_FOLDER), device="cpu", dtype="float32")
     loaded.prepare()
     return loaded

@@ -5,7 +5,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-import torch
 
 from blocks.catalog import Catalog
 from blocks.florence2 import Florence2
@@ -59,7 +58,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(write_spec: Any, source: str, catalog: Path, qwen: Path, fast: bool, asked: list[Any]) -> None:
-    common = {"device": "cpu", "dtype": "float32", "batch_size": 16 if fast else 1, "threads": 1}
+    common = {"device": "cpu", "dtype": "float32", "batch_size": 16 if fast else 1, "threads": 1 if fast else None}
     models = {
         "florence-2": {"id": str(MODEL_FOLDER), **common},
         "qwen2-vl": {"id": str(qwen), **common, "max_new_tokens": 12, "share_prefix": fast},
@@ -79,6 +78,7 @@ def found(catalog: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 def test_everything_on_and_everything_off_give_the_same_rows(
     tmp_path: Path, write_spec: Any, scenes: str, qwen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("blocks.local_vision_model.chosen_threads", lambda: 2)  # two batches at once, with `threads: 1`
     rows(write_spec, scenes, tmp_path / "fast", qwen, fast=True, asked=ASKED)
 
     def nothing_ready(self: LocalVisionModel, units: object) -> None:
@@ -95,11 +95,8 @@ def test_everything_on_and_everything_off_give_the_same_rows(
             return generate(self, units, ready)
 
         monkeypatch.setattr(system, "generate", noted)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     for each in ASKED:  # a run of its own for each enrichment: nothing is decoded or read for two
         rows(write_spec, scenes, tmp_path / "slow", qwen, fast=False, asked=[each])
-    torch.set_num_threads(threads)
     assert set(seen) == {1} and len(seen) == 20 * len(ASKED)
     fast, slow = found(tmp_path / "fast"), found(tmp_path / "slow")
     assert fast[0].height == 20 * (len(ASKED) - len(OPEN_QUESTIONS))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from PIL import Image
 
 from blocks.catalog import Catalog
@@ -31,14 +30,6 @@ ASKED = [
     {"capability": "visual grounding", "name": "grounded", "phrases": [f"{article(x)} {x}" for x in LABELS]},
 ]
 MEASURED = ("caption exact", "detection mAP@0.5", "grounding accuracy@0.5")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def noise(scene: Scene) -> Image.Image:
