@@ -33,7 +33,8 @@ def cpu_threads(count: int | None) -> Iterator[None]:
     """
     import torch
 
-    count = count or chosen_threads()
+    chosen = chosen_threads()  # told before another number is set
+    count = count or chosen
     before = torch.get_num_threads()
     if count == before:
         yield

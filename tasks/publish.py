@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import polars as pl
@@ -149,13 +149,14 @@ class Publisher:
             validated = stages[-1].result()
             self.pace.took(shard)
             self._validated.put(validated)
-        except Exception as named:
-            error = _cause_of(stages) or named
+        except BaseException as named:  # also what Prefect and a closed terminal end a thread with
+            error = (isinstance(named, Exception) and _cause_of(stages)) or named
             if isinstance(error, ShardGivenBack):
                 self.given_back = True
                 return
             self.errors.append(error)
-            if isinstance(error, SightflowError) or len(self.errors) >= _MOST_LOST_SHARDS:
+            of_the_run = isinstance(error, SightflowError) or not isinstance(error, Exception)
+            if of_the_run or len(self.errors) >= _MOST_LOST_SHARDS:
                 self._stopped.set()
         finally:
             self._slots.release()
@@ -163,6 +164,15 @@ class Publisher:
     # --- committing ---------------------------------------------------------------------------------
 
     def _commit_all(self) -> None:
+        try:
+            self._commit_groups()
+        except BaseException as error:  # told where the run ends; nobody hears of what ends a thread
+            self.errors.insert(0, error)
+            self._stopped.set()
+            while self._validated.get() is not None:
+                pass
+
+    def _commit_groups(self) -> None:
         self._tell(lambda listener: listener.planned(self._work))
         group: list[Validated] = []
         rows, due = 0, 0.0
@@ -173,6 +183,7 @@ class Publisher:
                 shard = None
             else:
                 if shard is None:
+                    self._validated.put(None)  # for who empties the queue, should the last commit fail
                     break
                 if not group:
                     # What is there first is published at once: it shows that the catalog takes it.
@@ -218,18 +229,19 @@ class Publisher:
                 what(listener)
             except (Exception, SystemExit) as error:  # a bar whose terminal has gone would end the process
                 self._listeners.remove(listener)
-                get_run_logger().warning("%s is told no more: %s", type(listener).__name__, type(error).__name__)
+                with suppress(Exception, SystemExit):  # the same terminal may be the log's
+                    get_run_logger().warning("%s is told no more: %s", type(listener).__name__, type(error).__name__)
 
 
-def _cause_of(stages: tuple[Any, ...]) -> Exception | None:
+def _cause_of(stages: tuple[Any, ...]) -> BaseException | None:
     """What the first stage that failed met, where the last one only names the stage before it."""
-    for stage in stages:
-        stage.wait()
-        if stage.state.is_failed() or stage.state.is_crashed():
-            try:
+    try:
+        for stage in stages:
+            stage.wait()
+            if stage.state.is_failed() or stage.state.is_crashed():
                 stage.result()
-            except Exception as error:
-                return error
+    except BaseException as error:
+        return error
     return None
 
 

@@ -125,6 +125,24 @@ def test_who_listens_and_fails_costs_no_row_and_is_told_no_more(
     assert bar.told == ["planned", "advanced"][: 1 + (turn == "advanced")]
 
 
+@pytest.mark.parametrize("where", ["measure", "publish"])
+def test_what_ends_the_thread_that_commits_ends_the_run_and_is_raised(
+    folder: Path, write_spec: Any, stand_in: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As Prefect does where a run is suspended, and a log whose terminal has gone."""
+
+    def end(*_: Any) -> None:
+        raise SystemExit(1)
+
+    path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(f"tasks.publish.{where}", end)
+        with pytest.raises(SystemExit):
+            run(path)
+    assert run(path).published == (5 if where == "measure" else 6)
+    assert len(rows(path)) == 6
+
+
 def test_an_overwritten_object_is_computed_again_and_no_other(folder: Path, write_spec: Any, stand_in: Any) -> None:
     path = write_spec(f"{folder}/*", enrichments=TWO)
     run(path)
