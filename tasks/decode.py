@@ -56,7 +56,8 @@ def _decode_image(content: bytes, limits: Limits, side: int | None) -> DecodedIm
             size = f"{image.width:,} x {image.height:,} pixels"
             return Failure(Cause.TOO_LARGE, f"{size} = {pixels:,}; the limit is {limits.max_pixels:,}", Stage.DECODE)
         width, height = image.size
-        if image.getexif().get(ExifTags.Base.Orientation) in _LYING:
+        # Pillow tells a TIFF's size as it will be when it stands upright.
+        if image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _LYING:
             width, height = height, width
         if side is not None:
             image.draft(None, (side, side))  # does nothing to other formats

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
@@ -35,10 +35,15 @@ def decoded(content: bytes, side: int | None) -> DecodedImage:
     return media
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
-    st.integers(1, 900), st.integers(1, 900), st.integers(1, 8), st.integers(1, 400), st.sampled_from(["JPEG", "PNG"])
+    st.integers(1, 900),
+    st.integers(1, 900),
+    st.integers(1, 8),
+    st.integers(1, 400),
+    st.sampled_from(["JPEG", "PNG", "TIFF", "WEBP"]),
 )
+@example(30, 20, 6, 10, "TIFF")
 def test_reduced_pictures_tell_the_size_of_the_original_and_are_never_too_small(
     width: int, height: int, orientation: int, side: int, form: str
 ) -> None:
@@ -46,6 +51,7 @@ def test_reduced_pictures_tell_the_size_of_the_original_and_are_never_too_small(
     whole, reduced = decoded(content, None), decoded(content, side)
     assert (reduced.width, reduced.height, reduced.sha256) == (whole.width, whole.height, whole.sha256)
     assert whole.pixels.size == (whole.width, whole.height)
+    assert whole.pixels.size == ((width, height) if orientation < 5 else (height, width))
     assert min(reduced.pixels.size) >= min(side, width, height)
     assert form == "JPEG" or reduced.pixels.size == whole.pixels.size
 
