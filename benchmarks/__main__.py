@@ -91,12 +91,13 @@ def length(size: Size) -> Iterator[Row]:
     """The stand-in and five times the pictures, beside the careful loop: what begins and ends a run counts less."""
     objects = 5 * size.objects
     with slow_store() as (endpoint, _), tempfile.TemporaryDirectory() as place:
-        fill(endpoint, BUCKET, objects)
+        keys = set(fill(endpoint, BUCKET, objects))
         best: dict[str, runner.Outcome | str] = {}
         for turn in range(size.times):
             for name in ("careful", "sightflow"):
                 out = Path(place, f"{name}-{turn}")
                 done = runner.measure(name, endpoint, BUCKET, "in/", "device", MODEL_FOLDER, out)
+                assert isinstance(done, runner.Outcome) and set(done.captions) == keys, done
                 best[name] = runner.better(best.get(name), done)
     ours, other = best["sightflow"], best["careful"]
     assert isinstance(ours, runner.Outcome) and isinstance(other, runner.Outcome), best

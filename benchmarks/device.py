@@ -1,8 +1,4 @@
-"""A model that holds its device for a fixed time an image and uses no CPU, as one on a GPU does.
-
-What is asked while the device is at work is queued, and begins when what is before it ends, whether or not the threads
-of the host get to run just then: so a GPU works off what has been put into its queue.
-"""
+"""A model that holds its device for a fixed time an image and uses no CPU, as one on a GPU does."""
 
 from __future__ import annotations
 
@@ -24,8 +20,7 @@ class Device(Florence2):
 
     _block_type_slug = "sightflow-benchmark-device"
     seconds_an_image: float = 0.020
-    _queued_until: float = PrivateAttr(default=0.0)
-    _queue: Any = PrivateAttr(default_factory=threading.Lock)
+    _on_the_device: Any = PrivateAttr(default_factory=threading.Lock)
 
     def availability(self) -> Availability:
         return Availability(True, "a stand-in")
@@ -37,10 +32,8 @@ class Device(Florence2):
         pass
 
     def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-        seconds = self.seconds_an_image * len({request.uri for request in requests})
-        with self._queue:
-            self._queued_until = ends = max(self._queued_until, time.monotonic()) + seconds
-        time.sleep(max(0.0, ends - time.monotonic()))
+        with self._on_the_device:
+            time.sleep(self.seconds_an_image * len({request.uri for request in requests}))
         return [self.reply(request, [(p, Generated("x")) for p in self._prompts(request)]) for request in requests]
 
     def _prompts(self, request: VisionRequest) -> tuple[object, ...]:

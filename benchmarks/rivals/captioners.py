@@ -60,23 +60,15 @@ class Florence2:
 
 
 class Device:
-    """Holds one device 20 ms an image without CPU, whichever processes or threads ask at once; says the size.
-
-    What is asked while it is at work is queued, and begins when what is before it ends, as on a GPU.
-    """
+    """Holds one device 20 ms an image without CPU, whichever processes or threads ask at once; says the size."""
 
     def __init__(self, out: str) -> None:
         self._out = out
 
     def __call__(self, images: Sequence[Image.Image]) -> list[str]:
-        with open(Path(self._out, "queued-until"), "a+") as queue:
-            fcntl.flock(queue, fcntl.LOCK_EX)
-            queue.seek(0)
-            # One clock for all the processes of a machine (clock_gettime(2), CLOCK_MONOTONIC).
-            ends = max(float(queue.read() or 0), time.monotonic()) + SECONDS_AN_IMAGE * len(images)
-            queue.truncate(0)
-            queue.write(repr(ends))
-        time.sleep(max(0.0, ends - time.monotonic()))
+        with open(Path(self._out, "device.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            time.sleep(SECONDS_AN_IMAGE * len(images))
         _note_first(self._out)
         return [f"{image.width} by {image.height}" for image in images]
 
