@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import quote
 
 from schemas.failure import SightflowError
 
@@ -51,6 +52,10 @@ class PrefectServer:
     """A server process on loopback with its database and log in one folder; ends when this process ends, in any way.
 
     `for_one_run`: without schedules, triggers, stored events and whatever else only deployments need.
+
+    The database has one connection. Where there are more, each may wait a minute for another's lock, and if Python
+    collects a forgotten cursor of one that waits, which asks SQLite for that connection, the whole process stands
+    still for as long: nobody can let go of the lock.
     """
 
     def __init__(self, folder: Path, port: int | None = None, for_one_run: bool = False) -> None:
@@ -75,7 +80,7 @@ class PrefectServer:
         environment = {
             **os.environ,
             "PREFECT_HOME": str(self.folder),
-            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.folder / 'prefect.db'}",
+            "PREFECT_API_DATABASE_CONNECTION_URL": self._database(),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
@@ -99,6 +104,13 @@ class PrefectServer:
             self._process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=end_with_parent
             )
+
+    def _database(self) -> str:
+        """A file, by a name that has Prefect keep one connection, as it does for databases in memory.
+
+        SQLite passes over parameters that it does not know.
+        """
+        return f"sqlite+aiosqlite:///file:{quote(str(self.folder.resolve() / 'prefect.db'))}?uri=true&as=:memory:"
 
     def wait(self) -> None:
         """Return when the server answers. Raises SightflowError that names the log if it ends or never answers."""

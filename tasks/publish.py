@@ -84,7 +84,8 @@ class Publisher:
         self.given_back = False
         self.upkeep: list[Tended] = []
         self._looked_after = 0
-        self._listeners: list[Progress] = [ProgressArtifact(catalog.uri)]
+        self._bar = ProgressArtifact(catalog.uri)
+        self._listeners: list[Progress] = [self._bar]
         if listener := LISTENER.get():
             self._listeners.append(listener)
         self._cases = catalog.read(catalog.scan("quarantine").select("uri", "enrichment"))
@@ -129,6 +130,7 @@ class Publisher:
         for thread in self._threads:
             thread.join()
         self.ended = time.time()
+        self._bar.end()
 
     # --- taking what is done ----------------------------------------------------------------------
 

@@ -5,8 +5,10 @@ Nothing that is shown may cost a run: what Prefect does not take is logged and l
 
 from __future__ import annotations
 
+import contextvars
 import html
 import re
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
@@ -38,6 +40,7 @@ _NOT_IN_A_KEY = re.compile(r"[^a-z0-9]+")
 _NOT_IN_AN_ASSET = re.compile(r"[\x00-\x20#?&%\"'<>\[\]{}|\\^`]")
 _LONGEST_ASSET = 512
 _GLOB = re.compile(r"[*?\[]")
+_LONGEST_FAREWELL_SECONDS = 2.0
 
 
 def key_of(catalog: str, what: str) -> str:
@@ -75,25 +78,52 @@ def _few_retries() -> AbstractContextManager[Any]:
 
 
 class ProgressArtifact:
-    """The bar in Prefect's UI, moved at each commit."""
+    """The bar in Prefect's UI, which the commits of a run move.
+
+    A thread of its own moves it, to where the run is by then: a server that answers late, or not, holds nobody up.
+    """
 
     def __init__(self, catalog: str) -> None:
         self._key = key_of(catalog, "progress")
-        self._id: Any = None
         self._total = self._done = 0
+        self._moved = threading.Event()
+        self._ended = False
+        self._thread: threading.Thread | None = None
 
-    @_harmless
     def planned(self, work: Work) -> None:
+        """Begin to show the run, if it has anything to compute."""
         self._total = work.to_compute
         if self._total:
-            what = f"{self._total:,} results to compute"
-            self._id = create_progress_artifact(progress=0.0, key=self._key, description=what)
+            context = contextvars.copy_context()
+            self._thread = threading.Thread(target=context.run, args=(self._follow,), name="progress", daemon=True)
+            self._thread.start()
+
+    def advanced(self, published: int, quarantined: int) -> None:
+        """Move the bar by so many results."""
+        self._done += published + quarantined
+        self._moved.set()
+
+    def end(self) -> None:
+        """Show where the run has come, and wait for that, but not for long."""
+        self._ended = True
+        self._moved.set()
+        if self._thread is not None:
+            self._thread.join(_LONGEST_FAREWELL_SECONDS)
 
     @_harmless
-    def advanced(self, published: int, quarantined: int) -> None:
-        self._done += published + quarantined
-        if self._id is not None:
-            update_progress_artifact(self._id, min(100.0 * self._done / self._total, 100.0))
+    def _follow(self) -> None:
+        what = f"{self._total:,} results to compute"
+        bar: Any = create_progress_artifact(progress=0.0, key=self._key, description=what)
+        ended = False
+        while not ended:
+            self._moved.wait()
+            self._moved.clear()
+            ended = self._ended
+            self._move(bar)
+
+    @_harmless
+    def _move(self, bar: Any) -> None:
+        update_progress_artifact(bar, min(100.0 * self._done / self._total, 100.0))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,25 @@ def test_who_listens_and_fails_costs_no_row_and_is_told_no_more(
         LISTENER.reset(token)
     assert len(rows(path)) == 6
     assert bar.told == ["planned", "advanced"][: 1 + (turn == "advanced")]
+
+
+def test_a_prefect_server_that_does_not_answer_for_the_progress_bar_holds_nobody_up(
+    folder: Path, write_spec: Any, stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def move(*_: Any) -> None:
+        asked.set()
+        answered.wait()
+
+    monkeypatch.setattr("tasks.show.update_progress_artifact", move)
+    try:
+        path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
+        assert run(path).published == 6
+        assert asked.is_set()
+    finally:
+        answered.set()
+    assert len(rows(path)) == 6
 
 
 @pytest.mark.parametrize("where", ["measure", "publish"])
