@@ -4,9 +4,8 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from blocks.object_store import ObjectStore
 from flows.enrich import enrich
 from schemas.spec import read_spec
 from tests.e2e.test_incremental import flat
+from tests.stand_in_cli import forked
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 KILLS = 20
@@ -37,11 +37,8 @@ def fill(folder: Path, count: int) -> Path:
     return folder
 
 
-def start(spec: Path, log: Path, seconds: float, **more: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "STAND_IN_SECONDS": str(seconds), "STAND_IN_LOG": str(log), **more}
-    command = [sys.executable, "-m", "tests.stand_in_cli", "run", str(spec)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, env=environment, start_new_session=True, **quiet)  # type: ignore[call-overload,no-any-return]
+def start(spec: Path, log: Path, seconds: float, **more: str) -> BaseProcess:
+    return forked("run", str(spec), STAND_IN_SECONDS=str(seconds), STAND_IN_LOG=str(log), **more)
 
 
 def content(catalog: Catalog) -> pl.DataFrame:
@@ -76,13 +73,13 @@ def test_killed_at_twenty_instants_it_ends_as_if_undisturbed(
         # Killed while it starts, or between the first question and some later one: wherever the run happens to be.
         wanted = chance.choice([0, 1, 1, 2, 4, 8, 12])
         patience = time.monotonic() + 60
-        while process.poll() is None and len(asked(log)) < wanted and time.monotonic() < patience:
+        while process.is_alive() and len(asked(log)) < wanted and time.monotonic() < patience:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.25))
-        if process.poll() is None:
+        if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
-        process.wait()
+        process.join()
         assert not before & set(asked(log)), "what was published was computed again"
         assert before <= published(catalog)
         if len(published(catalog)) == 2 * OBJECTS:
@@ -116,7 +113,9 @@ def test_two_runs_at_once_end_in_the_rows_of_one(
     (tmp_path / "meeting").mkdir()  # neither answers before both have planned, so that each plans everything
     logs = [tmp_path / f"log{k}" for k in range(2)]
     runs = [start(spec, log, 0.005, STAND_IN_MEETS=str(tmp_path / "meeting")) for log in logs]
-    assert [run.wait(timeout=240) for run in runs] == [0, 0]
+    for run in runs:
+        run.join(240)
+    assert [run.exitcode for run in runs] == [0, 0]
     assert [len(asked(log)) for log in logs] == [48, 48]
     catalog = Catalog(uri=read_spec(spec).catalog, store=ObjectStore(**store))
     one = write_spec(f"{media}/*", enrichments=ASKED, policy=QUICK, catalog=str(tmp_path / "one"))
