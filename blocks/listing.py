@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -51,6 +52,7 @@ class Listing(Generic[Chunk]):
         self._ask, self._concurrency, self._make = ask, concurrency, make
         self._chunks: list[tuple[Root, str, Chunk]] = []
         self._open = self._pages = self._empty = 0
+        self._pages_of = Counter[Root]()
         self._group: asyncio.TaskGroup
 
     async def chunks(self, roots: Sequence[Root]) -> list[Chunk]:
@@ -76,6 +78,7 @@ class Listing(Generic[Chunk]):
         while True:
             page = await self._ask(Bucket=root.bucket, Prefix=root.prefix, **onward)
             self._pages += 1
+            self._pages_of[root] += 1
             objects = page.get("Contents", [])
             keys = [entry["Key"] for entry in objects]
             if any(one >= next_one for one, next_one in pairwise([after, *keys])):
@@ -94,7 +97,7 @@ class Listing(Generic[Chunk]):
 
     async def _split(self, root: Root, keys: Sequence[str], until: str | None) -> str | None:
         """Begin to list what is beyond a page in as many ranges as there are requests to spare; return the new end."""
-        if self._pages < _PAGES_UNCUT or self._idle() <= 0:
+        if self._pages_of[root] < _PAGES_UNCUT or self._idle() <= 0:
             return until
         cuts = await self._beside(root, keys, until)
         if self._empty * _GUESSED_WELL <= self._pages:

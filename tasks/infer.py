@@ -201,12 +201,13 @@ def loaded(system: str, settings: dict[str, Any] | None) -> Loaded:
 
 
 def _settle() -> None:
-    """Let Python's collector pass over what has been loaded, which stays.
+    """Let Python's collector pass over all that there is now: what has been loaded stays.
 
     Each full collection would go through all the libraries and models: 0.2 s in which no thread runs.
     """
     # At the end all of it is collected: some libraries would tell what is left on the screen.
     atexit.unregister(gc.unfreeze)
     atexit.register(gc.unfreeze)
+    gc.unfreeze()  # so that what was passed over at the last model and has been left since is collected once
     gc.collect()
     gc.freeze()

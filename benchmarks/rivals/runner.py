@@ -64,7 +64,7 @@ class Outcome:
 def measure(name: str, endpoint: str, bucket: str, prefix: str, model: str, weights: Path, out: Path) -> Outcome | str:
     """Run one contender over a bucket into the empty folder `out`; what it took, or why it could not be run.
 
-    Raises AssertionError if a key has no row or more than one.
+    Raises AssertionError if a key has more than one row; that each has one is for the caller to see.
     """
     python = interpreter(name)
     if isinstance(python, str):

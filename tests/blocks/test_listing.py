@@ -151,9 +151,12 @@ def test_a_real_endpoint_lists_the_same_in_parallel_as_page_by_page(
 
 @pytest.mark.parametrize(("keys", "requests"), [(0, 1), (1000, 1), (1001, 2), (2000, 2)])
 def test_few_keys_cost_no_request_beside_their_pages(keys: int, requests: int) -> None:
-    shelf = Shelf({f"a/{k}" for k in range(keys)}, size=1000)
-    shelf.listed()
+    shelf = Shelf({f"{folder}/{k}" for k in range(keys) for folder in "ab"}, size=1000)
+    shelf.listed("a/")
     assert shelf.requests == requests
+    listing = Listing(shelf.ask, 32, lambda _, page: page)
+    asyncio.run(listing.chunks([Root("b", "a/"), Root("b", "b/")]))
+    assert shelf.requests == 3 * requests, "the pages of one place are no reason to cut another"
 
 
 def test_overlapping_patterns_and_single_objects_are_listed_once(bucket: Any) -> None:
