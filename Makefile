@@ -15,7 +15,7 @@ demo: .venv/ready ## run the whole job on this machine: S3, a real model, a cata
 
 test: .venv/ready ## lint, types, import contracts and every test
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready ## ruff, formatting, mypy --strict, import contracts
 	@$(BIN)/ruff check .

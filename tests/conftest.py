@@ -25,6 +25,11 @@ from infra.prefect_server import PrefectServer, deliver
 from tests.stand_in_model import StandIn
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first, so that the last of them is not waited for alone."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A Prefect server of this session; everything started from here talks to it."""

@@ -15,6 +15,14 @@ def forked(*command: str, **environment: str) -> BaseProcess:
     return process
 
 
+def dask_setup(worker: object = None) -> None:
+    """Let the stand-in be the only system of this process; Dask calls it in a worker that preloads this module."""
+    from blocks.systems import SYSTEMS
+
+    SYSTEMS.clear()
+    SYSTEMS["florence-2"] = "tests.stand_in_model:StandIn"
+
+
 def _run(command: tuple[str, ...], environment: dict[str, str]) -> None:
     os.setsid()
     os.environ.update(environment)
@@ -26,11 +34,9 @@ def _run(command: tuple[str, ...], environment: dict[str, str]) -> None:
 
 
 def _main() -> None:
-    from blocks import systems
     from flows.cli import main
 
-    systems.SYSTEMS.clear()
-    systems.SYSTEMS["florence-2"] = "tests.stand_in_model:StandIn"
+    dask_setup()
     main()
 
 
