@@ -10,7 +10,6 @@ import ipaddress
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-import openai
 from pydantic import PrivateAttr
 
 from blocks.gpt_4o import GPT4o, OpenAIProfile, read_completion
@@ -23,6 +22,8 @@ from schemas.geometry import Frame
 from schemas.vision import ModelRef, VisionRequest
 
 if TYPE_CHECKING:
+    import openai
+
     from blocks.local_vision_model import LocalVisionModel
 
 KEY_VARIABLE = "SIGHTFLOW_ENDPOINT_KEY"
@@ -106,6 +107,8 @@ class EndpointEngine(GPT4o):
 
     def availability(self) -> Availability:
         """Whether a server answers there and takes the key; nothing is asked of the model."""
+        import openai
+
         where = f"{self.ref.id} at {self.base_url}"
         try:
             listed = [model.id for model in self.connect(self._key(), _PATIENCE).models.list()]
@@ -122,12 +125,16 @@ class EndpointEngine(GPT4o):
         return Availability(True, where + (unlisted if listed else ""))
 
     def connect(self, key: str, timeout: float | None = None) -> openai.OpenAI:
+        import openai
+
         # The SDK insists on a key; servers without one take any.
         return openai.OpenAI(
             api_key=key or "none", base_url=self.base_url, timeout=timeout or self.timeout, max_retries=0
         )
 
     def send(self, question: Question) -> Answered | Declined:
+        import openai
+
         extras = self._extras(question.prompt)
         if not extras or self._takes_extras is False:
             return self._sent(question, {})

@@ -7,10 +7,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from google import genai
-from google.genai import errors, types
 from pydantic import PrivateAttr
 
 from blocks.frame_replies import media_prompts
@@ -30,6 +28,10 @@ from schemas.geometry import NativeSpace
 from schemas.media import DecodedVideo
 from schemas.ratings import rated
 from schemas.vision import ModelRef, VisionReply, VisionRequest
+
+if TYPE_CHECKING:
+    from google import genai
+    from google.genai import types
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,9 @@ class Gemini(HostedVisionModel):
         return cast(GeminiProfile, super().profile)
 
     def connect(self, key: str) -> genai.Client:
+        from google import genai
+        from google.genai import types
+
         self._uploads = UploadedVideos(self._clock)
         # The client is kept: a temporary one closes its connections under the call. Time-outs are milliseconds.
         options = types.HttpOptions(base_url=self.base_url, timeout=math.ceil(self.timeout * 1000), retry_options=None)
@@ -172,6 +177,8 @@ class Gemini(HostedVisionModel):
         return media_prompts(enrichment, media_kind, self.max_new_tokens, _BOX_FORM, mask_form)
 
     def send(self, question: Question) -> Answered | Declined:
+        from google.genai import types
+
         schema = self._schema(question.request.enrichment, question.request.media.kind)
         config = types.GenerateContentConfig(
             temperature=self.profile.temperature,
@@ -188,6 +195,8 @@ class Gemini(HostedVisionModel):
         return _read(response)
 
     def _contents(self, question: Question) -> list[types.Content]:
+        from google.genai import types
+
         media, whole, parts = question.request.media, self._whole(question.request), []
         if isinstance(media, DecodedVideo) and whole:
             parts.append(self._uploads.part(self._client, media, whole))
@@ -224,6 +233,8 @@ class Gemini(HostedVisionModel):
         return read_probability_mask
 
     def declined(self, error: Exception) -> Declined:
+        from google.genai import errors
+
         if isinstance(error, ReplyError):
             return Declined(None, str(error), cause=error.cause)
         if isinstance(error, errors.APIError):

@@ -6,15 +6,17 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filetype
-from google.genai import types
 
 from blocks.rate_limits import Clock
 from blocks.vision_model import ReplyError
 from schemas.failure import Cause
 from schemas.media import DecodedVideo
+
+if TYPE_CHECKING:
+    from google.genai import types
 
 # A request may have 20 MB, and base64 makes four bytes of three.
 INLINE_BYTES = 14_000_000
@@ -36,6 +38,8 @@ def mime_type(video: DecodedVideo) -> str | None:
 
 def span(video: DecodedVideo) -> types.VideoMetadata:
     """The part of the file that the sampled frames stand for, and how many frames a second they are."""
+    from google.genai import types
+
     first, last, steps = video.seconds[0], video.seconds[-1], max(1, len(video.seconds) - 1)
     step = (last - first) / steps or video.duration or 1.0
     start, end = max(0.0, first - step), min(video.duration, last + step)
@@ -77,6 +81,8 @@ class UploadedVideos:
 
         Raises what the SDK raises, and ReplyError if the provider cannot process the file.
         """
+        from google.genai import types
+
         if video.source is None:
             raise ReplyError("the video's file is gone", Cause.FETCH)
         if video.source.stat().st_size <= INLINE_BYTES:
@@ -95,6 +101,8 @@ class UploadedVideos:
         )
 
     def _upload(self, client: Any, source: Path, mime: str) -> types.File:
+        from google.genai import types
+
         file: types.File = client.files.upload(file=source, config={"mime_type": mime})
         waited = 0.0
         while file.state == types.FileState.PROCESSING and waited < _LONGEST_PROCESSING:

@@ -6,10 +6,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import openai
-from openai.types.chat import ChatCompletion
 from pydantic import Field
 
 from blocks.frame_replies import media_prompts
@@ -24,6 +22,10 @@ from schemas.failure import Cause
 from schemas.geometry import PER_MILLE
 from schemas.ratings import rated
 from schemas.vision import ModelRef
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletion
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class GPT4o(HostedVisionModel):
         return cast(OpenAIProfile, super().profile)
 
     def connect(self, key: str) -> openai.OpenAI:
+        import openai
+
         return openai.OpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0)
 
     def generation_settings(self) -> dict[str, Any]:
@@ -148,6 +152,8 @@ class GPT4o(HostedVisionModel):
         return messages
 
     def declined(self, error: Exception) -> Declined:
+        import openai
+
         if isinstance(error, openai.APIStatusError):
             headers, code = dict(error.response.headers), error.code or error.type or ""
             if code in _NO_CREDIT:

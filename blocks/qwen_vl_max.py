@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import dashscope
 import requests
-from dashscope.api_entities.dashscope_response import MultiModalConversationResponse
 from requests.adapters import HTTPAdapter
 
 from blocks.frame_replies import media_prompts
@@ -25,6 +23,9 @@ from schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
 from schemas.media import DecodedVideo
 from schemas.ratings import rated
 from schemas.vision import ModelRef, VisionRequest
+
+if TYPE_CHECKING:
+    from dashscope.api_entities.dashscope_response import MultiModalConversationResponse
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ class QwenVLMax(HostedVisionModel):
         return media_prompts(enrichment, media_kind, self.max_new_tokens, box_form, _POLYGON_FORM)
 
     def send(self, question: Question) -> Answered | Declined:
+        import dashscope
+
         called = dashscope.MultiModalConversation.call(
             model=self.ref.id,
             messages=self._messages(question),
@@ -145,7 +148,7 @@ class QwenVLMax(HostedVisionModel):
             result_format="message",
             **self._sampling,
         )
-        response = cast(MultiModalConversationResponse, called)  # the SDK's other kind is a stream
+        response = cast("MultiModalConversationResponse", called)  # the SDK's other kind is a stream
         return _read(response) if response.status_code == 200 else _declined(response)
 
     def _messages(self, question: Question) -> list[dict[str, Any]]:
