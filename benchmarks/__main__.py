@@ -24,8 +24,8 @@ from benchmarks.pictures import fill
 from benchmarks.planning import inventory_of, rows_of, spec_for
 from benchmarks.rivals import runner
 from benchmarks.slow_store import slow_store
-from blocks.catalog import Catalog
-from infra.demo.bucket import MODEL_FOLDER
+from sightflow.blocks.catalog import Catalog
+from sightflow.infra.demo.bucket import MODEL_FOLDER
 
 BUCKET = "bench"
 LIBRARIES = ("sightflow", "prefect", "distributed", "torch", "transformers", "polars", "deltalake", "s3fs", "moto")

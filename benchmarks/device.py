@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from blocks.florence2 import Florence2
-from blocks.vision_model import Availability, Generated
-from schemas.enrichment import Result, TextResult
-from schemas.vision import VisionReply, VisionRequest
+from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.vision_model import Availability, Generated
+from sightflow.schemas.enrichment import Result, TextResult
+from sightflow.schemas.vision import VisionReply, VisionRequest
 
 
 class Device(Florence2):

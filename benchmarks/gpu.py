@@ -19,12 +19,12 @@ import torch
 
 from benchmarks.random_weights import SHAPES
 from benchmarks.sharing import ASKED_OF_A_SCENE, QUESTIONS
-from blocks.instruction_tuned_model import InstructionTunedModel
-from blocks.local_vision_model import LocalVisionModel, Unit
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment
-from schemas.failure import Cause
-from schemas.vision import VisionRequest
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+from sightflow.blocks.local_vision_model import LocalVisionModel, Unit
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.vision import VisionRequest
 from tests.tiny_models.families import noise
 
 SIZES = ((1024, 768), (768, 1024), (640, 480), (1280, 720), (800, 800), (500, 1000))

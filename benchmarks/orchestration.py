@@ -32,9 +32,9 @@ import polars as pl
 
 from benchmarks.pictures import fill
 from benchmarks.slow_store import slow_store
-from blocks import systems
-from schemas.capability import MediaKind
-from schemas.spec import EnrichmentSpec
+from sightflow.blocks import systems
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.spec import EnrichmentSpec
 
 BUCKET = "light"
 
@@ -51,12 +51,12 @@ def dask_setup(worker: Any) -> None:
 
 def bare(spec: EnrichmentSpec) -> int:
     """The stages as plain functions."""
-    from tasks.discover import discover, open_catalog
-    from tasks.fetch import fetch
-    from tasks.infer import infer
-    from tasks.pace import Pace
-    from tasks.plan import plan, shards_of
-    from tasks.validate import Validated, validate
+    from sightflow.tasks.discover import discover, open_catalog
+    from sightflow.tasks.fetch import fetch
+    from sightflow.tasks.infer import infer
+    from sightflow.tasks.pace import Pace
+    from sightflow.tasks.plan import plan, shards_of
+    from sightflow.tasks.validate import Validated, validate
 
     class Fast(Pace):
         def objects(self, system: str, kind: MediaKind) -> int:
@@ -81,7 +81,7 @@ def bare(spec: EnrichmentSpec) -> int:
 
 
 def flow(spec: EnrichmentSpec) -> int:
-    from flows.enrich import enrich
+    from sightflow.flows.enrich import enrich
 
     return enrich(spec).published
 
@@ -101,8 +101,8 @@ def specified(endpoint: str, folder: str, runner: object = "threads") -> Enrichm
 
 def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
     """Run one way in this process."""
-    from infra.prefect_server import prefect_api
-    from tasks.ready import get_ready
+    from sightflow.infra.prefect_server import prefect_api
+    from sightflow.tasks.ready import get_ready
 
     take_its_place()
     spec = specified(endpoint, folder, {"kind": "dask", "settings": {"workers": 1}} if way == "dask" else "threads")
@@ -114,8 +114,8 @@ def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
     with prefect_api() as server:
         if server is not None:
             server.wait()
-        import flows.enrich  # noqa: F401
-        from tasks import spread
+        import sightflow.flows.enrich  # noqa: F401
+        from sightflow.tasks import spread
 
         waited = 0.0
         connected = spread._connected
@@ -166,7 +166,7 @@ def nothing_to_do(endpoint: str, folder: str) -> tuple[float, float]:
     """Seconds of listing the bucket, and of a run that finds everything done; each the quicker of two."""
     measured("prefect", endpoint, folder)
     again = min(measured("prefect", endpoint, folder)["seconds"] for _ in range(2))
-    from tasks.discover import discover
+    from sightflow.tasks.discover import discover
 
     listed = []
     for _ in range(2):

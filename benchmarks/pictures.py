@@ -12,7 +12,7 @@ os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="not-a-secr
 import boto3
 from botocore.config import Config
 
-from infra.demo.scenes import draw_scene
+from sightflow.infra.demo.scenes import draw_scene
 
 DRAWINGS = 100
 

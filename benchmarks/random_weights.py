@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import torch
 import transformers
 
-from blocks.florence2 import Florence2
-from blocks.llava_next import LlavaNext
-from blocks.local_vision_model import LocalVisionModel
-from blocks.qwen2_vl import Qwen2VL
-from infra.demo.small_florence2 import build_tokenizer
+from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.llava_next import LlavaNext
+from sightflow.blocks.local_vision_model import LocalVisionModel
+from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.infra.demo.small_florence2 import build_tokenizer
 from tests.tiny_models import llava_next, qwen_vl
 from tests.tiny_models.vocabularies import llama_tokenizer, qwen_tokenizer
 

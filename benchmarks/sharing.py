@@ -21,14 +21,14 @@ import torch
 from PIL import Image
 
 from benchmarks.random_weights import florence2, qwen2_vl
-from blocks.florence2 import Florence2
-from blocks.local_vision_model import LocalVisionModel, Unit
-from infra.demo.bucket import MODEL_FOLDER
-from infra.demo.scenes import draw_scene
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment
-from schemas.media import DecodedImage
-from schemas.vision import VisionRequest
+from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.local_vision_model import LocalVisionModel, Unit
+from sightflow.infra.demo.bucket import MODEL_FOLDER
+from sightflow.infra.demo.scenes import draw_scene
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.vision import VisionRequest
 
 SIDE = 896  # 32 x 32 tokens of 28 pixels
 REPLY = 20  # tokens

@@ -22,11 +22,11 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks.planning import inventory_of, rows_of, spec_for
-from blocks.catalog import Catalog
-from blocks.catalog_upkeep import tend
-from blocks.catalog_views import connect
-from schemas.spec import EnrichmentSpec, Upkeep
-from tasks.plan import plan
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog_upkeep import tend
+from sightflow.blocks.catalog_views import connect
+from sightflow.schemas.spec import EnrichmentSpec, Upkeep
+from sightflow.tasks.plan import plan
 
 _TRIES = 5
 

@@ -20,12 +20,12 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from blocks.object_store import ObjectStore
-from schemas.catalog import CATALOG_SCHEMA
-from schemas.failure import StoreError
-from schemas.quarantine import QUARANTINE_SCHEMA
-from schemas.report import RUNS_SCHEMA
-from schemas.spec import Upkeep
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.schemas.catalog import CATALOG_SCHEMA
+from sightflow.schemas.failure import StoreError
+from sightflow.schemas.quarantine import QUARANTINE_SCHEMA
+from sightflow.schemas.report import RUNS_SCHEMA
+from sightflow.schemas.spec import Upkeep
 
 TableName = Literal["enrichments", "quarantine", "runs"]
 Done = TypeVar("Done")

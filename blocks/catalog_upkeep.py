@@ -17,9 +17,9 @@ from typing import Any
 
 import polars as pl
 
-from blocks.catalog import Catalog, TableName, kept_for
-from schemas.report import Tended
-from schemas.spec import Upkeep
+from sightflow.blocks.catalog import Catalog, TableName, kept_for
+from sightflow.schemas.report import Tended
+from sightflow.schemas.spec import Upkeep
 
 TABLES: tuple[TableName, ...] = ("enrichments", "quarantine", "runs")
 # A compaction leaves files of about this size alone, and holds a few of its row groups in memory.

@@ -7,8 +7,8 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from blocks.catalog import SCHEMAS, Catalog, TableName
-from schemas.capability import TEXT_CAPABILITIES, Capability
+from sightflow.blocks.catalog import SCHEMAS, Catalog, TableName
+from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 
 _OF_THE_OBJECT = ("media_kind", "width", "height", "duration", "object_version")
 _TABLES: tuple[TableName, ...] = ("enrichments", "quarantine", "runs")

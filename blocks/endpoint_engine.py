@@ -12,19 +12,19 @@ from urllib.parse import urlsplit
 
 from pydantic import PrivateAttr
 
-from blocks.gpt_4o import GPT4o, OpenAIProfile, read_completion
-from blocks.hosted_messages import Answered, Declined, Question, bare_choice
-from blocks.picture_encoding import Size
-from blocks.vision_model import Availability, Prompt
-from schemas.capability import MediaKind
-from schemas.enrichment import Enrichment, Result
-from schemas.geometry import Frame
-from schemas.vision import ModelRef, VisionRequest
+from sightflow.blocks.gpt_4o import GPT4o, OpenAIProfile, read_completion
+from sightflow.blocks.hosted_messages import Answered, Declined, Question, bare_choice
+from sightflow.blocks.picture_encoding import Size
+from sightflow.blocks.vision_model import Availability, Prompt
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment, Result
+from sightflow.schemas.geometry import Frame
+from sightflow.schemas.vision import ModelRef, VisionRequest
 
 if TYPE_CHECKING:
     import openai
 
-    from blocks.local_vision_model import LocalVisionModel
+    from sightflow.blocks.local_vision_model import LocalVisionModel
 
 KEY_VARIABLE = "SIGHTFLOW_ENDPOINT_KEY"
 _PATIENCE = 5.0

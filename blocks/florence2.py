@@ -7,15 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from blocks.local_vision_model import LocalVisionModel, Unit
-from blocks.vision_model import Generated, Prompt, ReplyError, plain_text
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, Region, RegionsResult, Result
-from schemas.geometry import PER_MILLE, Box, GeometryError
-from schemas.masks import encode_polygons
-from schemas.media import DecodedImage
-from schemas.ratings import rated
-from schemas.vision import ModelRef, Usage, VisionRequest
+from sightflow.blocks.local_vision_model import LocalVisionModel, Unit
+from sightflow.blocks.vision_model import Generated, Prompt, ReplyError, plain_text
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Result
+from sightflow.schemas.geometry import PER_MILLE, Box, GeometryError
+from sightflow.schemas.masks import encode_polygons
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, Usage, VisionRequest
 
 _CAPTION_TASKS = {
     "brief": "<CAPTION>",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from blocks.vision_model import Prompt, ReplyError
-from schemas.enrichment import Enrichment, Region, RegionsResult
-from schemas.geometry import Frame, NativeSpace
+from sightflow.blocks.vision_model import Prompt, ReplyError
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
+from sightflow.schemas.geometry import Frame, NativeSpace
 
 FRACTIONS = NativeSpace(scale=1.0, quantum=0.01)
 BOX_FORM = '"box": [x_min, y_min, x_max, y_max] in fractions of the width and height, 0 to 1'

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from blocks.tracking import link
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment, RegionsResult, Result, Segment, TextResult, TracksResult
-from schemas.failure import Cause, Failure
-from schemas.media import DecodedImage, DecodedVideo
-from schemas.vision import Usage, VisionReply, VisionRequest
+from sightflow.blocks.tracking import link
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment, RegionsResult, Result, Segment, TextResult, TracksResult
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.media import DecodedImage, DecodedVideo
+from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
 
 _MAY_FAIL = 0.05  # of the frames
 _OF_A_FRAME = {

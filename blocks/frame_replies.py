@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from blocks.instructions import instruction_prompts, region_instruction
-from blocks.region_replies import read_entries
-from blocks.vision_model import Prompt, ReplyError
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, Region, RegionsResult, Track, TrackPoint, TracksResult
-from schemas.media import DecodedVideo
+from sightflow.blocks.instructions import instruction_prompts, region_instruction
+from sightflow.blocks.region_replies import read_entries
+from sightflow.blocks.vision_model import Prompt, ReplyError
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Track, TrackPoint, TracksResult
+from sightflow.schemas.media import DecodedVideo
 
 _FRAME_FORM = '"frame": the number of the frame'
 _TRACK_FORM = '"track": a whole number, the same for the same object in every frame'

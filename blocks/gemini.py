@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import PrivateAttr
 
-from blocks.frame_replies import media_prompts
-from blocks.gemini_videos import UploadedVideos, mime_type
-from blocks.hosted_messages import Answered, Declined, Question, count, words
-from blocks.hosted_profiles import HostedProfile
-from blocks.hosted_vision_model import HostedVisionModel
-from blocks.picture_encoding import EncodedPicture, Size, fit_within
-from blocks.probability_masks import read_probability_mask
-from blocks.rate_limits import parse_duration
-from blocks.region_replies import ReadMask
-from blocks.vision_model import Prompt, ReplyError
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment
-from schemas.failure import Cause
-from schemas.geometry import NativeSpace
-from schemas.media import DecodedVideo
-from schemas.ratings import rated
-from schemas.vision import ModelRef, VisionReply, VisionRequest
+from sightflow.blocks.frame_replies import media_prompts
+from sightflow.blocks.gemini_videos import UploadedVideos, mime_type
+from sightflow.blocks.hosted_messages import Answered, Declined, Question, count, words
+from sightflow.blocks.hosted_profiles import HostedProfile
+from sightflow.blocks.hosted_vision_model import HostedVisionModel
+from sightflow.blocks.picture_encoding import EncodedPicture, Size, fit_within
+from sightflow.blocks.probability_masks import read_probability_mask
+from sightflow.blocks.rate_limits import parse_duration
+from sightflow.blocks.region_replies import ReadMask
+from sightflow.blocks.vision_model import Prompt, ReplyError
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.geometry import NativeSpace
+from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, VisionReply, VisionRequest
 
 if TYPE_CHECKING:
     from google import genai

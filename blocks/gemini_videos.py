@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import filetype
 
-from blocks.rate_limits import Clock
-from blocks.vision_model import ReplyError
-from schemas.failure import Cause
-from schemas.media import DecodedVideo
+from sightflow.blocks.rate_limits import Clock
+from sightflow.blocks.vision_model import ReplyError
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.media import DecodedVideo
 
 if TYPE_CHECKING:
     from google.genai import types

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
-from blocks.frame_replies import media_prompts
-from blocks.hosted_messages import Answered, Declined, Question, count, words
-from blocks.hosted_profiles import HostedProfile
-from blocks.hosted_vision_model import HostedVisionModel
-from blocks.picture_encoding import Size, fit_within
-from blocks.vision_model import Prompt
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment
-from schemas.failure import Cause
-from schemas.geometry import PER_MILLE
-from schemas.ratings import rated
-from schemas.vision import ModelRef
+from sightflow.blocks.frame_replies import media_prompts
+from sightflow.blocks.hosted_messages import Answered, Declined, Question, count, words
+from sightflow.blocks.hosted_profiles import HostedProfile
+from sightflow.blocks.hosted_vision_model import HostedVisionModel
+from sightflow.blocks.picture_encoding import Size, fit_within
+from sightflow.blocks.vision_model import Prompt
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.geometry import PER_MILLE
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef
 
 if TYPE_CHECKING:
     import openai

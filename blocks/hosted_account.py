@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from blocks.hosted_profiles import HostedProfile, of_id
-from blocks.vision_model import Availability, VisionModel
-from schemas.spec import ServerAddress
-from schemas.vision import ModelRef
+from sightflow.blocks.hosted_profiles import HostedProfile, of_id
+from sightflow.blocks.vision_model import Availability, VisionModel
+from sightflow.schemas.spec import ServerAddress
+from sightflow.schemas.vision import ModelRef
 
 
 class HostedAccount(VisionModel):

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from blocks.frame_replies import frame_titles
-from blocks.picture_encoding import EncodedPicture
-from blocks.rate_limits import parse_duration
-from blocks.vision_model import Generated, Prompt
-from schemas.failure import Cause, Failure
-from schemas.media import DecodedVideo
-from schemas.vision import Usage, VisionRequest
+from sightflow.blocks.frame_replies import frame_titles
+from sightflow.blocks.picture_encoding import EncodedPicture
+from sightflow.blocks.rate_limits import parse_duration
+from sightflow.blocks.vision_model import Generated, Prompt
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.vision import Usage, VisionRequest
 
 _RETRIED = frozenset({408, 409, 429})
 _FIRST_WAIT = 1.0

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment
 
 Known = TypeVar("Known")
 

@@ -13,20 +13,20 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
-from blocks.frame_replies import by_frame
-from blocks.hosted_account import HostedAccount
-from blocks.hosted_messages import Answered, Declined, Exchange, Question, Run, bare_choice, reason_to_stop
-from blocks.hosted_profiles import expected_tokens, of_id, text_tokens
-from blocks.picture_encoding import EncodedPicture, Size, encode_picture, fit_within
-from blocks.rate_limits import Clock, RateLimiter
-from blocks.region_replies import ReadMask, read_regions
-from blocks.vision_model import Generated, Prompt, ReplyError, plain_text
-from schemas.capability import MediaKind
-from schemas.enrichment import Enrichment, Result
-from schemas.failure import Cause, Failure, ModelError
-from schemas.geometry import NativeSpace
-from schemas.media import DecodedImage, DecodedVideo, Media
-from schemas.vision import Usage, VisionReply, VisionRequest
+from sightflow.blocks.frame_replies import by_frame
+from sightflow.blocks.hosted_account import HostedAccount
+from sightflow.blocks.hosted_messages import Answered, Declined, Exchange, Question, Run, bare_choice, reason_to_stop
+from sightflow.blocks.hosted_profiles import expected_tokens, of_id, text_tokens
+from sightflow.blocks.picture_encoding import EncodedPicture, Size, encode_picture, fit_within
+from sightflow.blocks.rate_limits import Clock, RateLimiter
+from sightflow.blocks.region_replies import ReadMask, read_regions
+from sightflow.blocks.vision_model import Generated, Prompt, ReplyError, plain_text
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment, Result
+from sightflow.schemas.failure import Cause, Failure, ModelError
+from sightflow.schemas.geometry import NativeSpace
+from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
 
 _TYPICAL_PICTURE = (1920, 1080)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from blocks.fraction_boxes import FRACTIONS, phrase_prompts, read_fraction_boxes
-from blocks.instruction_tuned_model import InstructionTunedModel
-from blocks.instructions import text_instruction
-from blocks.llava_next import picture_of
-from blocks.local_vision_model import Unit
-from blocks.vision_model import Prompt, ReplyError, plain_text
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, Result
-from schemas.failure import Cause
-from schemas.ratings import rated
-from schemas.vision import ModelRef, VisionRequest
+from sightflow.blocks.fraction_boxes import FRACTIONS, phrase_prompts, read_fraction_boxes
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+from sightflow.blocks.instructions import text_instruction
+from sightflow.blocks.llava_next import picture_of
+from sightflow.blocks.local_vision_model import Unit
+from sightflow.blocks.vision_model import Prompt, ReplyError, plain_text
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Result
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, VisionRequest
 
 # Flan-T5 has no braces among its tokens, so JSON could not even be written by it.
 _GROUNDING = "Give the bounding box of {} as [x_min, y_min, x_max, y_max], in fractions of the width and height."

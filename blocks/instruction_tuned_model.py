@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from blocks.local_vision_model import LocalVisionModel, Unit
-from blocks.shared_prefix import SplitPrompts, read_prefixes, split_prompts, windowed
-from blocks.vision_model import Generated
-from schemas.capability import MediaKind
-from schemas.media import DecodedVideo, Media
-from schemas.vision import Usage
+from sightflow.blocks.local_vision_model import LocalVisionModel, Unit
+from sightflow.blocks.shared_prefix import SplitPrompts, read_prefixes, split_prompts, windowed
+from sightflow.blocks.vision_model import Generated
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.media import DecodedVideo, Media
+from sightflow.schemas.vision import Usage
 
 
 class InstructionTunedModel(LocalVisionModel):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from blocks.vision_model import Prompt
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment
+from sightflow.blocks.vision_model import Prompt
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment
 
 _CAPTION = {
     "brief": "Describe this {media} in one sentence.",

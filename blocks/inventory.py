@@ -8,9 +8,9 @@ from itertools import islice
 
 import polars as pl
 
-from blocks.local_files import Listed
-from schemas.capability import MediaKind
-from schemas.inventory import INVENTORY_SCHEMA
+from sightflow.blocks.local_files import Listed
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.inventory import INVENTORY_SCHEMA
 
 VIDEO_SUFFIXES = frozenset(
     {"avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"}

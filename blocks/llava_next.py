@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from blocks.fraction_boxes import BOX_FORM, FRACTIONS, phrase_prompts, read_fraction_boxes
-from blocks.instruction_tuned_model import InstructionTunedModel
-from blocks.instructions import instruction_prompts
-from blocks.local_vision_model import Unit
-from blocks.vision_model import Prompt, ReplyError, plain_text
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, Result
-from schemas.failure import Cause
-from schemas.media import DecodedImage, Media
-from schemas.ratings import rated
-from schemas.vision import ModelRef, VisionRequest
+from sightflow.blocks.fraction_boxes import BOX_FORM, FRACTIONS, phrase_prompts, read_fraction_boxes
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+from sightflow.blocks.instructions import instruction_prompts
+from sightflow.blocks.local_vision_model import Unit
+from sightflow.blocks.vision_model import Prompt, ReplyError, plain_text
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Result
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, VisionRequest
 
 LLAVA_GROUNDING = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 """The question that the LLaVA line was trained with; its answer is `[x_min, y_min, x_max, y_max]`."""

@@ -11,8 +11,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
-from schemas.failure import Cause, Failure, Stage, StoreError
-from schemas.media import MediaFile
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
+from sightflow.schemas.media import MediaFile
 
 Found = TypeVar("Found")
 Listed = tuple[str, str, int, datetime]

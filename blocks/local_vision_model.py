@@ -15,22 +15,22 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
-from blocks.allowed_tokens import AllowedTokens, within_choices
-from blocks.batch_sizes import FIRST, BatchSize, CudaMeter, MemoryMeter, is_out_of_memory, kept_sizes
-from blocks.cpu_threads import chosen_threads, cpu_threads
-from blocks.endpoint_engine import KEY_VARIABLE, EndpointEngine, stays_near
-from blocks.frame_by_frame import asked_of_a_frame, frame_requests, gather
-from blocks.local_weights import LocalWeights, device_name
-from blocks.picture_encoding import fit_within
-from blocks.replicas import Replicas, same_weights
-from blocks.vision_model import Availability, Generated, Prompt, ReplyError, video_of
-from blocks.vllm_engine import VllmEngine
-from schemas.capability import MediaKind
-from schemas.enrichment import Enrichment
-from schemas.failure import Cause, Failure
-from schemas.media import DecodedVideo, Media
-from schemas.spec import ServerAddress
-from schemas.vision import VisionReply, VisionRequest
+from sightflow.blocks.allowed_tokens import AllowedTokens, within_choices
+from sightflow.blocks.batch_sizes import FIRST, BatchSize, CudaMeter, MemoryMeter, is_out_of_memory, kept_sizes
+from sightflow.blocks.cpu_threads import chosen_threads, cpu_threads
+from sightflow.blocks.endpoint_engine import KEY_VARIABLE, EndpointEngine, stays_near
+from sightflow.blocks.frame_by_frame import asked_of_a_frame, frame_requests, gather
+from sightflow.blocks.local_weights import LocalWeights, device_name
+from sightflow.blocks.picture_encoding import fit_within
+from sightflow.blocks.replicas import Replicas, same_weights
+from sightflow.blocks.vision_model import Availability, Generated, Prompt, ReplyError, video_of
+from sightflow.blocks.vllm_engine import VllmEngine
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.media import DecodedVideo, Media
+from sightflow.schemas.spec import ServerAddress
+from sightflow.schemas.vision import VisionReply, VisionRequest
 
 _LONGEST_SENT = 2048
 _MOST_REPLICAS = 8  # Python's lock lets few more compute at once

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
-from blocks.vision_model import Availability, VisionModel
-from schemas.failure import ModelError
+from sightflow.blocks.vision_model import Availability, VisionModel
+from sightflow.schemas.failure import ModelError
 
 _SAMPLES_PER_FILE = 16
 _SAMPLE_BYTES = 64 * 1024

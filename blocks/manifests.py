@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from blocks.catalog import Catalog
-from schemas.failure import StoreError
+from sightflow.blocks.catalog import Catalog
+from sightflow.schemas.failure import StoreError
 
 
 class Manifests:

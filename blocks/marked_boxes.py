@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from blocks.region_replies import asked_label
-from blocks.vision_model import Prompt, ReplyError
-from schemas.enrichment import Enrichment, Region, RegionsResult
-from schemas.geometry import PER_MILLE, Frame
+from sightflow.blocks.region_replies import asked_label
+from sightflow.blocks.vision_model import Prompt, ReplyError
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
+from sightflow.schemas.geometry import PER_MILLE, Frame
 
 _NOTHING = "none"
 MARKED_QUESTION = f"Find <|object_ref_start|>{{}}<|object_ref_end|> in the image. If there is none, answer: {_NOTHING}."

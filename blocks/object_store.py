@@ -22,13 +22,13 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from blocks.inventory import gathered, inventory_of, joined, version_of
-from blocks.listing import Listing, Root
-from blocks.local_files import Listed, hash_file, read_file, stat_file, too_large, walk, write_file
-from blocks.source_patterns import literal_of, roots_of, takes
-from blocks.store_errors import BAD_KEY_CODES, DENIED_CODES, code_of, is_transient, message_of
-from schemas.failure import Cause, Failure, Stage, StoreError
-from schemas.media import MediaFile
+from sightflow.blocks.inventory import gathered, inventory_of, joined, version_of
+from sightflow.blocks.listing import Listing, Root
+from sightflow.blocks.local_files import Listed, hash_file, read_file, stat_file, too_large, walk, write_file
+from sightflow.blocks.source_patterns import literal_of, roots_of, takes
+from sightflow.blocks.store_errors import BAD_KEY_CODES, DENIED_CODES, code_of, is_transient, message_of
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
+from sightflow.schemas.media import MediaFile
 
 Found = TypeVar("Found")
 

@@ -9,9 +9,9 @@ import math
 import numpy as np
 from PIL import Image
 
-from blocks.vision_model import ReplyError
-from schemas.geometry import Box, Frame, GeometryError
-from schemas.masks import encode_mask
+from sightflow.blocks.vision_model import ReplyError
+from sightflow.schemas.geometry import Box, Frame, GeometryError
+from sightflow.schemas.masks import encode_mask
 
 _MASK_PIXELS = 4_000_000
 _PROBABLE = 127

@@ -9,20 +9,20 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from blocks.instruction_tuned_model import InstructionTunedModel, frames_at_times
-from blocks.instructions import instruction_prompts
-from blocks.local_vision_model import Unit
-from blocks.local_weights import model_type
-from blocks.marked_boxes import MARKED_QUESTION, read_marked_boxes
-from blocks.region_replies import read_regions
-from blocks.vision_model import Prompt, ReplyError, plain_text
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, Result
-from schemas.failure import Cause, ModelError
-from schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
-from schemas.media import DecodedImage, DecodedVideo, Media
-from schemas.ratings import rated
-from schemas.vision import ModelRef, VisionRequest
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel, frames_at_times
+from sightflow.blocks.instructions import instruction_prompts
+from sightflow.blocks.local_vision_model import Unit
+from sightflow.blocks.local_weights import model_type
+from sightflow.blocks.marked_boxes import MARKED_QUESTION, read_marked_boxes
+from sightflow.blocks.region_replies import read_regions
+from sightflow.blocks.vision_model import Prompt, ReplyError, plain_text
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Result
+from sightflow.schemas.failure import Cause, ModelError
+from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
+from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, VisionRequest
 
 _CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",

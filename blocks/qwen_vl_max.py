@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import requests
 from requests.adapters import HTTPAdapter
 
-from blocks.frame_replies import media_prompts
-from blocks.hosted_messages import Answered, Declined, Question, count, words
-from blocks.hosted_profiles import HostedProfile
-from blocks.hosted_vision_model import HostedVisionModel
-from blocks.picture_encoding import Size, on_grid
-from blocks.vision_model import Prompt
-from schemas.capability import MediaKind
-from schemas.enrichment import Enrichment
-from schemas.failure import Cause
-from schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
-from schemas.media import DecodedVideo
-from schemas.ratings import rated
-from schemas.vision import ModelRef, VisionRequest
+from sightflow.blocks.frame_replies import media_prompts
+from sightflow.blocks.hosted_messages import Answered, Declined, Question, count, words
+from sightflow.blocks.hosted_profiles import HostedProfile
+from sightflow.blocks.hosted_vision_model import HostedVisionModel
+from sightflow.blocks.picture_encoding import Size, on_grid
+from sightflow.blocks.vision_model import Prompt
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
+from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, VisionRequest
 
 if TYPE_CHECKING:
     from dashscope.api_entities.dashscope_response import MultiModalConversationResponse
@@ -102,7 +102,8 @@ class QwenVLMax(HostedVisionModel):
         return super().frame(request)
 
     def connect(self, key: str) -> requests.Session:
-        logger = logging.getLogger("dashscope")
+        from dashscope.common.logging import logger
+
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL)  # it prints a traceback for every try that fails
         session = _OneTry()

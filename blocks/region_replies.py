@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from blocks.vision_model import ReplyError
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment, Region, RegionsResult
-from schemas.failure import Cause
-from schemas.geometry import Box, Frame, GeometryError, NativeSpace
-from schemas.masks import encode_polygons
+from sightflow.blocks.vision_model import ReplyError
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.geometry import Box, Frame, GeometryError, NativeSpace
+from sightflow.schemas.masks import encode_polygons
 
 _MAX_CHARACTERS = 400_000
 _MAX_REGIONS = 10_000

@@ -18,9 +18,9 @@ from urllib.parse import unquote_plus
 
 import polars as pl
 
-from blocks.inventory import in_the_form, joined
-from blocks.object_store import ObjectStore
-from schemas.failure import Failure, StoreError
+from sightflow.blocks.inventory import in_the_form, joined
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.schemas.failure import Failure, StoreError
 
 _COMPLETE = re.compile(r"^(.*/)(\d{4}-\d\d-\d\dT\d\d-\d\dZ)/manifest\.checksum$")
 _NAMES = {"key": "Key", "size": "Size", "etag": "ETag", "islatest": "IsLatest"}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from fsspec.utils import glob_translate
 
-from blocks.listing import Root
+from sightflow.blocks.listing import Root
 
 _GLOB_START = re.compile(r"[*?\[]")
 

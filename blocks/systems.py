@@ -8,18 +8,18 @@ from typing import Any, get_args
 
 from pydantic import SecretStr, ValidationError
 
-from blocks.vision_model import VisionModel
-from schemas.failure import SpecError
+from sightflow.blocks.vision_model import VisionModel
+from sightflow.schemas.failure import SpecError
 
 SYSTEMS: dict[str, str] = {
-    "llava-next": "blocks.llava_next:LlavaNext",
-    "florence-2": "blocks.florence2:Florence2",
-    "video-llava": "blocks.video_llava:VideoLlava",
-    "qwen2-vl": "blocks.qwen2_vl:Qwen2VL",
-    "instruct-blip": "blocks.instruct_blip:InstructBlip",
-    "gpt-4o": "blocks.gpt_4o:GPT4o",
-    "gemini": "blocks.gemini:Gemini",
-    "qwen-vl-max": "blocks.qwen_vl_max:QwenVLMax",
+    "llava-next": "sightflow.blocks.llava_next:LlavaNext",
+    "florence-2": "sightflow.blocks.florence2:Florence2",
+    "video-llava": "sightflow.blocks.video_llava:VideoLlava",
+    "qwen2-vl": "sightflow.blocks.qwen2_vl:Qwen2VL",
+    "instruct-blip": "sightflow.blocks.instruct_blip:InstructBlip",
+    "gpt-4o": "sightflow.blocks.gpt_4o:GPT4o",
+    "gemini": "sightflow.blocks.gemini:Gemini",
+    "qwen-vl-max": "sightflow.blocks.qwen_vl_max:QwenVLMax",
 }
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from schemas.enrichment import Region, Track, TrackPoint
-from schemas.geometry import Box
+from sightflow.schemas.enrichment import Region, Track, TrackPoint
+from sightflow.schemas.geometry import Box
 
 # A box is the same object's if its centre moved by less than this share of the boxes' mean diagonal, half of the
 # distance being how little they overlap: without any overlap the centres may lie one diagonal apart.

@@ -6,8 +6,8 @@ import io
 
 import polars as pl
 
-from blocks.object_store import ObjectStore
-from schemas.failure import StoreError
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.schemas.failure import StoreError
 
 
 def uris_in(store: ObjectStore, address: str) -> list[str]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from blocks.fraction_boxes import BOX_FORM, FRACTIONS, POLYGON_FORM, phrase_prompts, read_fraction_boxes
-from blocks.instruction_tuned_model import InstructionTunedModel
-from blocks.instructions import instruction_prompts
-from blocks.llava_next import LLAVA_GROUNDING, set_patch_size
-from blocks.local_vision_model import Unit
-from blocks.region_replies import read_regions
-from blocks.vision_model import Prompt, plain_text
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, FrameSampling, Result
-from schemas.geometry import Frame
-from schemas.media import DecodedImage, DecodedVideo
-from schemas.ratings import rated
-from schemas.vision import ModelRef, VisionRequest
+from sightflow.blocks.fraction_boxes import BOX_FORM, FRACTIONS, POLYGON_FORM, phrase_prompts, read_fraction_boxes
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+from sightflow.blocks.instructions import instruction_prompts
+from sightflow.blocks.llava_next import LLAVA_GROUNDING, set_patch_size
+from sightflow.blocks.local_vision_model import Unit
+from sightflow.blocks.region_replies import read_regions
+from sightflow.blocks.vision_model import Prompt, plain_text
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, FrameSampling, Result
+from sightflow.schemas.geometry import Frame
+from sightflow.schemas.media import DecodedImage, DecodedVideo
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, VisionRequest
 
 _FRAMES = 8
 

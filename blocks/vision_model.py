@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field
 
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import (
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import (
     OUTPUT_SCHEMA_VERSION,
     Enrichment,
     FrameSampling,
@@ -26,11 +26,11 @@ from schemas.enrichment import (
     TextResult,
     TracksResult,
 )
-from schemas.failure import Cause, Failure
-from schemas.geometry import Frame, GeometryError, NativeSpace
-from schemas.media import DecodedVideo
-from schemas.ratings import Rating
-from schemas.vision import ModelRef, Usage, VisionReply, VisionRequest
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.geometry import Frame, GeometryError, NativeSpace
+from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.ratings import Rating
+from sightflow.schemas.vision import ModelRef, Usage, VisionReply, VisionRequest
 
 
 @dataclass(frozen=True)

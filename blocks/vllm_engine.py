@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from blocks.vision_model import Availability, Generated, ReplyError
-from schemas.capability import MediaKind
-from schemas.failure import Cause, Failure, ModelError
-from schemas.media import DecodedImage
-from schemas.vision import Usage, VisionReply, VisionRequest
+from sightflow.blocks.vision_model import Availability, Generated, ReplyError
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.failure import Cause, Failure, ModelError
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
 
 if TYPE_CHECKING:
-    from blocks.instruction_tuned_model import InstructionTunedModel
-    from blocks.local_vision_model import Unit
+    from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+    from sightflow.blocks.local_vision_model import Unit
 
 _OTHERWISE = "set engine: local, or engine: endpoint for a server elsewhere"
 
@@ -91,7 +91,7 @@ class VllmEngine:
 
     def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         """Answer each request, in order."""
-        from blocks.local_vision_model import Unit  # which imports this file
+        from sightflow.blocks.local_vision_model import Unit  # which imports this file
 
         self.prepare()
         asked = [self.adapter.prompts(request.enrichment, request.media.kind) for request in requests]

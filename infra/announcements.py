@@ -16,9 +16,9 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.events import Event, Resource
 
-from blocks.manifests import Manifests
-from infra.deployments import UPLOADS_EVENT, resource_of
-from schemas.failure import StoreError
+from sightflow.blocks.manifests import Manifests
+from sightflow.infra.deployments import UPLOADS_EVENT, resource_of
+from sightflow.schemas.failure import StoreError
 
 MOST_TIMES = 5
 _PAUSE = 0.2

@@ -21,10 +21,10 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 
-from flows.enrich import enrich
-from infra.worker import POOL, ModelWorker
-from schemas.failure import SightflowError, SpecError
-from schemas.spec import EnrichmentSpec
+from sightflow.flows.enrich import enrich
+from sightflow.infra.worker import POOL, ModelWorker
+from sightflow.schemas.failure import SightflowError, SpecError
+from sightflow.schemas.spec import EnrichmentSpec
 
 UPLOADS_EVENT = "sightflow.uploads"
 Overlap = Literal["wait", "skip"]

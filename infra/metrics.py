@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.failure import SightflowError, SpecError
+from sightflow.schemas.failure import SightflowError, SpecError
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from schemas.failure import SightflowError
+from sightflow.schemas.failure import SightflowError
 
 WEBHOOK_TOKEN = "SIGHTFLOW_WEBHOOK_TOKEN"  # noqa: S105 - the name of a variable
 _LONGEST_POLL = 20  # seconds, what SQS allows

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-from schemas.failure import SightflowError
+from sightflow.schemas.failure import SightflowError
 
 _START_SECONDS = 180.0
 _OF_DEPLOYMENTS = (

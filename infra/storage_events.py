@@ -17,15 +17,15 @@ from datetime import UTC, datetime
 import polars as pl
 from prometheus_client import Counter
 
-from blocks.manifests import Manifests
-from blocks.source_patterns import takes
-from infra.announcements import Announcer
-from infra.notification_sources import Message, MessageSource, SourceAway
-from schemas.failure import Cause, Stage, StoreError
-from schemas.notification import MalformedNotification, Upload, uploads_in
-from schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
-from schemas.spec import EnrichmentSpec
-from tasks.discover import open_catalog
+from sightflow.blocks.manifests import Manifests
+from sightflow.blocks.source_patterns import takes
+from sightflow.infra.announcements import Announcer
+from sightflow.infra.notification_sources import Message, MessageSource, SourceAway
+from sightflow.schemas.failure import Cause, Stage, StoreError
+from sightflow.schemas.notification import MalformedNotification, Upload, uploads_in
+from sightflow.schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.discover import open_catalog
 
 _MESSAGES = Counter("sightflow_messages", "Storage notifications made durable", ["catalog", "outcome"])
 _OBJECTS = Counter("sightflow_uploaded_objects", "Objects written into manifests", ["catalog"])

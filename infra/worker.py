@@ -34,7 +34,7 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
-from tasks.stop import STOP, RunStopped
+from sightflow.tasks.stop import STOP, RunStopped
 
 POOL = "sightflow"
 HEARTBEAT_SECONDS = 10

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import pandera.polars as pa
 import polars as pl
 
-from schemas.capability import TEXT_CAPABILITIES, Capability, MediaKind
-from schemas.masks import mask_fits
+from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability, MediaKind
+from sightflow.schemas.masks import mask_fits
 
 BOX_FIELDS: dict[str, pl.DataType] = {
     "x_min": pl.Float64(),

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from schemas.capability import Capability, MediaKind
-from schemas.geometry import Box
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.geometry import Box
 
 OUTPUT_SCHEMA_VERSION = 1
 """Part of every fingerprint: raising it makes every row stale."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import pandera.polars as pa
 import polars as pl
 
-from schemas.capability import MediaKind
+from sightflow.schemas.capability import MediaKind
 
 INVENTORY_SCHEMA: dict[str, pl.DataType] = {
     "uri": pl.String(),

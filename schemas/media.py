@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from schemas.capability import MediaKind
+from sightflow.schemas.capability import MediaKind
 
 
 @dataclass(frozen=True, eq=False)

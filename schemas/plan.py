@@ -8,8 +8,8 @@ from enum import StrEnum
 import polars as pl
 from pydantic import BaseModel
 
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment
 
 
 class Status(StrEnum):

@@ -7,8 +7,8 @@ from typing import Annotated
 import pandera.polars as pa
 import polars as pl
 
-from schemas.capability import Capability
-from schemas.failure import Cause, Stage
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.failure import Cause, Stage
 
 QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
     "uri": pl.String(),

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.capability import Capability
+from sightflow.schemas.capability import Capability
 
 Difficulty = Literal["very easy", "easy", "medium", "hard"]
 Start = Literal["fastest", "fast", "medium", "slow"]

@@ -7,10 +7,10 @@ from datetime import datetime
 import polars as pl
 from pydantic import BaseModel, Field, computed_field
 
-from schemas.failure import Cause, SightflowError, Stage
-from schemas.plan import EnrichmentPlan
-from schemas.spec import EnrichmentSpec
-from schemas.timing import StageTime
+from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.plan import EnrichmentPlan
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.timing import StageTime
 
 RUNS_SCHEMA: dict[str, pl.DataType] = {
     "run_id": pl.String(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from schemas.failure import Cause
+from sightflow.schemas.failure import Cause
 
 
 class Selection(BaseModel):

@@ -20,9 +20,9 @@ from pydantic import (
     field_validator,
 )
 
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment, Words
-from schemas.failure import SpecError
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment, Words
+from sightflow.schemas.failure import SpecError
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
@@ -104,7 +104,7 @@ class RunnerSettings(_Section):
     kind: Literal["threads", "dask"] = "threads"
     address: str | None = Field(default=None, pattern=r"^(tcp|tls|ws|wss)://", description="of a scheduler")
     cluster: str = Field(
-        default="infra.local_workers.local_workers",
+        default="sightflow.infra.local_workers.local_workers",
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
         description="a cluster class by name, e.g. dask_kubernetes.operator.KubeCluster",
     )

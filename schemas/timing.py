@@ -12,7 +12,7 @@ from itertools import groupby
 
 from pydantic import BaseModel
 
-from schemas.failure import Stage
+from sightflow.schemas.failure import Stage
 
 
 @dataclass(frozen=True, order=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.enrichment import Enrichment, Result
-from schemas.failure import Failure
-from schemas.media import Media, MediaFacts
-from schemas.plan import Ask, ShardItem
-from schemas.timing import Span
+from sightflow.schemas.enrichment import Enrichment, Result
+from sightflow.schemas.failure import Failure
+from sightflow.schemas.media import Media, MediaFacts
+from sightflow.schemas.plan import Ask, ShardItem
+from sightflow.schemas.timing import Span
 
 
 @dataclass(frozen=True)

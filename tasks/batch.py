@@ -12,18 +12,18 @@ from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
-from blocks.vision_model import VisionModel
-from schemas.capability import MediaKind
-from schemas.failure import Cause, Failure, Stage
-from schemas.media import DecodedVideo, MediaFacts, MediaFile
-from schemas.plan import Ask, Shard, ShardItem
-from schemas.spec import Limits
-from schemas.timing import Span, timed
-from schemas.vision import VisionRequest
-from tasks.decode import decode
-from tasks.fetch import Fetched
-from tasks.read_video import VideoError, VideoIndex, index_video, read_frames, sampled
-from tasks.windows import Window, cut
+from sightflow.blocks.vision_model import VisionModel
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.media import DecodedVideo, MediaFacts, MediaFile
+from sightflow.schemas.plan import Ask, Shard, ShardItem
+from sightflow.schemas.spec import Limits
+from sightflow.schemas.timing import Span, timed
+from sightflow.schemas.vision import VisionRequest
+from sightflow.tasks.decode import decode
+from sightflow.tasks.fetch import Fetched
+from sightflow.tasks.read_video import VideoError, VideoIndex, index_video, read_frames, sampled
+from sightflow.tasks.windows import Window, cut
 
 _DECODERS = max(2, min(8, os.cpu_count() or 2))
 _BATCH_BYTES = 64 * 2**20

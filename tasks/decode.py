@@ -10,9 +10,9 @@ import filetype
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from schemas.failure import Cause, Failure, Stage
-from schemas.media import DecodedImage, Media
-from schemas.spec import Limits
+from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.spec import Limits
 
 # The formats that are tried, by content; Pillow knows more, and each more is more to attack.
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")

@@ -9,17 +9,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from blocks.catalog import Catalog
-from blocks.inventory import joined
-from blocks.manifests import Manifests
-from blocks.object_store import ObjectStore
-from blocks.s3_inventory import S3Inventory, newest_inventory, read_inventory
-from blocks.source_patterns import takes
-from blocks.uri_files import uris_in
-from schemas.failure import SpecError
-from schemas.inventory import Inventory
-from schemas.selection import EVERYTHING, Selection
-from schemas.spec import EnrichmentSpec, StoreSettings, names_objects
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.inventory import joined
+from sightflow.blocks.manifests import Manifests
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.s3_inventory import S3Inventory, newest_inventory, read_inventory
+from sightflow.blocks.source_patterns import takes
+from sightflow.blocks.uri_files import uris_in
+from sightflow.schemas.failure import SpecError
+from sightflow.schemas.inventory import Inventory
+from sightflow.schemas.selection import EVERYTHING, Selection
+from sightflow.schemas.spec import EnrichmentSpec, StoreSettings, names_objects
 
 _OPENED: dict[tuple[object, ...], ObjectStore] = {}
 

@@ -12,15 +12,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from blocks.local_files import too_large
-from blocks.object_store import ObjectStore
-from schemas.capability import MediaKind
-from schemas.failure import Failure, Stage
-from schemas.media import MediaFile
-from schemas.plan import Shard
-from schemas.spec import EnrichmentSpec
-from schemas.timing import Span, timed
-from tasks.discover import open_store
+from sightflow.blocks.local_files import too_large
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.failure import Failure, Stage
+from sightflow.schemas.media import MediaFile
+from sightflow.schemas.plan import Shard
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.timing import Span, timed
+from sightflow.tasks.discover import open_store
 
 
 class Fetched:

@@ -15,19 +15,19 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from blocks.systems import open_model
-from blocks.vision_model import VisionModel
-from schemas.capability import MediaKind
-from schemas.failure import Cause, Failure, Stage
-from schemas.plan import Shard
-from schemas.spec import EnrichmentSpec, Limits
-from schemas.timing import Span, timed
-from schemas.vision import Answer, Replies, VisionReply, VisionRequest
-from tasks.batch import Asked, image_batches, video_batches
-from tasks.fetch import Fetched
-from tasks.stop import ShardGivenBack, is_asked_to_stop
-from tasks.validate import failures_of
-from tasks.windows import join
+from sightflow.blocks.systems import open_model
+from sightflow.blocks.vision_model import VisionModel
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.plan import Shard
+from sightflow.schemas.spec import EnrichmentSpec, Limits
+from sightflow.schemas.timing import Span, timed
+from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
+from sightflow.tasks.batch import Asked, image_batches, video_batches
+from sightflow.tasks.fetch import Fetched
+from sightflow.tasks.stop import ShardGivenBack, is_asked_to_stop
+from sightflow.tasks.validate import failures_of
+from sightflow.tasks.windows import join
 
 _WORTH_ANOTHER_SYSTEM = frozenset(
     {Cause.MALFORMED, Cause.MODEL, Cause.RATE_LIMITED, Cause.REFUSED, Cause.SCHEMA, Cause.TRUNCATED}

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import polars as pl
 from prometheus_client import Counter
 
-from schemas.failure import Stage
-from schemas.timing import Span
-from tasks.validate import Validated
+from sightflow.schemas.failure import Stage
+from sightflow.schemas.timing import Span
+from sightflow.tasks.validate import Validated
 
 _ITEMS = Counter("sightflow_items", "Enrichments of objects that came out", ["catalog", "enrichment", "outcome"])
 _FAILURES = Counter("sightflow_failures", "Those that went to the quarantine, by cause", ["catalog", "cause"])

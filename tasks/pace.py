@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from schemas.capability import MediaKind
-from schemas.plan import Shard
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.plan import Shard
 
 _SECONDS = 5.0  # of work in a shard: what a killed run loses is a few times that
 _AT_LEAST = 64  # objects, enough for the batches of a slow model

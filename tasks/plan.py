@@ -10,16 +10,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from blocks.catalog import Catalog, TableName
-from blocks.source_patterns import matcher
-from schemas.capability import MediaKind
-from schemas.failure import Cause
-from schemas.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, Work
-from schemas.selection import EVERYTHING, Selection
-from schemas.spec import EnrichmentSpec, Policy
-from tasks.discover import open_catalog
-from tasks.pace import Pace
-from tasks.route import asks_of
+from sightflow.blocks.catalog import Catalog, TableName
+from sightflow.blocks.source_patterns import matcher
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, Work
+from sightflow.schemas.selection import EVERYTHING, Selection
+from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.tasks.discover import open_catalog
+from sightflow.tasks.pace import Pace
+from sightflow.tasks.route import asks_of
 
 Asks = Sequence[tuple[Ask, Route]]
 

@@ -17,18 +17,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 
-from blocks.catalog import Catalog
-from schemas.failure import Cause, SightflowError, Stage
-from schemas.plan import Shard, Work
-from schemas.report import Tended
-from schemas.spec import Policy
-from schemas.timing import Span, timed
-from tasks.measure import measure, measure_span
-from tasks.pace import Pace
-from tasks.show import ProgressArtifact
-from tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
-from tasks.upkeep import upkeep
-from tasks.validate import Validated
+from sightflow.blocks.catalog import Catalog
+from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.plan import Shard, Work
+from sightflow.schemas.report import Tended
+from sightflow.schemas.spec import Policy
+from sightflow.schemas.timing import Span, timed
+from sightflow.tasks.measure import measure, measure_span
+from sightflow.tasks.pace import Pace
+from sightflow.tasks.show import ProgressArtifact
+from sightflow.tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
+from sightflow.tasks.upkeep import upkeep
+from sightflow.tasks.validate import Validated
 
 _MOST_LOST_SHARDS = 3
 _MOST_UNCOMMITTED_SHARDS = 256  # rows without pixels; past that, shards wait for the catalog

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from schemas.enrichment import FrameSampling
-from schemas.failure import Cause, Failure, Stage
-from schemas.spec import Limits
+from sightflow.schemas.enrichment import FrameSampling
+from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.spec import Limits
 
 # Containers that are taken. Playlists (hls, dash, concat) name other files and addresses, and are not among them.
 _FORMATS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,ivf"

@@ -7,11 +7,11 @@ from importlib import import_module
 
 import polars as pl
 
-from schemas.catalog import CATALOG_SCHEMA, CatalogRow
-from schemas.inventory import INVENTORY_SCHEMA, Inventory
-from schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
-from schemas.spec import EnrichmentSpec
-from tasks.discover import open_store
+from sightflow.schemas.catalog import CATALOG_SCHEMA, CatalogRow
+from sightflow.schemas.inventory import INVENTORY_SCHEMA, Inventory
+from sightflow.schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.discover import open_store
 
 _IMPORTED_LATE = (
     "deltalake",

@@ -10,16 +10,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from blocks.catalog import Catalog
-from blocks.manifests import Manifests
-from schemas.failure import StoreError
-from schemas.plan import Status, Work
-from schemas.report import RUNS_SCHEMA, RunReport, Tended
-from schemas.selection import Selection
-from schemas.spec import EnrichmentSpec
-from schemas.timing import stage_times
-from tasks.discover import open_store
-from tasks.publish import Publisher
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.manifests import Manifests
+from sightflow.schemas.failure import StoreError
+from sightflow.schemas.plan import Status, Work
+from sightflow.schemas.report import RUNS_SCHEMA, RunReport, Tended
+from sightflow.schemas.selection import Selection
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.timing import stage_times
+from sightflow.tasks.discover import open_store
+from sightflow.tasks.publish import Publisher
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from blocks.systems import SYSTEMS, open_model, system_class
-from blocks.vision_model import VisionModel
-from schemas.capability import MediaKind
-from schemas.enrichment import Enrichment
-from schemas.failure import SpecError
-from schemas.plan import Ask, Candidate, Route
-from schemas.spec import EnrichmentSpec, Policy
+from sightflow.blocks.systems import SYSTEMS, open_model, system_class
+from sightflow.blocks.vision_model import VisionModel
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import SpecError
+from sightflow.schemas.plan import Ask, Candidate, Route
+from sightflow.schemas.spec import EnrichmentSpec, Policy
 
 
 def route(enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -> Route:

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, ParamSpec
 
-import httpx
 from prefect import task
 from prefect.artifacts import (
     create_link_artifact,
@@ -26,13 +25,12 @@ from prefect.artifacts import (
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, SettingsContext
-from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from schemas.plan import Status, Work
-from schemas.report import RunReport
-from schemas.spec import EnrichmentSpec
+from sightflow.schemas.plan import Status, Work
+from sightflow.schemas.report import RunReport
+from sightflow.schemas.spec import EnrichmentSpec
 
 P = ParamSpec("P")
 
@@ -50,7 +48,7 @@ def key_of(catalog: str, what: str) -> str:
 
 
 def _harmless(show: Callable[P, None]) -> Callable[P, None]:
-    """Outside a flow run there is nobody to show it to; within one, a server that does not take it costs nothing."""
+    """Outside a flow run nothing is shown; within one, what cannot be shown is logged and costs nothing."""
 
     @wraps(show)
     def shown(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -59,7 +57,7 @@ def _harmless(show: Callable[P, None]) -> Callable[P, None]:
         try:
             with _few_retries():
                 show(*args, **kwargs)
-        except (httpx.HTTPError, PrefectException) as error:
+        except Exception as error:
             get_run_logger().warning("not shown in Prefect: %s", type(error).__name__)
 
     return shown

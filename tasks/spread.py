@@ -11,8 +11,8 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 
-from schemas.failure import SightflowError, SpecError
-from schemas.spec import RunnerSettings
+from sightflow.schemas.failure import SightflowError, SpecError
+from sightflow.schemas.spec import RunnerSettings
 
 _RESOURCE = "GPU"
 _SHARE = 0.5  # of a device that a shard holds: one shard is in the model while the next is decoded

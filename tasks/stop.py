@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 from prefect.exceptions import Pause
 
-from schemas.failure import SightflowError
+from sightflow.schemas.failure import SightflowError
 
 STOP: ContextVar[threading.Event | None] = ContextVar("sightflow_stop", default=None)
 """What the runs that are started from here look at before each shard; unset, nobody can ask them to stop."""

@@ -6,11 +6,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from blocks.catalog import Catalog
-from blocks.catalog_upkeep import tend
-from schemas.failure import StoreError
-from schemas.report import Tended
-from schemas.spec import Policy
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog_upkeep import tend
+from sightflow.schemas.failure import StoreError
+from sightflow.schemas.report import Tended
+from sightflow.schemas.spec import Policy
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

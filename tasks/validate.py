@@ -14,13 +14,13 @@ from pandera.errors import SchemaErrors
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from schemas.catalog import CATALOG_SCHEMA, CatalogRow
-from schemas.enrichment import OUTPUT_SCHEMA_VERSION, Region, RegionsResult, TextResult, Track, TracksResult
-from schemas.failure import Cause, Failure, Stage
-from schemas.plan import Ask, Shard, ShardItem
-from schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
-from schemas.timing import Span, timed
-from schemas.vision import Answer, Replies
+from sightflow.schemas.catalog import CATALOG_SCHEMA, CatalogRow
+from sightflow.schemas.enrichment import OUTPUT_SCHEMA_VERSION, Region, RegionsResult, TextResult, Track, TracksResult
+from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.plan import Ask, Shard, ShardItem
+from sightflow.schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from sightflow.schemas.timing import Span, timed
+from sightflow.schemas.vision import Answer, Replies
 
 
 class Validated:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from blocks.tracking import stitch
-from schemas.capability import Capability
-from schemas.enrichment import (
+from sightflow.blocks.tracking import stitch
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import (
     Enrichment,
     RegionsResult,
     Result,
@@ -15,8 +15,8 @@ from schemas.enrichment import (
     TextResult,
     TracksResult,
 )
-from schemas.failure import Cause, Failure
-from schemas.vision import Usage, VisionReply
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.vision import Usage, VisionReply
 
 _SHARED_FRAMES = 8  # of two windows that follow each other, by which tracks are recognised
 

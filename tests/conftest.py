@@ -20,8 +20,8 @@ os.environ.update(
 import pytest
 import yaml
 
-from infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
-from infra.prefect_server import PrefectServer, deliver
+from sightflow.infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
+from sightflow.infra.prefect_server import PrefectServer, deliver
 from tests.stand_in_model import StandIn
 
 
@@ -74,7 +74,7 @@ class Bucket:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
     """Let a quick model that answers from the pixels take the place of Florence-2."""
-    from blocks import systems
+    from sightflow.blocks import systems
 
     monkeypatch.setitem(systems.SYSTEMS, "florence-2", "tests.stand_in_model:StandIn")
     systems.system_class.cache_clear()

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from blocks.instructions import instruction_prompts
-from blocks.vision_model import Availability, Generated, Prompt, VisionModel, plain_text
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, Result
-from schemas.geometry import PER_MILLE
-from schemas.ratings import Rating
-from schemas.vision import ModelRef, VisionReply, VisionRequest
+from sightflow.blocks.instructions import instruction_prompts
+from sightflow.blocks.vision_model import Availability, Generated, Prompt, VisionModel, plain_text
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Result
+from sightflow.schemas.geometry import PER_MILLE
+from sightflow.schemas.ratings import Rating
+from sightflow.schemas.vision import ModelRef, VisionReply, VisionRequest
 
 
 class Ninth(VisionModel):

@@ -9,7 +9,9 @@ from multiprocessing.process import BaseProcess
 def forked(*command: str, **environment: str) -> BaseProcess:
     """Start `sightflow COMMAND` in a process and group of its own, which has been forked with everything imported."""
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["tests.stand_in_cli", "flows.cli.run", "flows.enrich", "tests.stand_in_model"])
+    forks.set_forkserver_preload(
+        ["tests.stand_in_cli", "sightflow.flows.cli.run", "sightflow.flows.enrich", "tests.stand_in_model"]
+    )
     process = forks.Process(target=_run, args=(command, {**os.environ, **environment}))
     process.start()
     return process
@@ -17,7 +19,7 @@ def forked(*command: str, **environment: str) -> BaseProcess:
 
 def dask_setup(worker: object = None) -> None:
     """Let the stand-in be the only system of this process; Dask calls it in a worker that preloads this module."""
-    from blocks.systems import SYSTEMS
+    from sightflow.blocks.systems import SYSTEMS
 
     SYSTEMS.clear()
     SYSTEMS["florence-2"] = "tests.stand_in_model:StandIn"
@@ -34,7 +36,7 @@ def _run(command: tuple[str, ...], environment: dict[str, str]) -> None:
 
 
 def _main() -> None:
-    from flows.cli import main
+    from sightflow.flows.cli import main
 
     dask_setup()
     main()

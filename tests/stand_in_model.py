@@ -10,12 +10,12 @@ from typing import ClassVar
 
 from PIL import Image
 
-from blocks.florence2 import Florence2
-from blocks.vision_model import Availability, Generated, Prompt
-from schemas.enrichment import Region, RegionsResult, Result, TextResult
-from schemas.geometry import Box
-from schemas.media import DecodedImage
-from schemas.vision import VisionReply, VisionRequest
+from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.vision_model import Availability, Generated, Prompt
+from sightflow.schemas.enrichment import Region, RegionsResult, Result, TextResult
+from sightflow.schemas.geometry import Box
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.vision import VisionReply, VisionRequest
 
 
 class StandIn(Florence2):

@@ -140,7 +140,7 @@ def main() -> None:
     """Measure and print a table; rounds are interleaved, and the best of each contender is shown."""
     from benchmarks.pictures import fill
     from benchmarks.slow_store import slow_store
-    from infra.demo.bucket import MODEL_FOLDER
+    from sightflow.infra.demo.bucket import MODEL_FOLDER
 
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("names", nargs="*", default=[], metavar="NAME", help=f"of {', '.join(MODULES)}; default: all")

@@ -18,10 +18,10 @@ os.environ["DASK_DISTRIBUTED__WORKER__PRELOAD"] = __name__  # Dask reads it when
 
 from benchmarks.device import Device
 from benchmarks.rivals.job import AT_ONCE, Job
-from blocks import systems
-from blocks.florence2 import Florence2
-from schemas.spec import EnrichmentSpec
-from schemas.vision import VisionReply, VisionRequest
+from sightflow.blocks import systems
+from sightflow.blocks.florence2 import Florence2
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.vision import VisionReply, VisionRequest
 
 VERSION = version("sightflow")
 _WORKERS = os.environ.get("SIGHTFLOW_WORKERS")
@@ -53,12 +53,12 @@ def take_its_place(model: str) -> None:
 
 def run(job: Job) -> list[tuple[str, str]]:
     """Bring a catalog in the folder `out` up to date with the bucket; return its rows."""
-    from flows.enrich import enrich
-    from infra.prefect_server import prefect_api
-    from tasks.discover import open_catalog
-    from tasks.infer import loaded
-    from tasks.ready import get_ready
-    from tasks.route import asks_of
+    from sightflow.flows.enrich import enrich
+    from sightflow.infra.prefect_server import prefect_api
+    from sightflow.tasks.discover import open_catalog
+    from sightflow.tasks.infer import loaded
+    from sightflow.tasks.ready import get_ready
+    from sightflow.tasks.route import asks_of
 
     os.environ |= {"SIGHTFLOW_FIRST": str(job.out / "first"), "SIGHTFLOW_MODEL": job.model}
     take_its_place(job.model)

@@ -26,6 +26,6 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    from flows.cli.app import app
+    from sightflow.flows.cli.app import app
 
     app()

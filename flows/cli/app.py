@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from flows.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
-from flows.cli.screen import Commands
+from sightflow.flows.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
+from sightflow.flows.cli.screen import Commands
 
 app = typer.Typer(
     name="sightflow",

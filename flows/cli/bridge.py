@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.plan import SpecFile
-from flows.cli.screen import console, safe, say
-from flows.cli.worker import Metrics
-from schemas.failure import SpecError
-from schemas.spec import read_spec
+from sightflow.flows.cli.plan import SpecFile
+from sightflow.flows.cli.screen import console, safe, say
+from sightflow.flows.cli.worker import Metrics
+from sightflow.schemas.failure import SpecError
+from sightflow.schemas.spec import read_spec
 
 if TYPE_CHECKING:
-    from infra.notification_sources import MessageSource
+    from sightflow.infra.notification_sources import MessageSource
 
 Queue = Annotated[str | None, typer.Option(metavar="URL", help="The SQS queue that the bucket notifies.")]
 Hook = Annotated[str | None, typer.Option(metavar="[HOST:]PORT", help="Listen for MinIO's webhook here.")]
@@ -40,9 +40,9 @@ def bridge(
     """
     read = read_spec(spec)
     source = source_of(queue, webhook)
-    from infra.metrics import serve_metrics
-    from infra.prefect_server import await_api
-    from infra.storage_events import Bridge, Window
+    from sightflow.infra.metrics import serve_metrics
+    from sightflow.infra.prefect_server import await_api
+    from sightflow.infra.storage_events import Bridge, Window
 
     await_api(say)
     serve_metrics(metrics)
@@ -58,11 +58,11 @@ def source_of(queue: str | None, webhook: str | None) -> MessageSource:
     """Where the notifications come from. Raises SpecError unless exactly one place is given."""
     if (queue is None) == (webhook is None):
         raise SpecError("give either --queue or --webhook")
-    from infra.notification_sources import SqsQueue, Webhook
+    from sightflow.infra.notification_sources import SqsQueue, Webhook
 
     if queue:
         return SqsQueue(queue)
-    from infra.metrics import host_and_port
+    from sightflow.infra.metrics import host_and_port
 
     hook = Webhook(*host_and_port(webhook or ""))
     say(f"MinIO's endpoint is {hook.address}")

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import polars as pl
 import typer
 
-from flows.cli.screen import console, is_terminal, printable, safe, table
-from schemas.failure import SpecError, StoreError
+from sightflow.flows.cli.screen import console, is_terminal, printable, safe, table
+from sightflow.schemas.failure import SpecError, StoreError
 
 app = typer.Typer(no_args_is_help=True, help="Show, query, compare, restore and look after a published catalog.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="What failed, with its cause.")
@@ -25,12 +25,12 @@ _WIDEST_CELL = 160
 
 def open_catalog(uri: str, endpoint: str | None) -> Any:
     """The catalog at a URI, a folder, or named by a spec file. Raises StoreError if there is none."""
-    from blocks.catalog import Catalog
-    from blocks.object_store import ObjectStore
-    from schemas.spec import read_spec
+    from sightflow.blocks.catalog import Catalog
+    from sightflow.blocks.object_store import ObjectStore
+    from sightflow.schemas.spec import read_spec
 
     if uri.endswith((".yaml", ".yml")):
-        from tasks.discover import open_catalog as of_spec
+        from sightflow.tasks.discover import open_catalog as of_spec
 
         found = of_spec(read_spec(uri))
     else:
@@ -87,7 +87,7 @@ def query(
     """Ask the catalog in SQL. The view `catalog` has one row an object and a column for each enrichment."""
     import duckdb
 
-    from blocks.catalog_views import connect
+    from sightflow.blocks.catalog_views import connect
 
     if format not in ("table", "json", "csv"):
         raise SpecError(f"--format {format} is not known; allowed: table, json, csv")
@@ -194,8 +194,8 @@ def upkeep(
     endpoint_url: Endpoint = None,
 ) -> None:
     """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
-    from blocks.catalog_upkeep import kept_days, tend
-    from schemas.spec import Upkeep, read_spec
+    from sightflow.blocks.catalog_upkeep import kept_days, tend
+    from sightflow.schemas.spec import Upkeep, read_spec
 
     catalog = open_catalog(uri, endpoint_url)
     if uri.endswith((".yaml", ".yml")):
@@ -214,7 +214,7 @@ def list_quarantine(
     endpoint_url: Endpoint = None,
 ) -> None:
     """List what failed: the object, the enrichment, the cause, the stage, and what went wrong."""
-    from schemas.failure import Cause
+    from sightflow.schemas.failure import Cause
 
     if cause is not None and cause not in set(Cause):
         raise SpecError(f"{cause} is not a cause; allowed: {', '.join(Cause)}")

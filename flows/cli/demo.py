@@ -11,10 +11,10 @@ from typing import Annotated
 import polars as pl
 import typer
 
-from flows.cli.catalog import open_cases
-from flows.cli.run import enrich_on, show_report
-from flows.cli.screen import console, safe, table
-from schemas.failure import SpecError
+from sightflow.flows.cli.catalog import open_cases
+from sightflow.flows.cli.run import enrich_on, show_report
+from sightflow.flows.cli.screen import console, safe, table
+from sightflow.schemas.failure import SpecError
 
 _MARK = "made-by-sightflow-demo"
 
@@ -27,9 +27,9 @@ def demo(
     """Draw pictures and films, put them in S3, caption them, detect, ground and track in them with real models,
     publish.
     """
-    from infra.demo.bucket import KEYS, demo_spec, draw_media, fill_bucket, s3_on_loopback
-    from infra.prefect_server import prefect_api
-    from schemas.spec import read_spec
+    from sightflow.infra.demo.bucket import KEYS, demo_spec, draw_media, fill_bucket, s3_on_loopback
+    from sightflow.infra.prefect_server import prefect_api
+    from sightflow.schemas.spec import read_spec
 
     folder = _fresh(folder)
     os.environ.update(KEYS)
@@ -69,8 +69,8 @@ def _fresh(folder: Path) -> Path:
 
 def _show_what_came(catalog_uri: str, folder: Path) -> None:
     """Print some rows, the failures with their causes, and how much of it is true."""
-    from blocks.catalog import Catalog
-    from blocks.catalog_views import connect
+    from sightflow.blocks.catalog import Catalog
+    from sightflow.blocks.catalog_views import connect
 
     catalog = Catalog(uri=catalog_uri)
     views = connect(catalog)

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.plan import SpecFile
-from flows.cli.screen import console, safe, table
+from sightflow.flows.cli.plan import SpecFile
+from sightflow.flows.cli.screen import console, safe, table
 
 Cron = Annotated[str | None, typer.Option(help='When, e.g. "0 2 * * *": every night at two.')]
 Interval = Annotated[float | None, typer.Option(min=1, help="Seconds from one start to the next.")]
@@ -36,9 +36,9 @@ def deploy(
 
     Made again, it renews them: do so when the spec file has changed, for a deployment holds the spec as it was.
     """
-    from infra.deployments import check, deploy, make_pool
-    from infra.prefect_server import configured_api
-    from schemas.spec import read_spec
+    from sightflow.infra.deployments import check, deploy, make_pool
+    from sightflow.infra.prefect_server import configured_api
+    from sightflow.schemas.spec import read_spec
 
     read = read_spec(spec)
     check(cron, interval)

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.screen import console, table
-from schemas.spec import EnrichmentSpec
+from sightflow.flows.cli.screen import console, table
+from sightflow.schemas.spec import EnrichmentSpec
 
 _PACKAGES = (
     "prefect", "torch", "transformers", "deltalake", "polars", "pandera", "s3fs", "duckdb", "av",
@@ -61,7 +61,7 @@ def _machine() -> Iterator[Finding]:
 def _prefect() -> Iterator[Finding]:
     from prefect.settings import get_current_settings
 
-    from infra.prefect_server import is_healthy
+    from sightflow.infra.prefect_server import is_healthy
 
     url = get_current_settings().api.url
     if not url:
@@ -78,7 +78,7 @@ def _prefect() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from blocks.systems import SYSTEMS, open_model
+    from sightflow.blocks.systems import SYSTEMS, open_model
 
     for system in SYSTEMS:
         model = open_model(system)
@@ -87,10 +87,10 @@ def _models() -> Iterator[Finding]:
 
 
 def _of_spec(path: Path) -> Iterator[Finding]:
-    from schemas.failure import SightflowError
-    from schemas.spec import read_spec
-    from tasks.discover import open_catalog
-    from tasks.route import asks_of
+    from sightflow.schemas.failure import SightflowError
+    from sightflow.schemas.spec import read_spec
+    from sightflow.tasks.discover import open_catalog
+    from sightflow.tasks.route import asks_of
 
     spec = read_spec(path)
     yield from _listing(spec) if spec.listing else _sources(spec)
@@ -109,8 +109,8 @@ def _of_spec(path: Path) -> Iterator[Finding]:
 
 
 def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
-    from schemas.failure import SightflowError
-    from tasks.discover import open_store
+    from sightflow.schemas.failure import SightflowError
+    from sightflow.tasks.discover import open_store
 
     for uri in spec.source:
         try:
@@ -122,10 +122,10 @@ def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
 
 def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
     """What is read in the place of the sources: their own listing may well be forbidden."""
-    from blocks.uri_files import uris_in
-    from schemas.failure import SightflowError
-    from schemas.spec import names_objects
-    from tasks.discover import open_store, reports_of
+    from sightflow.blocks.uri_files import uris_in
+    from sightflow.schemas.failure import SightflowError
+    from sightflow.schemas.spec import names_objects
+    from sightflow.tasks.discover import open_store, reports_of
 
     try:
         store = open_store(spec.store)

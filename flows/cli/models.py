@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.screen import console, money, safe, table
-from schemas.capability import Capability, MediaKind
-from schemas.failure import ModelError, SpecError
+from sightflow.flows.cli.screen import console, money, safe, table
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.failure import ModelError, SpecError
 
 app = typer.Typer(invoke_without_command=True, help="The systems: ratings, what is installed here, pulling weights.")
 
@@ -30,8 +30,8 @@ def models(context: typer.Context) -> None:
     """Show the comparison table (0 to 5, 0: cannot) and whether each system can be used here and now."""
     if context.invoked_subcommand is not None:
         return
-    from blocks.hosted_vision_model import HostedVisionModel
-    from blocks.systems import SYSTEMS, open_model
+    from sightflow.blocks.hosted_vision_model import HostedVisionModel
+    from sightflow.blocks.systems import SYSTEMS, open_model
 
     rows, notes = [], []
     for system in SYSTEMS:
@@ -55,7 +55,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="A commit or tag to pin.")] = None,
 ) -> None:
     """Download the weights of a local system (safetensors only); files that arrived stay if it breaks off."""
-    from blocks.local_vision_model import LocalVisionModel
+    from sightflow.blocks.local_vision_model import LocalVisionModel
 
     model = _opened(system, {"id": id, "revision": revision})
     if not isinstance(model, LocalVisionModel):
@@ -72,10 +72,10 @@ def check(
     """Send one small real request (a red square: what colour is it?) and show the answer and what it cost."""
     from PIL import Image
 
-    from schemas.enrichment import Enrichment, TextResult
-    from schemas.failure import Failure
-    from schemas.media import DecodedImage
-    from schemas.vision import VisionRequest
+    from sightflow.schemas.enrichment import Enrichment, TextResult
+    from sightflow.schemas.failure import Failure
+    from sightflow.schemas.media import DecodedImage
+    from sightflow.schemas.vision import VisionRequest
 
     model = _opened(system, {"id": id})
     available = model.availability()
@@ -94,7 +94,7 @@ def check(
 
 
 def _opened(system: str, settings: dict[str, Any]) -> Any:
-    from blocks.systems import open_model
+    from sightflow.blocks.systems import open_model
 
     return open_model(system, {name: value for name, value in settings.items() if value})
 
@@ -109,9 +109,9 @@ def route(
     hosted: Annotated[bool, typer.Option("--hosted", help="Allow hosted systems, as policy.hosted: allow.")] = False,
 ) -> None:
     """Explain which system would serve a capability here: the ranking, line by line, and why others are not taken."""
-    from schemas.enrichment import Enrichment
-    from schemas.spec import EnrichmentSpec, Policy, read_spec
-    from tasks.route import route as ranked
+    from sightflow.schemas.enrichment import Enrichment
+    from sightflow.schemas.spec import EnrichmentSpec, Policy, read_spec
+    from sightflow.tasks.route import route as ranked
 
     try:
         wanted = next((c for c, short in _SHORT.items() if short == capability), None) or Capability(capability)

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.screen import console, money, safe, table
-from schemas.plan import EnrichmentPlan, Status, Work
-from schemas.selection import Selection
+from sightflow.flows.cli.screen import console, money, safe, table
+from sightflow.schemas.plan import EnrichmentPlan, Status, Work
+from sightflow.schemas.selection import Selection
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
 Prefix = Annotated[str, typer.Option(help="Only objects whose URI, or key, begins so.")]
@@ -35,12 +35,12 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
 ) -> None:
     """Count what is new, changed, stale and unchanged; show the model for each enrichment, why, and the price."""
-    from schemas.spec import read_spec
+    from sightflow.schemas.spec import read_spec
 
     read = read_spec(spec)
-    from tasks.discover import discover
-    from tasks.plan import plan as plan_task
-    from tasks.route import asks_of
+    from sightflow.tasks.discover import discover
+    from sightflow.tasks.plan import plan as plan_task
+    from sightflow.tasks.route import asks_of
 
     asks_of(read)  # what cannot be served is said before anything is listed
     with console.status("listing the source and comparing it with the catalog ..."):

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.catalog import Endpoint, Uri, open_catalog
-from flows.cli.run import run_enrich, show_report
-from schemas.failure import Cause, SpecError
-from schemas.report import QuarantineExceeded, RunReport
-from schemas.selection import Selection
+from sightflow.flows.cli.catalog import Endpoint, Uri, open_catalog
+from sightflow.flows.cli.run import run_enrich, show_report
+from sightflow.schemas.failure import Cause, SpecError
+from sightflow.schemas.report import QuarantineExceeded, RunReport
+from sightflow.schemas.selection import Selection
 
 
 def replay(
@@ -24,7 +24,7 @@ def replay(
 
     A spec in place of the catalog's URI asks with that spec.
     """
-    from schemas.spec import read_spec
+    from sightflow.schemas.spec import read_spec
 
     if uri.endswith((".yaml", ".yml")):
         spec = read_spec(uri)

@@ -19,15 +19,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flows.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices
-from flows.cli.screen import console, money, safe, table
-from schemas.plan import Work
-from schemas.report import QuarantineExceeded, RunReport
-from schemas.selection import EVERYTHING, Selection
-from schemas.spec import EnrichmentSpec
+from sightflow.flows.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices
+from sightflow.flows.cli.screen import console, money, safe, table
+from sightflow.schemas.plan import Work
+from sightflow.schemas.report import QuarantineExceeded, RunReport
+from sightflow.schemas.selection import EVERYTHING, Selection
+from sightflow.schemas.spec import EnrichmentSpec
 
 if TYPE_CHECKING:
-    from infra.prefect_server import PrefectServer
+    from sightflow.infra.prefect_server import PrefectServer
 
 
 def run(
@@ -39,7 +39,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the run report as JSON, for programs.")] = False,
 ) -> None:
     """Compute what is missing, validate it and publish it; what is already there is never computed again."""
-    from schemas.spec import read_spec
+    from sightflow.schemas.spec import read_spec
 
     read = read_spec(spec)
     try:
@@ -52,8 +52,8 @@ def run(
 
 def run_enrich(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
     """Run the flow with progress on the screen, on the configured Prefect server or on one of our own."""
-    from infra.prefect_server import prefect_api
-    from tasks.route import asks_of
+    from sightflow.infra.prefect_server import prefect_api
+    from sightflow.tasks.route import asks_of
 
     asks_of(spec)  # what cannot be served is said before a server is started
     with prefect_api() as server:
@@ -62,7 +62,7 @@ def run_enrich(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunRepor
 
 def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
     """Run the flow with progress on the screen; `server`: our own, perhaps still starting, or None."""
-    from tasks.publish import LISTENER
+    from sightflow.tasks.publish import LISTENER
 
     with progress() as bar:
         # The server takes seconds to start; what takes long to load uses the same seconds.
@@ -75,7 +75,7 @@ def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Select
         readying.join()
         from prefect import tags
 
-        from flows.enrich import enrich
+        from sightflow.flows.enrich import enrich
 
         bar.say("listing the source and planning")
         token = LISTENER.set(bar)
@@ -87,10 +87,10 @@ def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Select
 
 
 def _get_ready(spec: EnrichmentSpec) -> None:
-    from tasks.ready import get_ready
+    from sightflow.tasks.ready import get_ready
 
     get_ready(spec)
-    import_module("flows.enrich")
+    import_module("sightflow.flows.enrich")
 
 
 class ProgressBar:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from schemas.failure import SightflowError, SpecError
+from sightflow.schemas.failure import SightflowError, SpecError
 
 console = Console(highlight=False)
 problems = Console(stderr=True, highlight=False)
@@ -25,7 +25,7 @@ class Commands(TyperGroup):
     """Turns errors into one clear message and the right exit code; SIGHTFLOW_DEBUG=1 shows the traceback too."""
 
     def invoke(self, ctx: Any) -> Any:
-        from schemas.report import QuarantineExceeded
+        from sightflow.schemas.report import QuarantineExceeded
 
         try:
             return super().invoke(ctx)

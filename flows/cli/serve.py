@@ -7,12 +7,12 @@ import signal
 import threading
 from collections.abc import Callable
 
-from flows.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, source_of
-from flows.cli.deploy import Cron, Interval, Name, Overlap
-from flows.cli.plan import SpecFile
-from flows.cli.screen import console, safe, say
-from flows.cli.worker import Limit, Metrics, Poll
-from schemas.failure import SpecError
+from sightflow.flows.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, source_of
+from sightflow.flows.cli.deploy import Cron, Interval, Name, Overlap
+from sightflow.flows.cli.plan import SpecFile
+from sightflow.flows.cli.screen import console, safe, say
+from sightflow.flows.cli.worker import Limit, Metrics, Poll
+from sightflow.schemas.failure import SpecError
 
 
 def serve(
@@ -37,10 +37,10 @@ def serve(
     uploads = queue is not None or webhook is not None
     if cron is None and interval is None and not uploads:
         raise SpecError("say when: --cron, --interval, --queue or --webhook")
-    from infra.metrics import serve_metrics
-    from infra.prefect_server import configured_api, prefect_api
-    from schemas.spec import read_spec
-    from tasks.route import asks_of
+    from sightflow.infra.metrics import serve_metrics
+    from sightflow.infra.prefect_server import configured_api, prefect_api
+    from sightflow.schemas.spec import read_spec
+    from sightflow.tasks.route import asks_of
 
     read = read_spec(spec)
     asks_of(read)  # what cannot be served is said before a server is started
@@ -50,9 +50,9 @@ def serve(
         with console.status("starting Prefect on this machine"):
             if server is not None:
                 server.wait()
-            from infra.deployments import check, deploy
-            from infra.storage_events import Bridge, Window
-            from infra.worker import work_until_told
+            from sightflow.infra.deployments import check, deploy
+            from sightflow.infra.storage_events import Bridge, Window
+            from sightflow.infra.worker import work_until_told
 
             check(cron, interval)
             called = name or spec.stem
@@ -74,7 +74,7 @@ def serve(
         for thread in threads:
             thread.join(timeout=5)
         if server is None:
-            from infra.deployments import pause
+            from sightflow.infra.deployments import pause
 
             pause(made)
 

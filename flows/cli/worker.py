@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.deploy import Pool
-from flows.cli.screen import console, safe, say
+from sightflow.flows.cli.deploy import Pool
+from sightflow.flows.cli.screen import console, safe, say
 
 Poll = Annotated[float, typer.Option(min=0.2, help="Seconds between looks for runs that are due.")]
 Limit = Annotated[int, typer.Option(min=1, help="Most runs at once; they share the models.")]
@@ -25,13 +25,13 @@ def worker(
     SIGTERM or Ctrl-C: the shards in flight are finished, and the runs are given back to the pool. Runs that a dead
     worker has left are given back too.
     """
-    from infra.metrics import serve_metrics
-    from infra.prefect_server import await_api
+    from sightflow.infra.metrics import serve_metrics
+    from sightflow.infra.prefect_server import await_api
 
     address = await_api(say)
     serve_metrics(metrics)
     with console.status("loading libraries"):
-        from infra.worker import work_until_told
+        from sightflow.infra.worker import work_until_told
 
     console.print(
         f"taking runs of the pool [bold]{safe(pool)}[/bold]; they are shown at {safe(address)}", soft_wrap=True

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from infra.demo.moving_scenes import draw_clip, write_film
-from infra.demo.scenes import Scene, draw_scene
+from sightflow.infra.demo.moving_scenes import draw_clip, write_film
+from sightflow.infra.demo.scenes import Scene, draw_scene
 
 BUCKET: Final = "sightflow-demo"
 MODEL_FOLDER: Final = Path(__file__).parent / "florence2-shapes"

@@ -1,6 +1,6 @@
 """How true the demo model is, on held-out scenes and through the whole program: S3, flow, catalog.
 
-    python -m infra.demo.evaluate --scenes 200
+    python -m sightflow.infra.demo.evaluate --scenes 200
 
 Needs the development packages (faster-coco-eval is the reference for mean average precision).
 """
@@ -20,10 +20,10 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from infra.demo.bucket import KEYS, MODEL_FOLDER, fill_bucket, s3_on_loopback
-from infra.demo.scenes import Scene, draw_scene
-from infra.demo.shapes_vocabulary import LABELS, article
-from schemas.geometry import Box
+from sightflow.infra.demo.bucket import KEYS, MODEL_FOLDER, fill_bucket, s3_on_loopback
+from sightflow.infra.demo.scenes import Scene, draw_scene
+from sightflow.infra.demo.shapes_vocabulary import LABELS, article
+from sightflow.schemas.geometry import Box
 
 COUNTS: Final = ("1", "2", "3", "4")
 SEGMENTED: Final = ("red circle", "blue square", "green triangle", "yellow star", "purple circle", "orange square")
@@ -133,7 +133,7 @@ def _xywh(box: Box) -> list[float]:
 
 
 def _mask_overlap(scene: Scene, label: str, masks: Sequence[str]) -> float:
-    from schemas.masks import decode_mask
+    from sightflow.schemas.masks import decode_mask
 
     width, height = scene.image.size
     truth = next(thing.mask for thing in scene.objects if thing.label == label)
@@ -145,9 +145,9 @@ def _mask_overlap(scene: Scene, label: str, masks: Sequence[str]) -> float:
 
 def evaluate(count: int, model: Path = MODEL_FOLDER) -> dict[str, float]:
     """Run the program over the first `count` held-out scenes and score what it published."""
-    from flows.enrich import enrich
-    from schemas.spec import read_spec
-    from tasks.discover import open_catalog
+    from sightflow.flows.enrich import enrich
+    from sightflow.schemas.spec import read_spec
+    from sightflow.tasks.discover import open_catalog
 
     os.environ.update(KEYS)
     with tempfile.TemporaryDirectory() as scratch, s3_on_loopback() as endpoint:
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--model", type=Path, default=MODEL_FOLDER)
     arguments = parser.parse_args()
-    from infra.prefect_server import prefect_api
+    from sightflow.infra.prefect_server import prefect_api
 
     with prefect_api() as server:
         if server is not None:

@@ -1,6 +1,6 @@
 """How true tracks and captions of the demo's films are, on held-out films and through the whole program.
 
-    python -m infra.demo.evaluate_films --films 30
+    python -m sightflow.infra.demo.evaluate_films --films 30
 
 Needs the development packages (TrackEval is the reference for HOTA and CLEAR MOT).
 """
@@ -19,9 +19,9 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from infra.demo.bucket import FILM_MODEL_FOLDER, KEYS, MODEL_FOLDER, fill_bucket, s3_on_loopback
-from infra.demo.moving_scenes import LEAST_VISIBLE, Clip, draw_clip, write_film
-from schemas.geometry import Box
+from sightflow.infra.demo.bucket import FILM_MODEL_FOLDER, KEYS, MODEL_FOLDER, fill_bucket, s3_on_loopback
+from sightflow.infra.demo.moving_scenes import LEAST_VISIBLE, Clip, draw_clip, write_film
+from sightflow.schemas.geometry import Box
 
 _SPEC: Final = """\
 source: s3://films/**
@@ -124,9 +124,9 @@ def _matches(box: Box, hidden: Sequence[Box], objects: Sequence[Box]) -> bool:
 
 def evaluate(count: int) -> dict[str, float]:
     """Run the program over `count` held-out films of each kind and score what it published."""
-    from flows.enrich import enrich
-    from schemas.spec import read_spec
-    from tasks.discover import open_catalog
+    from sightflow.flows.enrich import enrich
+    from sightflow.schemas.spec import read_spec
+    from sightflow.tasks.discover import open_catalog
 
     os.environ.update(KEYS)
     with tempfile.TemporaryDirectory() as scratch, s3_on_loopback() as endpoint:
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=int, default=30)
     arguments = parser.parse_args()
-    from infra.prefect_server import prefect_api
+    from sightflow.infra.prefect_server import prefect_api
 
     with prefect_api() as server:
         if server is not None:

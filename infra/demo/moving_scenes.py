@@ -14,8 +14,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from infra.demo.scenes import Pixels, Placement, SceneObject, draw_background, draw_frame
-from infra.demo.shapes_vocabulary import COLOUR_NAMES, COLOURS, SHAPES, article, enumerate_phrases
+from sightflow.infra.demo.scenes import Pixels, Placement, SceneObject, draw_background, draw_frame
+from sightflow.infra.demo.shapes_vocabulary import COLOUR_NAMES, COLOURS, SHAPES, article, enumerate_phrases
 
 Plot = Literal["calm", "busy"]
 LEAST_VISIBLE: Final = 0.25

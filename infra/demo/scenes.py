@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from infra.demo.shapes_vocabulary import COLOUR_NAMES, COLOURS, SHAPES, article, enumerate_phrases
+from sightflow.infra.demo.shapes_vocabulary import COLOUR_NAMES, COLOURS, SHAPES, article, enumerate_phrases
 
 HELD_OUT_SEEDS: Final = range(10_000)
 TRAINING_SEED: Final = 1_000_000

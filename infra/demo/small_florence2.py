@@ -16,8 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from infra.demo.shapes_vocabulary import LOCATION_BINS, PUNCTUATION, VQA_TASK, words
-from infra.demo.training_cache import GRID, SIDE
+from sightflow.infra.demo.shapes_vocabulary import LOCATION_BINS, PUNCTUATION, VQA_TASK, words
+from sightflow.infra.demo.training_cache import GRID, SIDE
 
 WIDTH: Final = 192
 # 64 spatial tokens, led by their mean: what Florence2MultiModalProjector makes of one image.

@@ -12,7 +12,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from infra.demo.shapes_vocabulary import PUNCTUATION, words
+from sightflow.infra.demo.shapes_vocabulary import PUNCTUATION, words
 
 PATCH: Final = 8
 MERGE: Final = 2

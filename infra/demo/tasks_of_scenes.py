@@ -8,14 +8,14 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from infra.demo.shapes_vocabulary import (
+from sightflow.infra.demo.shapes_vocabulary import (
     LABELS,
     SHAPES,
     VQA_TASK,
     article,
     enumerate_phrases,
 )
-from infra.demo.training_cache import Thing, location_bin
+from sightflow.infra.demo.training_cache import Thing, location_bin
 
 Asked = tuple[str, str]
 

@@ -1,6 +1,6 @@
 """Train the demo's Florence-2 on drawn scenes, from random weights, on a CPU.
 
-    python -m infra.demo.train_florence2 --steps 5000
+    python -m sightflow.infra.demo.train_florence2 --steps 5000
 
 Resumes from `--state` if it is there; `--start-from` begins with the weights of a folder instead of random ones.
 Two things make so small a model learn to look, as plain cross-entropy does not: a dense auxiliary loss (from each
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from infra.demo.scenes import TRAINING_SEED
-from infra.demo.shapes_vocabulary import COLOUR_NAMES, LOCATION_BINS, SHAPES
-from infra.demo.small_florence2 import IMAGE_TOKENS, WIDTH, build_model, build_processor, save
-from infra.demo.tasks_of_scenes import ask, mix_at
-from infra.demo.training_cache import MIXTURES, Cached, load_or_draw
+from sightflow.infra.demo.scenes import TRAINING_SEED
+from sightflow.infra.demo.shapes_vocabulary import COLOUR_NAMES, LOCATION_BINS, SHAPES
+from sightflow.infra.demo.small_florence2 import IMAGE_TOKENS, WIDTH, build_model, build_processor, save
+from sightflow.infra.demo.tasks_of_scenes import ask, mix_at
+from sightflow.infra.demo.training_cache import MIXTURES, Cached, load_or_draw
 
 MODEL_FOLDER: Final = Path(__file__).parent / "florence2-shapes"
 _IGNORED: Final = -100

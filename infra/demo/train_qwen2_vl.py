@@ -1,6 +1,6 @@
 """Train the demo's Qwen2-VL on drawn films of moving shapes, from random weights, on a CPU.
 
-    python -m infra.demo.train_qwen2_vl --steps 6000
+    python -m sightflow.infra.demo.train_qwen2_vl --steps 6000
 
 As with the demo's Florence-2, plain cross-entropy does not teach so small a model to look: while it trains, a linear
 head tells from each video token the colour, shape and box of the object that covers it. The head is not saved.
@@ -25,10 +25,20 @@ from torch.nn import functional as F
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from infra.demo.moving_scenes import draw_clip
-from infra.demo.scenes import TRAINING_SEED
-from infra.demo.shapes_vocabulary import COLOUR_NAMES, SHAPES, article, enumerate_phrases
-from infra.demo.small_qwen2_vl import CELL, FRAMES, MERGE, MOST_PIXELS, PATCH, WIDTH, build_model, build_processor, chat
+from sightflow.infra.demo.moving_scenes import draw_clip
+from sightflow.infra.demo.scenes import TRAINING_SEED
+from sightflow.infra.demo.shapes_vocabulary import COLOUR_NAMES, SHAPES, article, enumerate_phrases
+from sightflow.infra.demo.small_qwen2_vl import (
+    CELL,
+    FRAMES,
+    MERGE,
+    MOST_PIXELS,
+    PATCH,
+    WIDTH,
+    build_model,
+    build_processor,
+    chat,
+)
 
 MODEL_FOLDER: Final = Path(__file__).parent / "qwen2-vl-shapes"
 DESCRIBE: Final = "Describe this video in one sentence."

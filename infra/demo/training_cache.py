@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from infra.demo.moving_scenes import LEAST_VISIBLE, draw_clip
-from infra.demo.scenes import Point, Scene, draw_scene, from_the_top
-from infra.demo.shapes_vocabulary import LOCATION_BINS
+from sightflow.infra.demo.moving_scenes import LEAST_VISIBLE, draw_clip
+from sightflow.infra.demo.scenes import Point, Scene, draw_scene, from_the_top
+from sightflow.infra.demo.shapes_vocabulary import LOCATION_BINS
 
 SIDE: Final = 128
 GRID: Final = 8

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.rivals import runner
-from infra.demo.bucket import MODEL_FOLDER
+from sightflow.infra.demo.bucket import MODEL_FOLDER
 from tests.conftest import Bucket
 
 LOCK = (runner.ROOT / "requirements.lock").read_text()

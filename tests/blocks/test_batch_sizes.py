@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from blocks.batch_sizes import BatchSize, kept_sizes
-from blocks.florence2 import Florence2
-from blocks.local_vision_model import Unit
-from blocks.vision_model import Generated
-from infra.demo.bucket import MODEL_FOLDER
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment
-from schemas.failure import Cause
-from schemas.vision import VisionRequest
+from sightflow.blocks.batch_sizes import BatchSize, kept_sizes
+from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.local_vision_model import Unit
+from sightflow.blocks.vision_model import Generated
+from sightflow.infra.demo.bucket import MODEL_FOLDER
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.vision import VisionRequest
 from tests.tiny_models.families import noise
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)

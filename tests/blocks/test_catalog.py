@@ -7,11 +7,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from blocks.catalog import Catalog
-from blocks.catalog_views import connect
-from schemas.catalog import CATALOG_SCHEMA
-from schemas.failure import StoreError
-from schemas.quarantine import QUARANTINE_SCHEMA
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog_views import connect
+from sightflow.schemas.catalog import CATALOG_SCHEMA
+from sightflow.schemas.failure import StoreError
+from sightflow.schemas.quarantine import QUARANTINE_SCHEMA
 
 
 def rows(keys: range, fingerprint: str = "one", text: str = "a dog", enrichment: str = "caption") -> pl.DataFrame:

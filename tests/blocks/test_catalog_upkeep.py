@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from blocks.catalog import Catalog, TableName
-from blocks.catalog_upkeep import TABLES, kept_days, tend
-from schemas.failure import StoreError
-from schemas.report import RUNS_SCHEMA
-from schemas.spec import Upkeep
+from sightflow.blocks.catalog import Catalog, TableName
+from sightflow.blocks.catalog_upkeep import TABLES, kept_days, tend
+from sightflow.schemas.failure import StoreError
+from sightflow.schemas.report import RUNS_SCHEMA
+from sightflow.schemas.spec import Upkeep
 from tests.blocks.test_catalog import cases, rows
 
 DUE = Upkeep(compact_files=5)
@@ -82,7 +82,7 @@ def test_a_table_is_due_by_its_small_files_and_not_before(catalog: Catalog) -> N
 def test_neighbours_are_joined_so_that_merges_go_on_to_skip_files(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.catalog_upkeep._FILE_BYTES", 40_000)
+    monkeypatch.setattr("sightflow.blocks.catalog_upkeep._FILE_BYTES", 40_000)
     for k in range(9):
         catalog.publish(rows(range(k * 10, k * 10 + 10)))
     tend(catalog, DUE, even_if_not_due=True)
@@ -147,9 +147,9 @@ def test_a_race_that_is_lost_is_told_and_costs_nothing(catalog: Catalog, monkeyp
 
 KILLED = """
 import sys
-from blocks.catalog import Catalog
-from blocks.catalog_upkeep import tend
-from schemas.spec import Upkeep
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog_upkeep import tend
+from sightflow.schemas.spec import Upkeep
 
 catalog = Catalog(uri=sys.argv[1])
 catalog.table("enrichments")

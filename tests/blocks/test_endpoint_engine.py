@@ -18,17 +18,17 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from blocks.endpoint_engine import EndpointEngine, stays_near
-from blocks.instruction_tuned_model import InstructionTunedModel
-from blocks.llava_next import LlavaNext
-from blocks.local_vision_model import LocalVisionModel
-from blocks.qwen2_vl import Qwen2VL
-from blocks.systems import open_model
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, RegionsResult, TextResult
-from schemas.failure import Cause, ModelError, SpecError
-from schemas.media import DecodedImage
-from schemas.spec import Policy
+from sightflow.blocks.endpoint_engine import EndpointEngine, stays_near
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+from sightflow.blocks.llava_next import LlavaNext
+from sightflow.blocks.local_vision_model import LocalVisionModel
+from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.blocks.systems import open_model
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, RegionsResult, TextResult
+from sightflow.schemas.failure import Cause, ModelError, SpecError
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.spec import Policy
 from tests.loopback.endpoint_api import EndpointOnLoopback
 from tests.loopback.hosted_systems import picture_with_box, seen_box
 from tests.loopback.server import Received, Say, Status, in_turn
@@ -284,7 +284,7 @@ def test_a_film_is_sent_as_frames_with_their_times_and_regions_are_asked_frame_b
     ],
 )
 def test_media_stay_near_or_the_policy_for_hosted_systems_holds(url: str, near: bool) -> None:
-    from tasks.route import _forbidden
+    from sightflow.tasks.route import _forbidden
 
     assert stays_near(url) is near
     model = Qwen2VL(engine="endpoint", endpoint_url=url)

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from blocks.florence2 import Florence2
-from blocks.vision_model import Prompt, ReplyError
-from infra.demo.bucket import MODEL_FOLDER
-from infra.demo.scenes import draw_scene
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, RegionsResult, TextResult
-from schemas.failure import Cause, Failure
-from schemas.geometry import GeometryError
-from schemas.masks import decode_mask
-from schemas.media import DecodedImage
-from schemas.vision import VisionReply, VisionRequest
+from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.vision_model import Prompt, ReplyError
+from sightflow.infra.demo.bucket import MODEL_FOLDER
+from sightflow.infra.demo.scenes import draw_scene
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, RegionsResult, TextResult
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.geometry import GeometryError
+from sightflow.schemas.masks import decode_mask
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.vision import VisionReply, VisionRequest
 
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
@@ -111,7 +111,7 @@ PIECES = st.sampled_from([*"ab <>/", "<loc_5>", "<loc_900>", "<poly>", "</poly>"
 @settings(max_examples=300, deadline=None)
 @given(st.lists(PIECES, max_size=40).map("".join))
 def test_any_reply_is_a_valid_result_or_a_failure_with_its_words(text: str) -> None:
-    from blocks.vision_model import Generated
+    from sightflow.blocks.vision_model import Generated
 
     for enrichment in (DETECT, SEGMENT, CAPTION, COUNT):
         prompts = Florence2().prompts(enrichment, MediaKind.IMAGE)
@@ -182,7 +182,7 @@ def test_the_same_weights_elsewhere_are_the_same_recipe_and_other_weights_are_no
 
 
 def test_missing_weights_say_what_to_do() -> None:
-    from schemas.failure import ModelError
+    from sightflow.schemas.failure import ModelError
 
     with pytest.raises(ModelError, match="sightflow models pull florence-2"):
         Florence2(id="nobody/has-this", revision="main").prepare()

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from blocks.frame_by_frame import frame_requests, gather
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, Region, RegionsResult, Segment, TextResult, TracksResult
-from schemas.failure import Cause, Failure
-from schemas.geometry import Box
-from schemas.media import DecodedVideo
-from schemas.vision import Usage, VisionReply, VisionRequest
+from sightflow.blocks.frame_by_frame import frame_requests, gather
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Segment, TextResult, TracksResult
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.geometry import Box
+from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
 
 DESCRIBE = Enrichment(capability=Capability.VIDEO_CAPTIONING)
 ASK = Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question="what?")

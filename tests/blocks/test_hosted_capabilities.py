@@ -4,12 +4,12 @@ import pytest
 from google.genai import types
 from PIL import Image
 
-from schemas.capability import MediaKind
-from schemas.enrichment import RegionsResult, TextResult
-from schemas.geometry import Box
-from schemas.masks import decode_mask
-from schemas.media import DecodedImage
-from schemas.vision import VisionRequest
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import RegionsResult, TextResult
+from sightflow.schemas.geometry import Box
+from sightflow.schemas.masks import decode_mask
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.vision import VisionRequest
 from tests.loopback.hosted_systems import (
     ALL,
     ASK,

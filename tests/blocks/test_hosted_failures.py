@@ -8,8 +8,8 @@ from email.utils import formatdate
 import pytest
 from PIL import Image
 
-from schemas.enrichment import TextResult
-from schemas.failure import Cause, ModelError
+from sightflow.schemas.enrichment import TextResult
+from sightflow.schemas.failure import Cause, ModelError
 from tests.loopback.hosted_systems import (
     CAPTION,
     CHOOSE,

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from blocks.vision_model import Generated
-from schemas.enrichment import RegionsResult, TextResult
-from schemas.failure import Failure
-from schemas.masks import mask_fits
-from schemas.media import DecodedImage
-from schemas.vision import VisionRequest
+from sightflow.blocks.vision_model import Generated
+from sightflow.schemas.enrichment import RegionsResult, TextResult
+from sightflow.schemas.failure import Failure
+from sightflow.schemas.masks import mask_fits
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.vision import VisionRequest
 from tests.loopback.hosted_systems import (
     ALL,
     CHOOSE,

@@ -6,10 +6,10 @@ import traceback
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.hosted_profiles import of_id
-from schemas.capability import MediaKind
-from schemas.enrichment import Enrichment
-from schemas.failure import ModelError
+from sightflow.blocks.hosted_profiles import of_id
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import ModelError
 from tests.loopback.hosted_systems import (
     CAPTION,
     DETECT,

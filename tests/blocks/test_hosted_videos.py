@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from google.genai import types
 
-from blocks import gemini_videos
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, FrameSampling, RegionsResult, TextResult, TracksResult
-from schemas.failure import Cause
-from schemas.geometry import Box
-from schemas.media import DecodedVideo
-from schemas.vision import VisionRequest
+from sightflow.blocks import gemini_videos
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, FrameSampling, RegionsResult, TextResult, TracksResult
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.geometry import Box
+from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.vision import VisionRequest
 from tests.loopback.hosted_systems import (
     GEMINI,
     GENERATIONS,

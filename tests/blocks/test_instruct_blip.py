@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from blocks.instruct_blip import InstructBlip
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment
-from schemas.failure import Cause
+from sightflow.blocks.instruct_blip import InstructBlip
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import Cause
 from tests.tiny_models import instruct_blip
 from tests.tiny_models.families import noise, request, units
 

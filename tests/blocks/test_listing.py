@@ -12,10 +12,10 @@ from fsspec.utils import glob_translate
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from blocks.listing import Listing, Root
-from blocks.object_store import ObjectStore
-from blocks.source_patterns import takes
-from schemas.failure import StoreError
+from sightflow.blocks.listing import Listing, Root
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.source_patterns import takes
+from sightflow.schemas.failure import StoreError
 from tests.loopback.s3_proxy import Refuse, S3Proxy
 
 

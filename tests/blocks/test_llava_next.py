@@ -7,17 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks.batch_sizes import BatchSize
-from blocks.fraction_boxes import FRACTIONS
-from blocks.instruct_blip import InstructBlip
-from blocks.llava_next import LlavaNext
-from blocks.local_vision_model import LocalVisionModel
-from blocks.video_llava import VideoLlava
-from blocks.vision_model import Generated, Prompt, ReplyError
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, RegionsResult, TextResult
-from schemas.failure import Cause, Failure
-from schemas.geometry import Box, GeometryError
+from sightflow.blocks.batch_sizes import BatchSize
+from sightflow.blocks.fraction_boxes import FRACTIONS
+from sightflow.blocks.instruct_blip import InstructBlip
+from sightflow.blocks.llava_next import LlavaNext
+from sightflow.blocks.local_vision_model import LocalVisionModel
+from sightflow.blocks.video_llava import VideoLlava
+from sightflow.blocks.vision_model import Generated, Prompt, ReplyError
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, RegionsResult, TextResult
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.geometry import Box, GeometryError
 from tests.tiny_models import llava_next
 from tests.tiny_models.families import (
     assert_asked_as_the_library_does,

@@ -15,14 +15,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blocks.cpu_threads import chosen_threads, cpu_threads
-from blocks.instruction_tuned_model import InstructionTunedModel
-from blocks.local_vision_model import Unit
-from blocks.vision_model import Generated
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, TextResult
-from schemas.failure import Cause
-from schemas.vision import VisionReply, VisionRequest
+from sightflow.blocks.cpu_threads import chosen_threads, cpu_threads
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+from sightflow.blocks.local_vision_model import Unit
+from sightflow.blocks.vision_model import Generated
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, TextResult
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.vision import VisionReply, VisionRequest
 from tests.tiny_models.families import FAMILIES, Family, noise, noisy_film, request, units
 
 EACH = pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -329,7 +329,7 @@ def test_several_batches_are_computed_at_once_where_each_is_given_a_part_of_the_
         return generate(self, *arguments)
 
     monkeypatch.setattr(family.adapter, "generate", meeting)
-    monkeypatch.setattr("blocks.local_vision_model.chosen_threads", lambda: 2)
+    monkeypatch.setattr("sightflow.blocks.local_vision_model.chosen_threads", lambda: 2)
     model = load(family, loaded.folder / family.name, threads=1, batch_size=4)
     assert model.runs_at_once == 3, "two on the cores, one that is made ready"
     with ThreadPoolExecutor(2) as pool:

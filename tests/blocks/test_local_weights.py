@@ -15,15 +15,15 @@ import pytest
 import torch
 from transformers import LlavaNextForConditionalGeneration
 
-from blocks import local_weights
-from blocks.florence2 import Florence2
-from blocks.instruct_blip import InstructBlip
-from blocks.llava_next import LlavaNext
-from blocks.local_weights import count_numbers
-from blocks.qwen2_vl import Qwen2VL
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, TextResult
-from schemas.failure import ModelError
+from sightflow.blocks import local_weights
+from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.instruct_blip import InstructBlip
+from sightflow.blocks.llava_next import LlavaNext
+from sightflow.blocks.local_weights import count_numbers
+from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, TextResult
+from sightflow.schemas.failure import ModelError
 from tests.loopback.hub_api import COMMIT, HubOnLoopback
 from tests.tiny_models import instruct_blip, llava_next, qwen_vl
 from tests.tiny_models.families import noise, request

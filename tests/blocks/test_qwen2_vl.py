@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks.qwen2_vl import Qwen2VL
-from blocks.vision_model import Generated, Prompt, ReplyError
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, RegionsResult, TextResult
-from schemas.failure import Cause, Failure, ModelError
-from schemas.geometry import PER_MILLE, PIXELS_SEEN, Box, GeometryError
-from schemas.masks import decode_mask
-from schemas.media import DecodedImage
-from schemas.vision import VisionRequest
+from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.blocks.vision_model import Generated, Prompt, ReplyError
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, RegionsResult, TextResult
+from sightflow.schemas.failure import Cause, Failure, ModelError
+from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, Box, GeometryError
+from sightflow.schemas.masks import decode_mask
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.vision import VisionRequest
 from tests.tiny_models import qwen_vl
 from tests.tiny_models.families import (
     assert_asked_as_the_library_does,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks.rate_limits import MINUTE, RateLimiter, parse_duration
+from sightflow.blocks.rate_limits import MINUTE, RateLimiter, parse_duration
 from tests.loopback.virtual_clock import VirtualClock
 
 GO = threading.Event()  # never set

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocks.instruction_tuned_model import InstructionTunedModel
-from blocks.local_vision_model import Unit
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment
-from schemas.media import Media
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+from sightflow.blocks.local_vision_model import Unit
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.media import Media
 from tests.tiny_models.families import FAMILIES, Family, noise, noisy_film, request
 
 DECODERS = tuple(family for family in FAMILIES if not family.adapter.prompt_guides_vision)

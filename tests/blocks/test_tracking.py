@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks.tracking import link, stitch
-from schemas.enrichment import Region, Track, TrackPoint
-from schemas.geometry import Box
+from sightflow.blocks.tracking import link, stitch
+from sightflow.schemas.enrichment import Region, Track, TrackPoint
+from sightflow.schemas.geometry import Box
 
 
 def at(frame: int, label: str, x: float, y: float = 50.0, size: float = 20.0) -> Region:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from blocks.video_llava import VideoLlava, eight_frames
-from blocks.vision_model import ReplyError
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, FrameSampling, RegionsResult
-from schemas.geometry import Box
-from schemas.masks import decode_mask
+from sightflow.blocks.video_llava import VideoLlava, eight_frames
+from sightflow.blocks.vision_model import ReplyError
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, FrameSampling, RegionsResult
+from sightflow.schemas.geometry import Box
+from sightflow.schemas.masks import decode_mask
 from tests.tiny_models import video_llava
 from tests.tiny_models.families import blank, noise, noisy_film, request, said_by_the_library, units
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from blocks.instruction_tuned_model import InstructionTunedModel
-from blocks.llava_next import LlavaNext
-from blocks.qwen2_vl import Qwen2VL
-from blocks.systems import SYSTEMS, open_model, system_class
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment, TextResult
-from schemas.failure import Cause, ModelError, SpecError
-from schemas.vision import VisionReply, VisionRequest
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+from sightflow.blocks.llava_next import LlavaNext
+from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.blocks.systems import SYSTEMS, open_model, system_class
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, TextResult
+from sightflow.schemas.failure import Cause, ModelError, SpecError
+from sightflow.schemas.vision import VisionReply, VisionRequest
 from tests.loopback import fake_vllm
 from tests.loopback.fake_vllm import RECORDED, Seen
 from tests.tiny_models import llava_next, qwen_vl

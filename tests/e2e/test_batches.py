@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from blocks.florence2 import Florence2
-from blocks.local_vision_model import Unit
-from blocks.vision_model import Generated
-from infra.demo.bucket import MODEL_FOLDER
-from infra.demo.scenes import Scene, draw_scene
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment
-from schemas.failure import Cause
-from schemas.media import DecodedImage
-from schemas.vision import VisionRequest
+from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.local_vision_model import Unit
+from sightflow.blocks.vision_model import Generated
+from sightflow.infra.demo.bucket import MODEL_FOLDER
+from sightflow.infra.demo.scenes import Scene, draw_scene
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.vision import VisionRequest
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)

@@ -12,12 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-from blocks.catalog import Catalog
-from schemas.failure import Stage
-from schemas.media import MediaFile
-from schemas.spec import read_spec
-from schemas.timing import Span
-from tasks.fetch import Fetched
+from sightflow.blocks.catalog import Catalog
+from sightflow.schemas.failure import Stage
+from sightflow.schemas.media import MediaFile
+from sightflow.schemas.spec import read_spec
+from sightflow.schemas.timing import Span
+from sightflow.tasks.fetch import Fetched
 from tests.e2e.service import ROOT, Service, until
 from tests.e2e.test_incremental import flat
 

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-from flows.enrich import enrich
-from infra.deployments import deploy
-from schemas.failure import SpecError
-from schemas.report import QuarantineExceeded
-from schemas.selection import Selection
-from schemas.spec import EnrichmentSpec, read_spec
-from tasks.show import asset_key
+from sightflow.flows.enrich import enrich
+from sightflow.infra.deployments import deploy
+from sightflow.schemas.failure import SpecError
+from sightflow.schemas.report import QuarantineExceeded
+from sightflow.schemas.selection import Selection
+from sightflow.schemas.spec import EnrichmentSpec, read_spec
+from sightflow.tasks.show import asset_key
 from tests.e2e.service import ROOT, service, until
 from tests.e2e.test_incremental import flat
 from tests.loopback.http_server import OnLoopback, QuietHandler

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
-from blocks import systems
-from blocks.catalog import Catalog
-from flows.enrich import enrich
-from schemas.failure import Cause, Failure
-from schemas.ratings import rated
-from schemas.spec import read_spec
-from schemas.vision import VisionReply, VisionRequest
+from sightflow.blocks import systems
+from sightflow.blocks.catalog import Catalog
+from sightflow.flows.enrich import enrich
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.spec import read_spec
+from sightflow.schemas.vision import VisionReply, VisionRequest
 from tests.stand_in_model import StandIn
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -52,10 +52,10 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"qwen2-vl": f"{__name__}:First", "llava-next": f"{__name__}:Second"}
     monkeypatch.setattr(systems, "SYSTEMS", here)
     monkeypatch.setattr(systems, "system_class", {"qwen2-vl": First, "llava-next": Second}.__getitem__)
-    monkeypatch.setattr("tasks.route.SYSTEMS", here)
-    monkeypatch.setattr("tasks.route.system_class", systems.system_class)
+    monkeypatch.setattr("sightflow.tasks.route.SYSTEMS", here)
+    monkeypatch.setattr("sightflow.tasks.route.system_class", systems.system_class)
     First.fails_with, First.put = {}, []
-    monkeypatch.setattr("tasks.infer._LOADED", {})
+    monkeypatch.setattr("sightflow.tasks.infer._LOADED", {})
 
 
 def spec_of(tmp_path: Path, write_spec: Any, count: int, **policy: Any) -> Path:

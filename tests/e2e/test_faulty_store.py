@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blocks.object_store import ObjectStore
-from flows.enrich import enrich
-from schemas.spec import read_spec
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.flows.enrich import enrich
+from sightflow.schemas.spec import read_spec
 from tests.e2e.test_ugly_inputs import encoded, outcome
 from tests.loopback.s3_proxy import Refuse, S3Proxy, Spoiled
 from tests.loopback.server import CutBody, Stall
@@ -32,7 +32,7 @@ def test_what_passes_is_tried_again_and_what_does_not_is_told(
     for name in names:
         bucket.put(f"in/{name}.png", encoded(Image.effect_noise((40, 40), 50).convert("RGB")))
     # The same store, but one that does not wait a minute for a stalled body.
-    monkeypatch.setattr("tasks.fetch._store", _impatient)
+    monkeypatch.setattr("sightflow.tasks.fetch._store", _impatient)
     with S3Proxy(bucket.endpoint, by_name) as proxy:
         spec = write_spec(f"s3://{bucket.name}/in/**", store={"endpoint_url": proxy.url})
         report = enrich(read_spec(spec))

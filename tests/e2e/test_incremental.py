@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from blocks.catalog import Catalog
-from flows.cli.catalog import app
-from flows.enrich import enrich
-from schemas.failure import StoreError
-from schemas.plan import Status, Work
-from schemas.report import QuarantineExceeded, RunReport
-from schemas.spec import read_spec
-from tasks.discover import discover
-from tasks.plan import plan
-from tasks.publish import LISTENER
-from tasks.show import markdown
+from sightflow.blocks.catalog import Catalog
+from sightflow.flows.cli.catalog import app
+from sightflow.flows.enrich import enrich
+from sightflow.schemas.failure import StoreError
+from sightflow.schemas.plan import Status, Work
+from sightflow.schemas.report import QuarantineExceeded, RunReport
+from sightflow.schemas.spec import read_spec
+from sightflow.tasks.discover import discover
+from sightflow.tasks.plan import plan
+from sightflow.tasks.publish import LISTENER
+from sightflow.tasks.show import markdown
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 TWO = [
@@ -135,7 +135,7 @@ def test_a_prefect_server_that_does_not_answer_for_the_progress_bar_holds_nobody
         asked.set()
         answered.wait()
 
-    monkeypatch.setattr("tasks.show.update_progress_artifact", move)
+    monkeypatch.setattr("sightflow.tasks.show.update_progress_artifact", move)
     try:
         path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
         assert run(path).published == 6
@@ -156,7 +156,7 @@ def test_what_ends_the_thread_that_commits_ends_the_run_and_is_raised(
 
     path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
     with monkeypatch.context() as patched:
-        patched.setattr(f"tasks.publish.{where}", end)
+        patched.setattr(f"sightflow.tasks.publish.{where}", end)
         with pytest.raises(SystemExit):
             run(path)
     assert run(path).published == (5 if where == "measure" else 6)

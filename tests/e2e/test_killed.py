@@ -12,10 +12,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from blocks.catalog import Catalog
-from blocks.object_store import ObjectStore
-from flows.enrich import enrich
-from schemas.spec import read_spec
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.flows.enrich import enrich
+from sightflow.schemas.spec import read_spec
 from tests.e2e.test_incremental import flat
 from tests.stand_in_cli import forked
 

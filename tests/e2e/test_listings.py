@@ -14,14 +14,14 @@ import polars as pl
 import pytest
 from pyarrow import orc
 
-from blocks.catalog import Catalog
-from blocks.manifests import Manifests
-from flows.cli.doctor import _of_spec
-from flows.enrich import enrich
-from schemas.failure import SpecError, StoreError
-from schemas.selection import Selection
-from schemas.spec import read_spec
-from tasks.discover import discover
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.manifests import Manifests
+from sightflow.flows.cli.doctor import _of_spec
+from sightflow.flows.enrich import enrich
+from sightflow.schemas.failure import SpecError, StoreError
+from sightflow.schemas.selection import Selection
+from sightflow.schemas.spec import read_spec
+from sightflow.tasks.discover import discover
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat
 

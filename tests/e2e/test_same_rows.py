@@ -6,14 +6,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from blocks.catalog import Catalog
-from blocks.florence2 import Florence2
-from blocks.local_vision_model import LocalVisionModel
-from blocks.qwen2_vl import Qwen2VL
-from flows.enrich import enrich
-from infra.demo.bucket import MODEL_FOLDER
-from infra.demo.scenes import draw_scene
-from schemas.spec import read_spec
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.local_vision_model import LocalVisionModel
+from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.flows.enrich import enrich
+from sightflow.infra.demo.bucket import MODEL_FOLDER
+from sightflow.infra.demo.scenes import draw_scene
+from sightflow.schemas.spec import read_spec
 from tests.tiny_models import qwen_vl
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -78,7 +78,9 @@ def found(catalog: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 def test_everything_on_and_everything_off_give_the_same_rows(
     tmp_path: Path, write_spec: Any, scenes: str, qwen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.local_vision_model.chosen_threads", lambda: 2)  # two batches at once, with `threads: 1`
+    monkeypatch.setattr(
+        "sightflow.blocks.local_vision_model.chosen_threads", lambda: 2
+    )  # two batches at once, with `threads: 1`
     rows(write_spec, scenes, tmp_path / "fast", qwen, fast=True, asked=ASKED)
 
     def nothing_ready(self: LocalVisionModel, units: object) -> None:

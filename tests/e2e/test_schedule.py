@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from blocks.catalog import Catalog
-from schemas.spec import read_spec
+from sightflow.blocks.catalog import Catalog
+from sightflow.schemas.spec import read_spec
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat
 
@@ -31,7 +31,7 @@ def wait_for(catalog: Catalog, name: str, process: subprocess.Popen[bytes]) -> N
 
 
 def test_a_schedule_fires_again_and_again_until_it_is_stopped(tmp_path: Path, write_spec: Any) -> None:
-    from infra.demo.bucket import MODEL_FOLDER
+    from sightflow.infra.demo.bucket import MODEL_FOLDER
 
     media = tmp_path / "media"
     media.mkdir()

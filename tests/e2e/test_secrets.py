@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from blocks.catalog import Catalog
-from blocks.gpt_4o import GPT4o
-from blocks.object_store import ObjectStore
-from flows.enrich import enrich
-from infra.prefect_server import PrefectServer, deliver
-from schemas.failure import StoreError
-from schemas.spec import read_spec
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.gpt_4o import GPT4o
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.flows.enrich import enrich
+from sightflow.infra.prefect_server import PrefectServer, deliver
+from sightflow.schemas.failure import StoreError
+from sightflow.schemas.spec import read_spec
 from tests.e2e.test_incremental import flat
 from tests.loopback.s3_proxy import Refuse, S3Proxy
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from blocks.catalog import Catalog
-from flows.enrich import enrich
-from schemas.failure import Cause
-from schemas.selection import Selection
-from schemas.spec import read_spec
+from sightflow.blocks.catalog import Catalog
+from sightflow.flows.enrich import enrich
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.selection import Selection
+from sightflow.schemas.spec import read_spec
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat
 from tests.stand_in_model import StandIn

@@ -15,17 +15,17 @@ import av
 import numpy as np
 import pytest
 
-from blocks import systems
-from blocks.catalog import Catalog
-from blocks.local_vision_model import LocalVisionModel, Unit
-from blocks.vision_model import Generated
-from flows.enrich import enrich
-from infra.demo.bucket import MODEL_FOLDER
-from schemas.capability import Capability, MediaKind
-from schemas.failure import SpecError
-from schemas.ratings import RATINGS
-from schemas.spec import read_spec
-from tasks.route import asks_of
+from sightflow.blocks import systems
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.local_vision_model import LocalVisionModel, Unit
+from sightflow.blocks.vision_model import Generated
+from sightflow.flows.enrich import enrich
+from sightflow.infra.demo.bucket import MODEL_FOLDER
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.failure import SpecError
+from sightflow.schemas.ratings import RATINGS
+from sightflow.schemas.spec import read_spec
+from sightflow.tasks.route import asks_of
 from tests.loopback.hosted_systems import GEMINI, GPT, KEY, QWEN, System, picture_with_box, seen_box
 from tests.loopback.server import Behaviour, Received, Say
 from tests.tiny_models import instruct_blip, llava_next, qwen_vl, video_llava

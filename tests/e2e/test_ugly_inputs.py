@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from blocks.catalog import Catalog
-from blocks.object_store import ObjectStore
-from flows.enrich import enrich
-from infra.demo.bucket import bomb
-from schemas.spec import read_spec
-from tasks import fetch
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.flows.enrich import enrich
+from sightflow.infra.demo.bucket import bomb
+from sightflow.schemas.spec import read_spec
+from sightflow.tasks import fetch
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 ASKED = [

@@ -12,10 +12,10 @@ import httpx
 import psutil
 import pytest
 
-from blocks.catalog import Catalog
-from blocks.object_store import ObjectStore
-from infra.prefect_server import free_port
-from schemas.spec import read_spec
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.infra.prefect_server import free_port
+from sightflow.schemas.spec import read_spec
 from tests.e2e.burst import burst
 from tests.e2e.service import Notifying, Service, service, until
 from tests.e2e.test_incremental import flat

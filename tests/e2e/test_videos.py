@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blocks.catalog import Catalog
-from flows.enrich import enrich
-from schemas.report import RunReport
-from schemas.spec import read_spec
-from tasks import batch
+from sightflow.blocks.catalog import Catalog
+from sightflow.flows.enrich import enrich
+from sightflow.schemas.report import RunReport
+from sightflow.schemas.spec import read_spec
+from sightflow.tasks import batch
 from tests.films import write_video
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -215,9 +215,9 @@ def test_a_time_range_outside_a_video_fails_that_enrichment_only(media: Path, wr
 _MEASURE = """
 import json, re, sys
 from pathlib import Path
-from schemas.spec import Limits
-from tasks.read_video import index_video, read_frames, sampled
-from schemas.enrichment import FrameSampling
+from sightflow.schemas.spec import Limits
+from sightflow.tasks.read_video import index_video, read_frames, sampled
+from sightflow.schemas.enrichment import FrameSampling
 # Not ru_maxrss, which a process inherits from the one that started it.
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1)) / 1024
 before = peak()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cli.app import app
-from schemas.spec import read_spec
+from sightflow.flows.cli.app import app
+from sightflow.schemas.spec import read_spec
 
 INFRA = Path(__file__).parents[2] / "infra"
 BIN = Path(sys.executable).parent

@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from blocks.catalog import Catalog
-from blocks.manifests import Manifests
-from blocks.object_store import ObjectStore
-from infra.notification_sources import WEBHOOK_TOKEN, MessageSource, SqsQueue, Webhook
-from infra.storage_events import Bridge, Window
-from schemas.failure import SightflowError, StoreError
-from schemas.spec import EnrichmentSpec, read_spec
+from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.manifests import Manifests
+from sightflow.blocks.object_store import ObjectStore
+from sightflow.infra.notification_sources import WEBHOOK_TOKEN, MessageSource, SqsQueue, Webhook
+from sightflow.infra.storage_events import Bridge, Window
+from sightflow.schemas.failure import SightflowError, StoreError
+from sightflow.schemas.spec import EnrichmentSpec, read_spec
 from tests.e2e.service import Notifying, until
 from tests.schemas.test_notification import minio, record, s3
 

@@ -8,7 +8,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling, Running
 
-from infra.worker import MOST_ATTEMPTS, ModelWorker
+from sightflow.infra.worker import MOST_ATTEMPTS, ModelWorker
 
 
 @pytest.fixture
@@ -32,12 +32,11 @@ def test_a_run_that_was_to_be_cancelled_is(worker: ModelWorker) -> None:
 def test_a_flow_that_cannot_be_loaded_is_a_crash_that_says_so_and_is_not_tried_for_ever(
     worker: ModelWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import infra.worker
 
     async def nowhere(flow_run: FlowRun) -> None:
         raise ModuleNotFoundError("No module named 'elsewhere'")
 
-    monkeypatch.setattr(infra.worker, "load_flow_from_flow_run", nowhere)
+    monkeypatch.setattr("sightflow.infra.worker.load_flow_from_flow_run", nowhere)
     state = anyio.run(worker._attempt, FlowRun(flow_id=uuid4()), threading.Event())
     assert state is not None and state.type is StateType.CRASHED
     assert "cannot be loaded here: ModuleNotFoundError: No module named 'elsewhere'" in (state.message or "")

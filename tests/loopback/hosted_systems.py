@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from blocks.gemini import Gemini
-from blocks.gpt_4o import GPT4o
-from blocks.hosted_vision_model import HostedVisionModel
-from blocks.qwen_vl_max import QwenVLMax
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment
-from schemas.media import DecodedImage
-from schemas.vision import VisionRequest
+from sightflow.blocks.gemini import Gemini
+from sightflow.blocks.gpt_4o import GPT4o
+from sightflow.blocks.hosted_vision_model import HostedVisionModel
+from sightflow.blocks.qwen_vl_max import QwenVLMax
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.vision import VisionRequest
 from tests.loopback.dashscope_api import DashScopeOnLoopback
 from tests.loopback.gemini_api import GeminiOnLoopback
 from tests.loopback.openai_api import OpenAIOnLoopback

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from pandera.errors import SchemaErrors
 
-from schemas.catalog import CATALOG_SCHEMA, CatalogRow
-from schemas.masks import encode_mask
+from sightflow.schemas.catalog import CATALOG_SCHEMA, CatalogRow
+from sightflow.schemas.masks import encode_mask
 
 
 def region(**changes: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.geometry import PER_MILLE, PIXELS_SEEN, Box, Frame, GeometryError, NativeSpace
+from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, Box, Frame, GeometryError, NativeSpace
 
 sides = st.integers(min_value=1, max_value=20_000)
 

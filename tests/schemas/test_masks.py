@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from schemas.masks import decode_mask, encode_mask, encode_polygons, mask_area, mask_fits
+from sightflow.schemas.masks import decode_mask, encode_mask, encode_polygons, mask_area, mask_fits
 
 bitmaps = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
 

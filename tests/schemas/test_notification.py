@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.notification import MalformedNotification, Upload, uploads_in
+from sightflow.schemas.notification import MalformedNotification, Upload, uploads_in
 
 BUCKET = "shop"
 

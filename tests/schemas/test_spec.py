@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from schemas.capability import Capability
-from schemas.failure import SpecError
-from schemas.spec import EnrichmentSpec, read_spec
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.failure import SpecError
+from sightflow.schemas.spec import EnrichmentSpec, read_spec
 
 GOOD = """\
 source: s3://photos/**/*.jpg

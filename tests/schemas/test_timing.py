@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.failure import Stage
-from schemas.timing import Span, stage_times
+from sightflow.schemas.failure import Stage
+from sightflow.schemas.timing import Span, stage_times
 
 TENTHS = st.integers(0, 100)
 SPANS = st.lists(

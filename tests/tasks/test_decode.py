@@ -7,15 +7,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from blocks.florence2 import Florence2
-from infra.demo.bucket import MODEL_FOLDER
-from infra.demo.scenes import draw_scene
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment, Region, RegionsResult
-from schemas.media import DecodedImage
-from schemas.spec import Limits
-from schemas.vision import VisionReply, VisionRequest
-from tasks.decode import decode
+from sightflow.blocks.florence2 import Florence2
+from sightflow.infra.demo.bucket import MODEL_FOLDER
+from sightflow.infra.demo.scenes import draw_scene
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.spec import Limits
+from sightflow.schemas.vision import VisionReply, VisionRequest
+from sightflow.tasks.decode import decode
 
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)
 TOLERANCE = 0.01

@@ -3,8 +3,8 @@
 import gc
 from typing import Any
 
-from infra.demo.bucket import MODEL_FOLDER
-from tasks.infer import loaded
+from sightflow.infra.demo.bucket import MODEL_FOLDER
+from sightflow.tasks.infer import loaded
 
 
 def test_two_shards_at_once_are_in_a_local_model_and_not_three() -> None:

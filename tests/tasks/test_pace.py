@@ -6,15 +6,15 @@ import polars as pl
 import pytest
 from prefect.utilities.collections import visit_collection
 
-from schemas.capability import MediaKind
-from schemas.plan import Shard, ShardItem, Work
-from schemas.spec import Policy
-from schemas.vision import Replies
-from tasks import pace as pacing
-from tasks.fetch import Fetched
-from tasks.pace import Pace
-from tasks.plan import shards_of
-from tasks.validate import Validated
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.plan import Shard, ShardItem, Work
+from sightflow.schemas.spec import Policy
+from sightflow.schemas.vision import Replies
+from sightflow.tasks import pace as pacing
+from sightflow.tasks.fetch import Fetched
+from sightflow.tasks.pace import Pace
+from sightflow.tasks.plan import shards_of
+from sightflow.tasks.validate import Validated
 
 
 class Clock:

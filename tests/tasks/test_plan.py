@@ -9,17 +9,17 @@ from typing import Any
 import polars as pl
 import pytest
 
-from blocks.catalog import Catalog
-from schemas.catalog import CATALOG_SCHEMA
-from schemas.failure import Cause
-from schemas.inventory import INVENTORY_SCHEMA
-from schemas.plan import Status, Work
-from schemas.quarantine import QUARANTINE_SCHEMA
-from schemas.selection import Selection
-from schemas.spec import EnrichmentSpec, Policy, read_spec
-from tasks.pace import Pace
-from tasks.plan import plan, selected, shards_of
-from tasks.route import asks_of
+from sightflow.blocks.catalog import Catalog
+from sightflow.schemas.catalog import CATALOG_SCHEMA
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.inventory import INVENTORY_SCHEMA
+from sightflow.schemas.plan import Status, Work
+from sightflow.schemas.quarantine import QUARANTINE_SCHEMA
+from sightflow.schemas.selection import Selection
+from sightflow.schemas.spec import EnrichmentSpec, Policy, read_spec
+from sightflow.tasks.pace import Pace
+from sightflow.tasks.plan import plan, selected, shards_of
+from sightflow.tasks.route import asks_of
 
 Rows = list[dict[str, Any]]
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -140,7 +140,7 @@ def said(work: Work) -> Any:
 
 @pytest.fixture(scope="module")
 def detections(tmp_path_factory: pytest.TempPathFactory) -> EnrichmentSpec:
-    from infra.demo.bucket import MODEL_FOLDER
+    from sightflow.infra.demo.bucket import MODEL_FOLDER
 
     path = tmp_path_factory.mktemp("spec") / "spec.yaml"
     path.write_text(

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from schemas.enrichment import FrameSampling
-from schemas.failure import Cause
-from schemas.spec import Limits
-from tasks.read_video import VideoError, index_video, read_frames, sampled
+from sightflow.schemas.enrichment import FrameSampling
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.spec import Limits
+from sightflow.tasks.read_video import VideoError, index_video, read_frames, sampled
 from tests.films import number_of, write_video
 
 LIMITS = Limits()

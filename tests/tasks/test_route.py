@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from blocks import systems
-from blocks.vision_model import Availability
-from schemas.capability import Capability, MediaKind
-from schemas.enrichment import Enrichment
-from schemas.failure import SpecError
-from schemas.plan import Route
-from schemas.ratings import RATINGS
-from schemas.spec import EnrichmentSpec, Policy
-from tasks.route import asks_of, route
+from sightflow.blocks import systems
+from sightflow.blocks.vision_model import Availability
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import SpecError
+from sightflow.schemas.plan import Route
+from sightflow.schemas.ratings import RATINGS
+from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.tasks.route import asks_of, route
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)

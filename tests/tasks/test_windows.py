@@ -5,12 +5,12 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.capability import Capability
-from schemas.enrichment import Enrichment, Region, RegionsResult, Segment, TextResult
-from schemas.failure import Cause, Failure
-from schemas.geometry import Box
-from schemas.vision import Usage, VisionReply
-from tasks.windows import Window, cut, join
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Segment, TextResult
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.geometry import Box
+from sightflow.schemas.vision import Usage, VisionReply
+from sightflow.tasks.windows import Window, cut, join
 
 CAPTION = Enrichment(capability=Capability.VIDEO_CAPTIONING)
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)

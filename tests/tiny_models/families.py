@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from blocks.instruct_blip import InstructBlip
-from blocks.instruction_tuned_model import InstructionTunedModel
-from blocks.llava_next import LlavaNext
-from blocks.local_vision_model import Unit
-from blocks.qwen2_vl import Qwen2VL
-from blocks.video_llava import VideoLlava
-from schemas.enrichment import Enrichment
-from schemas.media import DecodedImage, DecodedVideo, Media
-from schemas.vision import VisionRequest
+from sightflow.blocks.instruct_blip import InstructBlip
+from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
+from sightflow.blocks.llava_next import LlavaNext
+from sightflow.blocks.local_vision_model import Unit
+from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.blocks.video_llava import VideoLlava
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.vision import VisionRequest
 from tests.tiny_models import instruct_blip, llava_next, qwen_vl, video_llava
 
 

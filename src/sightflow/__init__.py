@@ -1,0 +1,1 @@
+"""Turns a bucket of images and videos into a validated, queryable catalog with vision-language models."""
