@@ -24,7 +24,7 @@ from benchmarks.pictures import fill
 from benchmarks.planning import inventory_of, rows_of, spec_for
 from benchmarks.rivals import runner
 from benchmarks.slow_store import slow_store
-from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 
 BUCKET = "bench"

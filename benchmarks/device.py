@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from sightflow.blocks.florence2 import Florence2
-from sightflow.blocks.vision_model import Availability, Generated
+from sightflow.blocks.models.systems.florence2 import Florence2
+from sightflow.blocks.models.vision_model import Availability, Generated
 from sightflow.schemas.enrichment import Result, TextResult
 from sightflow.schemas.vision import VisionReply, VisionRequest
 

@@ -19,8 +19,8 @@ import torch
 
 from benchmarks.random_weights import SHAPES
 from benchmarks.sharing import ASKED_OF_A_SCENE, QUESTIONS
-from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
-from sightflow.blocks.local_vision_model import LocalVisionModel, Unit
+from sightflow.blocks.models.chat_model import InstructionTunedModel
+from sightflow.blocks.models.local_model import LocalVisionModel, Unit
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from sightflow.blocks.florence2 import Florence2
-from sightflow.blocks.local_vision_model import LocalVisionModel
-from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.blocks.models.local_model import LocalVisionModel
+from sightflow.blocks.models.systems.florence2 import Florence2
+from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
 from sightflow.infra.demo.bucket import FILM_MODEL_FOLDER, MODEL_FOLDER
 from sightflow.infra.demo.moving_scenes import draw_clip, write_film
 from sightflow.infra.demo.scenes import draw_scene
@@ -24,7 +24,7 @@ from sightflow.schemas.enrichment import Enrichment, FrameSampling
 from sightflow.schemas.media import DecodedImage, DecodedVideo
 from sightflow.schemas.spec import Limits
 from sightflow.schemas.vision import VisionRequest
-from sightflow.tasks.read_video import index_video, read_frames, sampled
+from sightflow.tasks.media.read_video import index_video, read_frames, sampled
 
 ROWS: Final = 30
 BATCH: Final = 8

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.slow_store import LATENCY
-from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.store.object_store import ObjectStore
 
 PAGE = 1000
 

@@ -32,7 +32,7 @@ import polars as pl
 
 from benchmarks.pictures import fill
 from benchmarks.slow_store import slow_store
-from sightflow.blocks import systems
+from sightflow.blocks.models import registry as systems
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.spec import EnrichmentSpec
 
@@ -54,8 +54,8 @@ def bare(spec: EnrichmentSpec) -> int:
     from sightflow.tasks.discover import discover, open_catalog
     from sightflow.tasks.fetch import fetch
     from sightflow.tasks.infer import infer
-    from sightflow.tasks.pace import Pace
     from sightflow.tasks.plan import plan, shards_of
+    from sightflow.tasks.runtime.shard_sizing import Pace
     from sightflow.tasks.validate import Validated, validate
 
     class Fast(Pace):
@@ -102,7 +102,7 @@ def specified(endpoint: str, folder: str, runner: object = "threads") -> Enrichm
 def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
     """Run one way in this process."""
     from sightflow.infra.prefect_server import prefect_api
-    from sightflow.tasks.ready import get_ready
+    from sightflow.tasks.runtime.preload import get_ready
 
     take_its_place()
     spec = specified(endpoint, folder, {"kind": "dask", "settings": {"workers": 1}} if way == "dask" else "threads")
@@ -115,7 +115,7 @@ def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
         if server is not None:
             server.wait()
         import sightflow.flows.enrich  # noqa: F401
-        from sightflow.tasks import spread
+        from sightflow.tasks.runtime import task_runner as spread
 
         waited = 0.0
         connected = spread._connected

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import polars as pl
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.systems import open_model
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.models.registry import open_model
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.schemas.capability import Capability, MediaKind
-from sightflow.schemas.catalog import CATALOG_SCHEMA
 from sightflow.schemas.enrichment import Enrichment
-from sightflow.schemas.inventory import INVENTORY_SCHEMA
 from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
+from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
 
 ONE_IN = 100
 _ROWS_A_COMMIT = 50_000
@@ -110,8 +110,8 @@ def publish(spec: EnrichmentSpec, inventory: pl.DataFrame, recipe: str | None = 
 
 def measure(folder: Path, listing: Path, enrichments: int) -> dict[str, float]:
     """Plan once and cut the work into shards; seconds, peak memory and what was found."""
-    from sightflow.tasks.pace import Pace
     from sightflow.tasks.plan import plan, shards_of
+    from sightflow.tasks.runtime.shard_sizing import Pace
 
     spec = spec_for(folder, enrichments)
     inventory = pl.read_parquet(listing)

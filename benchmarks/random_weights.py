@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import torch
 import transformers
 
-from sightflow.blocks.florence2 import Florence2
-from sightflow.blocks.llava_next import LlavaNext
-from sightflow.blocks.local_vision_model import LocalVisionModel
-from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.blocks.models.local_model import LocalVisionModel
+from sightflow.blocks.models.systems.florence2 import Florence2
+from sightflow.blocks.models.systems.llava_next import LlavaNext
+from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
 from sightflow.infra.demo.small_florence2 import build_tokenizer
 from tests.tiny_models import llava_next, qwen_vl
 from tests.tiny_models.vocabularies import llama_tokenizer, qwen_tokenizer

@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 
 from benchmarks.random_weights import florence2, qwen2_vl
-from sightflow.blocks.florence2 import Florence2
-from sightflow.blocks.local_vision_model import LocalVisionModel, Unit
+from sightflow.blocks.models.local_model import LocalVisionModel, Unit
+from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import draw_scene
 from sightflow.schemas.capability import Capability

@@ -22,9 +22,9 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks.planning import inventory_of, rows_of, spec_for
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.catalog_upkeep import tend
-from sightflow.blocks.catalog_views import connect
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.maintenance import tend
+from sightflow.blocks.catalog.sql_views import connect
 from sightflow.schemas.spec import EnrichmentSpec, Upkeep
 from sightflow.tasks.plan import plan
 

@@ -20,8 +20,8 @@ import yaml
 
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="not-a-secret", AWS_DEFAULT_REGION="us-east-1")
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
 from sightflow.infra.prefect_server import PrefectServer
 from tests.e2e.burst import burst, held

@@ -9,18 +9,18 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from sightflow.schemas.report import QuarantineExceeded, RunReport
-from sightflow.schemas.selection import EVERYTHING, Selection
+from sightflow.schemas.run.report import QuarantineExceeded, RunReport
+from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.discover import discover, open_catalog
 from sightflow.tasks.fetch import fetch
 from sightflow.tasks.infer import infer
+from sightflow.tasks.maintain import upkeep
 from sightflow.tasks.plan import plan, shards_of
 from sightflow.tasks.publish import publishing
 from sightflow.tasks.report import close, prune, report
+from sightflow.tasks.runtime.task_runner import spread
 from sightflow.tasks.show import show
-from sightflow.tasks.spread import spread
-from sightflow.tasks.upkeep import upkeep
 from sightflow.tasks.validate import validate
 
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()

@@ -104,7 +104,7 @@ class RunnerSettings(_Section):
     kind: Literal["threads", "dask"] = "threads"
     address: str | None = Field(default=None, pattern=r"^(tcp|tls|ws|wss)://", description="of a scheduler")
     cluster: str = Field(
-        default="sightflow.infra.local_workers.local_workers",
+        default="sightflow.tasks.runtime.local_cluster.local_workers",
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
         description="a cluster class by name, e.g. dask_kubernetes.operator.KubeCluster",
     )

@@ -8,8 +8,8 @@ from typing import Literal
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Failure
 from sightflow.schemas.media import Media, MediaFacts
-from sightflow.schemas.plan import Ask, ShardItem
-from sightflow.schemas.timing import Span
+from sightflow.schemas.run.plan import Ask, ShardItem
+from sightflow.schemas.run.timing import Span
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.inventory import joined
-from sightflow.blocks.manifests import Manifests
-from sightflow.blocks.object_store import ObjectStore
-from sightflow.blocks.s3_inventory import S3Inventory, newest_inventory, read_inventory
-from sightflow.blocks.source_patterns import takes
-from sightflow.blocks.uri_files import uris_in
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.upload_manifests import Manifests
+from sightflow.blocks.store.inventory import joined
+from sightflow.blocks.store.object_store import ObjectStore
+from sightflow.blocks.store.patterns import takes
+from sightflow.blocks.store.s3_inventory import S3Inventory, newest_inventory, read_inventory
+from sightflow.blocks.store.uri_lists import uris_in
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.inventory import Inventory
-from sightflow.schemas.selection import EVERYTHING, Selection
+from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, StoreSettings, names_objects
+from sightflow.schemas.tables.inventory import Inventory
 
 _OPENED: dict[tuple[object, ...], ObjectStore] = {}
 

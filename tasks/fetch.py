@@ -12,14 +12,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from sightflow.blocks.local_files import too_large
-from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.store.local_files import too_large
+from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Failure, Stage
 from sightflow.schemas.media import MediaFile
-from sightflow.schemas.plan import Shard
+from sightflow.schemas.run.plan import Shard
+from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import EnrichmentSpec
-from sightflow.schemas.timing import Span, timed
 from sightflow.tasks.discover import open_store
 
 

@@ -15,19 +15,19 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from sightflow.blocks.systems import open_model
-from sightflow.blocks.vision_model import VisionModel
+from sightflow.blocks.models.registry import open_model
+from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, Stage
-from sightflow.schemas.plan import Shard
+from sightflow.schemas.run.plan import Shard
+from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import EnrichmentSpec, Limits
-from sightflow.schemas.timing import Span, timed
 from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
-from sightflow.tasks.batch import Asked, image_batches, video_batches
 from sightflow.tasks.fetch import Fetched
-from sightflow.tasks.stop import ShardGivenBack, is_asked_to_stop
+from sightflow.tasks.media.request_batches import Asked, image_batches, video_batches
+from sightflow.tasks.media.windows import join
+from sightflow.tasks.runtime.cancellation import ShardGivenBack, is_asked_to_stop
 from sightflow.tasks.validate import failures_of
-from sightflow.tasks.windows import join
 
 _WORTH_ANOTHER_SYSTEM = frozenset(
     {Cause.MALFORMED, Cause.MODEL, Cause.RATE_LIMITED, Cause.REFUSED, Cause.SCHEMA, Cause.TRUNCATED}

@@ -10,16 +10,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from sightflow.blocks.catalog import Catalog, TableName
-from sightflow.blocks.source_patterns import matcher
+from sightflow.blocks.catalog.catalog import Catalog, TableName
+from sightflow.blocks.store.patterns import matcher
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, Work
-from sightflow.schemas.selection import EVERYTHING, Selection
+from sightflow.schemas.run.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, Work
+from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 from sightflow.tasks.discover import open_catalog
-from sightflow.tasks.pace import Pace
 from sightflow.tasks.route import asks_of
+from sightflow.tasks.runtime.shard_sizing import Pace
 
 Asks = Sequence[tuple[Ask, Route]]
 

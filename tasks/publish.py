@@ -17,17 +17,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 
-from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Cause, SightflowError, Stage
-from sightflow.schemas.plan import Shard, Work
-from sightflow.schemas.report import Tended
+from sightflow.schemas.run.plan import Shard, Work
+from sightflow.schemas.run.report import Tended
+from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import Policy
-from sightflow.schemas.timing import Span, timed
-from sightflow.tasks.measure import measure, measure_span
-from sightflow.tasks.pace import Pace
+from sightflow.tasks.maintain import upkeep
+from sightflow.tasks.runtime.cancellation import RunStopped, ShardGivenBack, is_asked_to_stop
+from sightflow.tasks.runtime.metrics import measure, measure_span
+from sightflow.tasks.runtime.shard_sizing import Pace
 from sightflow.tasks.show import ProgressArtifact
-from sightflow.tasks.stop import RunStopped, ShardGivenBack, is_asked_to_stop
-from sightflow.tasks.upkeep import upkeep
 from sightflow.tasks.validate import Validated
 
 _MOST_LOST_SHARDS = 3

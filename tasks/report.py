@@ -10,14 +10,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.manifests import Manifests
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.plan import Status, Work
-from sightflow.schemas.report import RUNS_SCHEMA, RunReport, Tended
-from sightflow.schemas.selection import Selection
+from sightflow.schemas.run.plan import Status, Work
+from sightflow.schemas.run.report import RUNS_SCHEMA, RunReport, Tended
+from sightflow.schemas.run.selection import Selection
+from sightflow.schemas.run.timing import stage_times
 from sightflow.schemas.spec import EnrichmentSpec
-from sightflow.schemas.timing import stage_times
 from sightflow.tasks.discover import open_store
 from sightflow.tasks.publish import Publisher
 

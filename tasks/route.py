@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sightflow.blocks.systems import SYSTEMS, open_model, system_class
-from sightflow.blocks.vision_model import VisionModel
+from sightflow.blocks.models.registry import SYSTEMS, open_model, system_class
+from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.plan import Ask, Candidate, Route
+from sightflow.schemas.run.plan import Ask, Candidate, Route
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 
 

@@ -28,8 +28,8 @@ from prefect.context import FlowRunContext, SettingsContext
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from sightflow.schemas.plan import Status, Work
-from sightflow.schemas.report import RunReport
+from sightflow.schemas.run.plan import Status, Work
+from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec import EnrichmentSpec
 
 P = ParamSpec("P")

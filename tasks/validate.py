@@ -14,12 +14,12 @@ from pandera.errors import SchemaErrors
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from sightflow.schemas.catalog import CATALOG_SCHEMA, CatalogRow
 from sightflow.schemas.enrichment import OUTPUT_SCHEMA_VERSION, Region, RegionsResult, TextResult, Track, TracksResult
 from sightflow.schemas.failure import Cause, Failure, Stage
-from sightflow.schemas.plan import Ask, Shard, ShardItem
-from sightflow.schemas.quarantine import QUARANTINE_SCHEMA, QuarantineRow
-from sightflow.schemas.timing import Span, timed
+from sightflow.schemas.run.plan import Ask, Shard, ShardItem
+from sightflow.schemas.run.timing import Span, timed
+from sightflow.schemas.tables.catalog import CATALOG_SCHEMA, CatalogRow
+from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA, QuarantineRow
 from sightflow.schemas.vision import Answer, Replies
 
 

@@ -74,7 +74,7 @@ class Bucket:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
     """Let a quick model that answers from the pixels take the place of Florence-2."""
-    from sightflow.blocks import systems
+    from sightflow.blocks.models import registry as systems
 
     monkeypatch.setitem(systems.SYSTEMS, "florence-2", "tests.stand_in_model:StandIn")
     systems.system_class.cache_clear()

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from sightflow.blocks.instructions import instruction_prompts
-from sightflow.blocks.vision_model import Availability, Generated, Prompt, VisionModel, plain_text
+from sightflow.blocks.models.instructions import instruction_prompts
+from sightflow.blocks.models.vision_model import Availability, Generated, Prompt, VisionModel, plain_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.geometry import PER_MILLE

@@ -10,7 +10,7 @@ def forked(*command: str, **environment: str) -> BaseProcess:
     """Start `sightflow COMMAND` in a process and group of its own, which has been forked with everything imported."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(
-        ["tests.stand_in_cli", "sightflow.flows.cli.run", "sightflow.flows.enrich", "tests.stand_in_model"]
+        ["tests.stand_in_cli", "sightflow.infra.cli.run", "sightflow.flows.enrich", "tests.stand_in_model"]
     )
     process = forks.Process(target=_run, args=(command, {**os.environ, **environment}))
     process.start()
@@ -19,7 +19,7 @@ def forked(*command: str, **environment: str) -> BaseProcess:
 
 def dask_setup(worker: object = None) -> None:
     """Let the stand-in be the only system of this process; Dask calls it in a worker that preloads this module."""
-    from sightflow.blocks.systems import SYSTEMS
+    from sightflow.blocks.models.registry import SYSTEMS
 
     SYSTEMS.clear()
     SYSTEMS["florence-2"] = "tests.stand_in_model:StandIn"
@@ -36,7 +36,7 @@ def _run(command: tuple[str, ...], environment: dict[str, str]) -> None:
 
 
 def _main() -> None:
-    from sightflow.flows.cli import main
+    from sightflow.infra.cli import main
 
     dask_setup()
     main()

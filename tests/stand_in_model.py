@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from PIL import Image
 
-from sightflow.blocks.florence2 import Florence2
-from sightflow.blocks.vision_model import Availability, Generated, Prompt
+from sightflow.blocks.models.systems.florence2 import Florence2
+from sightflow.blocks.models.vision_model import Availability, Generated, Prompt
 from sightflow.schemas.enrichment import Region, RegionsResult, Result, TextResult
 from sightflow.schemas.geometry import Box
 from sightflow.schemas.media import DecodedImage

@@ -18,8 +18,8 @@ os.environ["DASK_DISTRIBUTED__WORKER__PRELOAD"] = __name__  # Dask reads it when
 
 from benchmarks.device import Device
 from benchmarks.rivals.job import AT_ONCE, Job
-from sightflow.blocks import systems
-from sightflow.blocks.florence2 import Florence2
+from sightflow.blocks.models import registry as systems
+from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.vision import VisionReply, VisionRequest
 
@@ -57,8 +57,8 @@ def run(job: Job) -> list[tuple[str, str]]:
     from sightflow.infra.prefect_server import prefect_api
     from sightflow.tasks.discover import open_catalog
     from sightflow.tasks.infer import loaded
-    from sightflow.tasks.ready import get_ready
     from sightflow.tasks.route import asks_of
+    from sightflow.tasks.runtime.preload import get_ready
 
     os.environ |= {"SIGHTFLOW_FIRST": str(job.out / "first"), "SIGHTFLOW_MODEL": job.model}
     take_its_place(job.model)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from sightflow.blocks.florence2 import Florence2
-from sightflow.blocks.local_vision_model import Unit
-from sightflow.blocks.vision_model import Generated
+from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.systems.florence2 import Florence2
+from sightflow.blocks.models.vision_model import Generated
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import Scene, draw_scene
 from sightflow.schemas.capability import Capability

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.spec import read_spec
 from tests.e2e.test_incremental import flat
 
@@ -18,7 +18,7 @@ HOSTILE = "\x1b[2J[red]name\x07.png"
 
 def sightflow(*words: str, folder: Path | None = None, real: bool = False) -> subprocess.CompletedProcess[str]:
     """Run the program; unless `real`, with the stand-in in place of Florence-2."""
-    module = "sightflow.flows.cli" if real else "tests.stand_in_cli"
+    module = "sightflow.infra.cli" if real else "tests.stand_in_cli"
     start = "from flows.cli import main; main()"
     command = [sys.executable, "-c", start, *words] if real else [sys.executable, "-m", module, *words]
     environment = {**os.environ, "COLUMNS": "400", "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog.catalog import Catalog
 
 MARK = "SIGHTFLOW_TEST_OF_THE_DEMO"
 

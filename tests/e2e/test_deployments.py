@@ -15,10 +15,10 @@ import yaml
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
 from sightflow.flows.enrich import enrich
-from sightflow.infra.deployments import deploy
+from sightflow.infra.service.deployments import deploy
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.report import QuarantineExceeded
-from sightflow.schemas.selection import Selection
+from sightflow.schemas.run.report import QuarantineExceeded
+from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.spec import EnrichmentSpec, read_spec
 from sightflow.tasks.show import asset_key
 from tests.e2e.service import ROOT, service, until

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
-from sightflow.blocks import systems
-from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.models import registry as systems
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.failure import Cause, Failure
 from sightflow.schemas.ratings import rated

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.spec import read_spec
 from tests.e2e.test_ugly_inputs import encoded, outcome

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sightflow.flows.cli.app import app
-from sightflow.flows.cli.screen import console
+from sightflow.infra.cli.app import app
+from sightflow.infra.cli.screen import console
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat
 
@@ -45,7 +45,7 @@ def typed(*words: str) -> Any:
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody is watching."""
-    monkeypatch.setattr("sightflow.flows.cli.catalog.is_terminal", lambda: True)
+    monkeypatch.setattr("sightflow.infra.cli.catalog.is_terminal", lambda: True)
 
 
 QUERY = "SELECT uri, caption FROM catalog"

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.flows.cli.catalog import app
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.enrich import enrich
+from sightflow.infra.cli.catalog import app
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.plan import Status, Work
-from sightflow.schemas.report import QuarantineExceeded, RunReport
+from sightflow.schemas.run.plan import Status, Work
+from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.spec import read_spec
 from sightflow.tasks.discover import discover
 from sightflow.tasks.plan import plan

@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.spec import read_spec
 from tests.e2e.test_incremental import flat

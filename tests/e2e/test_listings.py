@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 from pyarrow import orc
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.manifests import Manifests
-from sightflow.flows.cli.doctor import _of_spec
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.flows.enrich import enrich
+from sightflow.infra.cli.doctor import _of_spec
 from sightflow.schemas.failure import SpecError, StoreError
-from sightflow.schemas.selection import Selection
+from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.spec import read_spec
 from sightflow.tasks.discover import discover
 from tests.e2e.test_command_line import sightflow

@@ -6,10 +6,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.florence2 import Florence2
-from sightflow.blocks.local_vision_model import LocalVisionModel
-from sightflow.blocks.qwen2_vl import Qwen2VL
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.models.local_model import LocalVisionModel
+from sightflow.blocks.models.systems.florence2 import Florence2
+from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import draw_scene
@@ -79,7 +79,7 @@ def test_everything_on_and_everything_off_give_the_same_rows(
     tmp_path: Path, write_spec: Any, scenes: str, qwen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sightflow.blocks.local_vision_model.chosen_threads", lambda: 2
+        "sightflow.blocks.models.local_model.chosen_threads", lambda: 2
     )  # two batches at once, with `threads: 1`
     rows(write_spec, scenes, tmp_path / "fast", qwen, fast=True, asked=ASKED)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.spec import read_spec
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat

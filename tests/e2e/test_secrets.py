@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.gpt_4o import GPT4o
-from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.models.systems.gpt_4o import GPT4o
+from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
 from sightflow.infra.prefect_server import PrefectServer, deliver
 from sightflow.schemas.failure import StoreError

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.selection import Selection
+from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.spec import read_spec
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat

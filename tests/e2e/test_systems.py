@@ -15,10 +15,10 @@ import av
 import numpy as np
 import pytest
 
-from sightflow.blocks import systems
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.local_vision_model import LocalVisionModel, Unit
-from sightflow.blocks.vision_model import Generated
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.models import registry as systems
+from sightflow.blocks.models.local_model import LocalVisionModel, Unit
+from sightflow.blocks.models.vision_model import Generated
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.schemas.capability import Capability, MediaKind

@@ -11,16 +11,16 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows import enrich as pipeline
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.evaluate import scores
 from sightflow.infra.demo.scenes import Scene, draw_scene
 from sightflow.infra.demo.shapes_vocabulary import LABELS, article
-from sightflow.schemas.plan import Shard, Work
+from sightflow.schemas.run.plan import Shard, Work
 from sightflow.schemas.spec import Policy, read_spec
-from sightflow.tasks.pace import Pace
 from sightflow.tasks.plan import shards_of
+from sightflow.tasks.runtime.shard_sizing import Pace
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 SCENES = [draw_scene(seed) for seed in range(500, 540)]

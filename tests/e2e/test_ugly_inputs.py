@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import bomb
 from sightflow.schemas.spec import read_spec

@@ -12,8 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.blocks.object_store import ObjectStore
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.prefect_server import free_port
 from sightflow.schemas.spec import read_spec
 from tests.e2e.burst import burst

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightflow.blocks.catalog import Catalog
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.enrich import enrich
-from sightflow.schemas.report import RunReport
+from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec import read_spec
-from sightflow.tasks import batch
+from sightflow.tasks.media import request_batches as batch
 from tests.films import write_video
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -216,7 +216,7 @@ _MEASURE = """
 import json, re, sys
 from pathlib import Path
 from sightflow.schemas.spec import Limits
-from sightflow.tasks.read_video import index_video, read_frames, sampled
+from sightflow.tasks.media.read_video import index_video, read_frames, sampled
 from sightflow.schemas.enrichment import FrameSampling
 # Not ru_maxrss, which a process inherits from the one that started it.
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1)) / 1024

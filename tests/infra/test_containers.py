@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sightflow.flows.cli.app import app
+from sightflow.infra.cli.app import app
 from sightflow.schemas.spec import read_spec
 
 INFRA = Path(__file__).parents[2] / "infra"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sightflow.blocks.gemini import Gemini
-from sightflow.blocks.gpt_4o import GPT4o
-from sightflow.blocks.hosted_vision_model import HostedVisionModel
-from sightflow.blocks.qwen_vl_max import QwenVLMax
+from sightflow.blocks.models.hosted_model import HostedVisionModel
+from sightflow.blocks.models.systems.gemini import Gemini
+from sightflow.blocks.models.systems.gpt_4o import GPT4o
+from sightflow.blocks.models.systems.qwen_vl_max import QwenVLMax
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.media import DecodedImage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from sightflow.blocks.rate_limits import Clock
+from sightflow.blocks.models.engines.providers.rate_limits import Clock
 
 EPOCH = 1_800_000_000.0
 

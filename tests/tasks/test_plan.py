@@ -9,17 +9,17 @@ from typing import Any
 import polars as pl
 import pytest
 
-from sightflow.blocks.catalog import Catalog
-from sightflow.schemas.catalog import CATALOG_SCHEMA
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.inventory import INVENTORY_SCHEMA
-from sightflow.schemas.plan import Status, Work
-from sightflow.schemas.quarantine import QUARANTINE_SCHEMA
-from sightflow.schemas.selection import Selection
+from sightflow.schemas.run.plan import Status, Work
+from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy, read_spec
-from sightflow.tasks.pace import Pace
+from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
+from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
+from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
 from sightflow.tasks.plan import plan, selected, shards_of
 from sightflow.tasks.route import asks_of
+from sightflow.tasks.runtime.shard_sizing import Pace
 
 Rows = list[dict[str, Any]]
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)

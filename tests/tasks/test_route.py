@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from sightflow.blocks import systems
-from sightflow.blocks.vision_model import Availability
+from sightflow.blocks.models import registry as systems
+from sightflow.blocks.models.vision_model import Availability
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.plan import Route
 from sightflow.schemas.ratings import RATINGS
+from sightflow.schemas.run.plan import Route
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 from sightflow.tasks.route import asks_of, route
 

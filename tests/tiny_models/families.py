@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sightflow.blocks.instruct_blip import InstructBlip
-from sightflow.blocks.instruction_tuned_model import InstructionTunedModel
-from sightflow.blocks.llava_next import LlavaNext
-from sightflow.blocks.local_vision_model import Unit
-from sightflow.blocks.qwen2_vl import Qwen2VL
-from sightflow.blocks.video_llava import VideoLlava
+from sightflow.blocks.models.chat_model import InstructionTunedModel
+from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.systems.instruct_blip import InstructBlip
+from sightflow.blocks.models.systems.llava_next import LlavaNext
+from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
+from sightflow.blocks.models.systems.video_llava import VideoLlava
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
 from sightflow.schemas.vision import VisionRequest

@@ -1,0 +1,1 @@
+"""The catalog's Delta tables: publishing, maintenance, SQL views, upload manifests."""

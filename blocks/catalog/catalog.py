@@ -1,0 +1,270 @@
+"""The catalog: Delta Lake tables on plain storage. It is the result, and the only record of progress.
+
+Under its URI lie three tables: `enrichments` (one row an enrichment of an object, partitioned by
+capability), `quarantine` (what failed) and `runs` (one row a run).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+from urllib.parse import quote
+
+import polars as pl
+from prefect.blocks.core import Block
+from pydantic import ConfigDict, Field
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from sightflow.blocks.store.object_store import ObjectStore
+from sightflow.schemas.failure import StoreError
+from sightflow.schemas.run.report import RUNS_SCHEMA
+from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
+from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
+
+TableName = Literal["enrichments", "quarantine", "runs"]
+Done = TypeVar("Done")
+
+SCHEMAS: Mapping[str, Mapping[str, pl.DataType]] = {
+    "enrichments": CATALOG_SCHEMA,
+    "quarantine": QUARANTINE_SCHEMA,
+    "runs": RUNS_SCHEMA,
+}
+_PARTITIONS: Mapping[str, list[str]] = {"enrichments": ["capability"]}
+# Two committers of one table: the second is told, and runs its merge again on what the first has written.
+_COMMIT_TRIES = 60
+_KEYS_A_STATEMENT = 2000
+_STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What one commit did; `version` is None if there was nothing to write."""
+
+    version: int | None
+    inserted: int = 0
+    updated: int = 0
+
+    @property
+    def written(self) -> int:
+        return self.inserted + self.updated
+
+
+class Catalog(Block):
+    """The tables under one URI. A reader never sees half a commit or a key twice."""
+
+    _block_type_name = "Sightflow catalog"
+    _block_type_slug = "sightflow-catalog"
+    _block_schema_capabilities: ClassVar[list[str]] = ["catalog"]
+    model_config = ConfigDict(extra="forbid")
+
+    uri: str = Field(description="s3://bucket/folder or file:///folder.")
+    store: ObjectStore = Field(default_factory=ObjectStore, description="How the URI is reached.")
+
+    def table_uri(self, name: TableName) -> str:
+        """Where one table lies."""
+        return f"{self.uri.rstrip('/')}/{name}"
+
+    @property
+    def _options(self) -> dict[str, str] | None:
+        return self.store.delta_options() if self.uri.startswith("s3://") else None
+
+    def table(self, name: TableName, version: int | None = None) -> Any:
+        """The Delta table (`deltalake.DeltaTable`) as it is now or at a version; None if it does not exist.
+
+        Raises StoreError if the storage cannot be reached or there is no such version.
+        """
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
+        try:
+            return DeltaTable(_delta_uri(self.table_uri(name)), version=version, storage_options=self._options)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            if version is not None and isinstance(error, DeltaError):
+                raise StoreError(f"{self.uri} has no version {version}; see: sightflow catalog history") from None
+            raise StoreError(f"the catalog {self.uri} cannot be read: {self._told(error)}") from None
+
+    def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
+        """A table's rows, lazily; empty, with the right columns, if the table does not exist yet."""
+        table = self.table(name, version)
+        if table is None:
+            return pl.LazyFrame(schema=SCHEMAS[name])
+        if self.uri.startswith("file://") and quote(self.uri, safe=":/") != self.uri:
+            # scan_delta percent-encodes a local path and then does not find it.
+            return pl.scan_pyarrow_dataset(table.to_pyarrow_dataset())
+        return pl.scan_delta(table)
+
+    def read(self, rows: pl.LazyFrame) -> pl.DataFrame:
+        """Collect what was made of `scan`, as a stream: in no order but one that is asked for.
+
+        Raises StoreError, without the keys in it, if the storage fails.
+        """
+        try:
+            return rows.collect(engine="streaming")
+        except (OSError, pl.exceptions.ComputeError) as error:
+            raise StoreError(f"the catalog {self.uri} cannot be read: {self._told(error)}") from None
+
+    def version(self, name: TableName = "enrichments") -> int | None:
+        """The number of the newest commit, or None before the first."""
+        table = self.table(name)
+        return None if table is None else table.version()
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def publish(self, rows: pl.DataFrame) -> Merged:
+        """Merge validated rows: new keys are added, known keys replaced if their fingerprint differs.
+
+        A merge and not an append, so that two runs at once and a run repeated end in the same rows. Nothing is
+        committed if nothing differs. Raises StoreError if the commit fails for good.
+        """
+        return self._merge("enrichments", rows, "t.fingerprint <> s.fingerprint")
+
+    def quarantine(self, rows: pl.DataFrame) -> Merged:
+        """Merge failed items; one that failed before for the same reason is written only if it is another attempt."""
+        return self._merge("quarantine", rows, None)
+
+    def _merge(self, name: TableName, rows: pl.DataFrame, replace_if: str | None) -> Merged:
+        if rows.is_empty():
+            return Merged(None)
+        lowest, highest = _quoted(str(rows["uri"].min())), _quoted(str(rows["uri"].max()))
+        names = ", ".join(_quoted(name) for name in rows["enrichment"].unique().sort())
+        # The bounds let delta-rs skip files by their statistics instead of reading the whole table. They are the key's
+        # and not the partition's: a name that is asked for another capability replaces its rows all the same.
+        bounds = f"t.uri BETWEEN {lowest} AND {highest} AND t.enrichment IN ({names})"
+        same = f"t.uri = s.uri AND t.enrichment = s.enrichment AND {bounds}"
+
+        def merge() -> Merged:
+            table = self._created(name)
+            before = table.version()
+            metrics = (
+                table.merge(rows, predicate=same, source_alias="s", target_alias="t")
+                .when_matched_update_all(predicate=replace_if)
+                .when_not_matched_insert_all()
+                .execute()
+            )
+            version = table.version()
+            return Merged(
+                version if version != before else None,
+                metrics["num_target_rows_inserted"],
+                metrics["num_target_rows_updated"],
+            )
+
+        return self._committed(merge)
+
+    def resolve(self, keys: pl.DataFrame) -> int:
+        """Take `(uri, enrichment)` keys out of the quarantine; return how many rows went."""
+        return self._delete_keys("quarantine", keys)
+
+    def prune(self, uris: Sequence[str]) -> int:
+        """Remove every row of these objects, from the catalog and the quarantine; return how many catalog rows."""
+        gone = pl.DataFrame({"uri": uris}, schema={"uri": pl.String()})
+        self._delete_keys("quarantine", gone)
+        return self._delete_keys("enrichments", gone)
+
+    def _delete_keys(self, name: TableName, keys: pl.DataFrame) -> int:
+        """Delete rows by key, as merges whose matches are deleted: bounded statements for any number of keys."""
+        if keys.is_empty() or self.table(name) is None:
+            return 0
+        chunks = keys.unique().sort("uri").iter_slices(_KEYS_A_STATEMENT)
+        return sum(self._committed(partial(self._delete_chunk, name, chunk)) for chunk in chunks)
+
+    def _delete_chunk(self, name: TableName, keys: pl.DataFrame) -> int:
+        lowest, highest = _quoted(keys["uri"][0]), _quoted(keys["uri"][-1])
+        same = " AND ".join(f"t.{column} = s.{column}" for column in keys.columns)
+        merge = self._created(name).merge(
+            keys, predicate=f"{same} AND t.uri BETWEEN {lowest} AND {highest}", source_alias="s", target_alias="t"
+        )
+        return int(merge.when_matched_delete().execute()["num_target_rows_deleted"])
+
+    def record_run(self, row: pl.DataFrame) -> None:
+        """Append one row to `runs`."""
+        from deltalake import write_deltalake
+
+        def append() -> None:
+            write_deltalake(self._created("runs"), row.to_arrow(), mode="append")
+
+        self._committed(append)
+
+    def restore(self, version: int) -> int:
+        """Make the catalog what it was at a version, as a new commit; return that commit's version."""
+        if self.table("enrichments", version) is None:
+            raise StoreError(f"there is no catalog at {self.uri}")
+
+        def restored() -> int:
+            table = self.table("enrichments")
+            table.restore(version)
+            return int(table.version())
+
+        return self._committed(restored)
+
+    def _created(self, name: TableName) -> Any:
+        """The table, made empty if it does not exist."""
+        from deltalake import DeltaTable, Schema
+
+        if (table := self.table(name)) is not None:
+            return table
+        if self.uri.startswith("file://"):
+            Path(self.uri.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
+        empty = pl.DataFrame(schema=SCHEMAS[name])
+        return DeltaTable.create(
+            _delta_uri(self.table_uri(name)),
+            schema=Schema.from_arrow(empty.to_arrow().schema),
+            mode="ignore",
+            partition_by=_PARTITIONS.get(name),
+            configuration=dict(kept_for(Upkeep().keep_days)),
+            storage_options=self._options,
+        )
+
+    def _committed(self, commit: Callable[[], Done]) -> Done:
+        """Run a commit again while another writer comes first. Raises StoreError for everything else."""
+        from deltalake.exceptions import CommitFailedError
+
+        retrying = Retrying(
+            stop=stop_after_attempt(_COMMIT_TRIES),
+            wait=wait_random_exponential(multiplier=0.05, max=2),
+            retry=retry_if_exception_type(CommitFailedError),
+            reraise=True,
+        )
+        with self.writing():
+            return retrying(commit)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what the storage or delta-rs says of a commit within this block into a StoreError."""
+        from deltalake.exceptions import DeltaError
+
+        try:
+            yield
+        except (DeltaError, OSError) as error:
+            raise StoreError(f"the catalog {self.uri} cannot be written: {self._told(error)}") from None
+
+    def _told(self, error: Exception) -> str:
+        return _brief(self.store.without_keys(str(error)) or type(error).__name__)
+
+
+def kept_for(days: int) -> Mapping[str, str]:
+    """The properties of a table that let its log tell for so long what was there, and when it was replaced."""
+    return {f"delta.{what}RetentionDuration": f"interval {days} days" for what in ("log", "deletedFile")}
+
+
+def _delta_uri(uri: str) -> str:
+    # delta-rs takes a file:// URI for percent-encoded; a plain path is taken as it stands.
+    return uri.removeprefix("file://")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _brief(message: str) -> str:
+    """The first line of an error, and the store's own code, which stands in a body further down."""
+    first = message.splitlines()[0].removeprefix("Kernel error -> ").partition("<")[0][:300].rstrip()
+    code = _STORE_CODE.search(message)
+    return f"{first} ({code[1]})" if code else first

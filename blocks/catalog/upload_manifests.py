@@ -1,0 +1,47 @@
+"""Manifests: lists of uploaded objects in the store; each waits there until a run has seen to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.schemas.failure import StoreError
+
+
+class Manifests:
+    """The manifests of one catalog: JSON, `{"uris": [...]}`, one file a batch of uploads, named for its time."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._store = catalog.store
+        self.folder = f"{catalog.uri.rstrip('/')}/uploads/"
+
+    def write(self, uris: Sequence[str]) -> str:
+        """Write one, durably, and return its URI."""
+        uri = f"{self.folder}{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:12]}.json"
+        self._store.write(uri, json.dumps({"uris": list(uris)}, ensure_ascii=True).encode())
+        return uri
+
+    def waiting(self) -> list[str]:
+        """Those that no run has finished yet, oldest first."""
+        return sorted(uri for uri in self._store.below(self.folder) if uri.endswith(".json"))
+
+    def read(self, uri: str) -> list[str] | None:
+        """The URIs of the objects that it lists, or None if it is gone, its objects having been seen to.
+
+        Raises StoreError if the file is no manifest.
+        """
+        content = self._store.read(uri)
+        if content is None:
+            return None
+        try:
+            uris = json.loads(content)["uris"]
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f'{uri} is no manifest; one is JSON: {{"uris": ["s3://bucket/key", ...]}}') from None
+        return [str(uri) for uri in uris]
+
+    def close(self, uri: str) -> None:
+        """Take away one whose objects have been seen to."""
+        self._store.remove(uri)

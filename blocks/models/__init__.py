@@ -1,0 +1,1 @@
+"""Vision models: a system on an engine."""

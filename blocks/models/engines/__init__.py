@@ -1,0 +1,1 @@
+"""Who computes: transformers or vLLM here, an endpoint, a vendor's SDK."""

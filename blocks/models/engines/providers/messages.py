@@ -1,0 +1,180 @@
+"""What is put to a hosted model and what comes back: an answer, or that it declined, why, and when to ask again."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from sightflow.blocks.models.engines.providers.image_encoding import EncodedPicture
+from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
+from sightflow.blocks.models.replies.frame_regions import frame_titles
+from sightflow.blocks.models.vision_model import Generated, Prompt
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.vision import Usage, VisionRequest
+
+_RETRIED = frozenset({408, 409, 429})
+_FIRST_WAIT = 1.0
+_LONGEST_BACKOFF = 60.0
+_MAX_TOKENS = 10**9
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt about one media object, as it is sent.
+
+    `pictures`: the image or the frames, encoded once for all tries. `correction`: an unreadable reply to this question
+    and what to say about it, when the question is put again.
+    """
+
+    request: VisionRequest
+    prompt: Prompt
+    pictures: tuple[EncodedPicture, ...] = ()
+    correction: tuple[str, str] | None = None
+
+    @property
+    def shown(self) -> list[tuple[str, EncodedPicture]]:
+        """The pictures, each with the words that stand before it: of an image none, of a frame number and time."""
+        media = self.request.media
+        titles = frame_titles(media) if isinstance(media, DecodedVideo) else [""]
+        return list(zip(titles, self.pictures, strict=False))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The model was run, and the tokens are billed.
+
+    `cause`: why the text is no reply all the same (refused, empty), with `why` in words; a reply that
+    reached its length limit is `truncated`. `served_id`: the model that the provider says answered.
+    """
+
+    text: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    served_id: str | None = None
+    truncated: bool = False
+    cause: Cause | None = None
+    why: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Declined:
+    """The model was not run, or nobody knows. `status`: of HTTP, None if no whole answer came back.
+
+    `cause`: set if the request itself is to blame (a safety filter, say), so that it is not sent again.
+    `fatal`: set, in words, if it concerns every request: no credit left, say.
+    """
+
+    status: int | None
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cause: Cause | None = None
+    fatal: str = ""
+    retry_after: float | None = None
+
+    @property
+    def worth_another_try(self) -> bool:
+        """Whether the same request may be answered a little later."""
+        if self.cause is not None or self.stops_the_run:
+            return False
+        return self.status is None or self.status in _RETRIED or self.status >= 500
+
+    @property
+    def stops_the_run(self) -> bool:
+        """Whether every other request would be declined as well: key, permission, model id, account."""
+        return bool(self.fatal) or (self.cause is None and self.status in (401, 403, 404))
+
+    @property
+    def as_cause(self) -> Cause:
+        """The class of the failure, once no further try is made."""
+        if self.cause is not None:
+            return self.cause
+        return {429: Cause.RATE_LIMITED, 413: Cause.TOO_LARGE}.get(self.status or 0, Cause.MODEL)
+
+    def asked_wait(self, epoch: float) -> float | None:
+        """The seconds that the provider asks to wait, if it does; `epoch`: the present, since 1970."""
+        return self.retry_after if self.retry_after is not None else retry_after(self.headers, epoch)
+
+    def wait(self, attempt: int, asked: float | None, chance: random.Random) -> float:
+        """Seconds to wait after the try with this number (from 1): what was asked and up to a second more, or
+        exponential backoff with full jitter.
+        """
+        if asked is not None:
+            return asked + chance.uniform(0, _FIRST_WAIT)
+        return chance.uniform(0, min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** (attempt - 1)))
+
+
+@dataclass
+class Exchange:
+    """All that was said about one question, and what it cost."""
+
+    outcome: Generated | Failure
+    attempts: int = 0
+    usage: Usage = field(default_factory=Usage)
+    raw: list[str] = field(default_factory=list)
+    served_id: str | None = None
+
+
+class Run:
+    """One call of `run`; what concerns every item stops it, in all its threads."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.error: str | None = None
+
+
+def retry_after(headers: Mapping[str, str], epoch: float) -> float | None:
+    """The seconds that a response asks to wait: `Retry-After` (RFC 9110, seconds or a date) or OpenAI's
+    `retry-after-ms`; None if it does not say. `epoch`: the present, in seconds since 1970.
+    """
+    said = {name.lower(): str(value).strip() for name, value in headers.items()}
+    if (milliseconds := parse_duration(said.get("retry-after-ms", ""))) is not None:
+        return milliseconds / 1000
+    value = said.get("retry-after", "")
+    if (seconds := parse_duration(value)) is not None:
+        return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - epoch)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def reason_to_stop(answer: Declined, told: str, model_id: str, successor: str, key_variables: Sequence[str]) -> str:
+    """What ends a run, in words, with what to do about it. `told`: the provider's words, without the key."""
+    if answer.fatal:
+        return answer.fatal
+    if answer.status == 401:
+        return f"the API key was refused (HTTP 401); check {' or '.join(key_variables)} or the block's api_key"
+    if answer.status == 403:
+        return f"the API key may not use {model_id} (HTTP 403): {told}; allow it in the vendor's console"
+    use = f", or set id to its successor, {successor}" if successor != model_id else ""
+    return f"{model_id} is not served there (HTTP {answer.status}): {told}; check id and base_url{use}"
+
+
+def bare_choice(text: str) -> str:
+    """The choice in a structured reply `{"answer": ...}` or `"..."`, or the text as it stands."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, dict):
+        value = value.get("answer")
+    return value if isinstance(value, str) else text
+
+
+def words(value: Any) -> str:
+    """A text as a provider reports it; what should be text and is not, as JSON."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def count(value: Any) -> int:
+    """A number of tokens as a provider reports it; 0 for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_TOKENS else 0

@@ -1,0 +1,1 @@
+"""Weights on transformers' own classes, in this process."""

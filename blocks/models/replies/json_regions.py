@@ -1,0 +1,169 @@
+"""Reading regions out of JSON that a model wrote. Nothing is dropped or mended in silence."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sightflow.blocks.models.vision_model import ReplyError
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.geometry import Box, Frame, GeometryError, NativeSpace
+from sightflow.schemas.masks import encode_polygons
+
+_MAX_CHARACTERS = 400_000
+_MAX_REGIONS = 10_000
+_FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n?(.*?)```", re.DOTALL)
+_BOX_KEYS = ("box", "box_2d", "bbox_2d", "bbox")
+_LABEL_KEYS = ("label", "phrase", "name")
+
+ReadMask = Callable[[str, Box, Frame], str]
+"""Reads a mask that a model wrote as a string, within its box: the `counts` of a COCO RLE of the original."""
+
+
+def read_json(text: str) -> Any:
+    """The JSON value in a reply: bare, in a code fence, or after some words. Raises ReplyError."""
+    if len(text) > _MAX_CHARACTERS:
+        raise ReplyError(f"a reply of {len(text)} characters is too long to be read as JSON")
+    fenced = _FENCE.search(text)
+    body = (fenced.group(1) if fenced else text).strip()
+    start = min((k for k in (body.find("["), body.find("{")) if k >= 0), default=-1)
+    if start < 0:
+        raise ReplyError(f"the reply holds no JSON: {text.strip()[:80]!r}")
+    try:
+        value, end = json.JSONDecoder(parse_constant=_no_constant).raw_decode(body[start:])
+    except (ValueError, RecursionError) as error:
+        raise ReplyError(f"the reply is not JSON: {error}") from None
+    rest = body[start + end :].strip()
+    if rest.startswith((",", "[", "{")):
+        raise ReplyError(f"the reply holds more than one JSON value: {rest[:80]!r}")
+    return value
+
+
+def read_regions(
+    text: str,
+    enrichment: Enrichment,
+    space: NativeSpace,
+    frame: Frame,
+    box_keys: Sequence[str] = _BOX_KEYS,
+    read_mask: ReadMask | None = None,
+) -> RegionsResult:
+    """The regions of a JSON reply, in pixels of the original.
+
+    Accepts an array of entries, or an object whose only array holds them. Each entry needs a label (it
+    may be left out when a single label or phrase was asked for) and a box of four numbers in `space`;
+    segmentation needs a polygon, or a mask that `read_mask` reads, as well. Raises ReplyError or
+    GeometryError for the whole reply if any entry is not so, or has a label that was not asked for.
+    """
+    entries = read_entries(text)
+    return RegionsResult(tuple(_region(entry, enrichment, space, frame, box_keys, read_mask) for entry in entries))
+
+
+def read_entries(text: str) -> list[Any]:
+    """The entries of a JSON reply as `read_regions` takes them, in their order. Raises ReplyError."""
+    entries = _entries(read_json(text))
+    if len(entries) > _MAX_REGIONS:
+        raise ReplyError(f"{len(entries)} regions are more than the {_MAX_REGIONS} that are believed")
+    return entries
+
+
+def asked_label(said: str | None, enrichment: Enrichment) -> str:
+    """The label as it was asked for; ReplyError if it was not asked for at all."""
+    asked = enrichment.phrases or enrichment.labels
+    if not asked:
+        if not said or not said.strip():
+            raise ReplyError("a region has no label")
+        return said.strip()
+    if said is None and len(asked) == 1:
+        return asked[0]
+    wanted = {word.casefold(): word for word in asked}
+    if said is None or said.strip().casefold() not in wanted:
+        raise ReplyError(f"the label {str(said)[:80]!r} was not asked for", Cause.MALFORMED)
+    return wanted[said.strip().casefold()]
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number that JSON knows")
+
+
+def _entries(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        lists = [v for v in value.values() if isinstance(v, list)]
+        if any(key in value for key in _BOX_KEYS):
+            return [value]
+        if len(lists) == 1:
+            return lists[0]
+    if isinstance(value, list):
+        return value
+    raise ReplyError(f"a list of regions was expected, not {str(value)[:80]}")
+
+
+def _region(
+    entry: Any,
+    enrichment: Enrichment,
+    space: NativeSpace,
+    frame: Frame,
+    box_keys: Sequence[str],
+    read_mask: ReadMask | None,
+) -> Region:
+    if not isinstance(entry, dict):
+        raise ReplyError(f"a region is an object with label and box, not {str(entry)[:80]}")
+    said = next((entry[key] for key in _LABEL_KEYS if isinstance(entry.get(key), str)), None)
+    label = asked_label(said, enrichment)
+    score = _score(entry)
+    if enrichment.capability is not Capability.SEGMENTATION:
+        return Region(label, _box(entry, space, frame, box_keys), score)
+    drawn = entry.get("mask")
+    if read_mask is not None and isinstance(drawn, str):
+        box = _box(entry, space, frame, box_keys)
+        return Region(label, box, score, read_mask(drawn, box, frame))
+    polygon = _polygon(entry, space, frame)
+    xs, ys = polygon[0::2], polygon[1::2]
+    box = Box(min(xs), min(ys), max(xs), max(ys))
+    if box.area <= 0:
+        raise GeometryError("the polygon encloses nothing")
+    return Region(label, box, score, encode_polygons([polygon], frame.width, frame.height))
+
+
+def _box(entry: dict[str, Any], space: NativeSpace, frame: Frame, box_keys: Sequence[str]) -> Box:
+    numbers = next((entry[key] for key in box_keys if key in entry), None)
+    return space.to_pixels(_numbers(numbers, "box"), frame)
+
+
+def _polygon(entry: dict[str, Any], space: NativeSpace, frame: Frame) -> list[float]:
+    points = entry.get("polygon", entry.get("mask"))
+    if isinstance(points, list) and points and all(isinstance(p, list) for p in points):
+        pairs = [_numbers(point, "point") for point in points]
+    else:
+        flat = _numbers(points, "polygon")
+        if len(flat) % 2:
+            raise ReplyError(f"a polygon of {len(flat)} numbers is not a list of points")
+        pairs = [flat[k : k + 2] for k in range(0, len(flat), 2)]
+    if len(pairs) < 3:
+        raise ReplyError(f"a polygon of {len(pairs)} points encloses nothing")
+    return [number for pair in pairs for number in space.point_to_pixels(pair, frame)]
+
+
+def _numbers(value: Any, what: str) -> list[float]:
+    if not isinstance(value, list) or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in value):
+        raise ReplyError(f"a {what} is a list of numbers, not {str(value)[:80]}")
+    try:
+        numbers = [float(n) for n in value]
+    except OverflowError:
+        raise ReplyError(f"a {what} holds a number that is too large") from None
+    if not all(math.isfinite(n) for n in numbers):
+        raise ReplyError(f"a {what} holds a number that is not finite")
+    return numbers
+
+
+def _score(entry: dict[str, Any]) -> float | None:
+    score = entry.get("score", entry.get("confidence"))
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise ReplyError(f"a score is a number from 0 to 1, not {str(score)[:80]}")
+    return float(score)

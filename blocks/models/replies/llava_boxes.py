@@ -1,0 +1,38 @@
+"""Boxes as the LLaVA line writes them: `[x_min, y_min, x_max, y_max]` in fractions of the picture's sides."""
+
+from __future__ import annotations
+
+import re
+
+from sightflow.blocks.models.vision_model import Prompt, ReplyError
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
+from sightflow.schemas.geometry import Frame, NativeSpace
+
+FRACTIONS = NativeSpace(scale=1.0, quantum=0.01)
+BOX_FORM = '"box": [x_min, y_min, x_max, y_max] in fractions of the width and height, 0 to 1'
+POLYGON_FORM = '"polygon": [[x, y], ...] around it, likewise'
+
+_NUMBER = r"\s*(\d{0,4}(?:\.\d{0,9})?)\s*"
+_BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\][\s,;.]*")
+_MOST = 1000
+
+
+def phrase_prompts(enrichment: Enrichment, max_new_tokens: int, asked: str) -> tuple[Prompt, ...]:
+    """One prompt a phrase; `asked` has a place for it, `{}`."""
+    return tuple(Prompt(asked.format(p), subject=p, max_new_tokens=max_new_tokens) for p in enrichment.phrases)
+
+
+def read_fraction_boxes(prompt: Prompt, text: str, frame: Frame) -> RegionsResult:
+    """The boxes of a reply about one phrase, which must hold nothing else. Raises ReplyError or GeometryError."""
+    rest, end = text.strip(), 0
+    regions: list[Region] = []
+    while end < len(rest) or not regions:
+        box = _BOX.match(rest, end)
+        if box is None or len(regions) == _MOST:
+            raise ReplyError(f"not a box [x_min, y_min, x_max, y_max], from here on: {rest[end : end + 80]!r}")
+        if not all(any(c.isdigit() for c in number) for number in box.groups()):
+            raise ReplyError(f"a box of four numbers was expected, not {box.group()[:80]!r}")
+        numbers = [float(number) for number in box.groups()]
+        regions.append(Region(prompt.subject or "", FRACTIONS.to_pixels(numbers, frame)))
+        end = box.end()
+    return RegionsResult(tuple(regions))

@@ -1,0 +1,60 @@
+"""Boxes as Qwen2-VL marks them (arXiv:2409.12191, section 2.2): special tokens around thousandths of the sides."""
+
+from __future__ import annotations
+
+import re
+
+from sightflow.blocks.models.replies.json_regions import asked_label
+from sightflow.blocks.models.vision_model import Prompt, ReplyError
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
+from sightflow.schemas.geometry import PER_MILLE, Frame
+
+_NOTHING = "none"
+MARKED_QUESTION = f"Find <|object_ref_start|>{{}}<|object_ref_end|> in the image. If there is none, answer: {_NOTHING}."
+"""Asks for one label or phrase; it has a place for it, `{}`."""
+
+_MOST = 10_000
+_POINT = r"\((\d{1,5}),\s*(\d{1,5})\)"
+_CORNERS = rf"\s*{_POINT}\s*,\s*{_POINT}\s*"
+_MARKED = re.compile(
+    r"(?:<\|object_ref_start\|>(?P<label>[^<]{1,200})<\|object_ref_end\|>\s*)?"
+    rf"<\|box_start\|>{_CORNERS}<\|box_end\|>[\s,;.]*"
+)
+# The same without the special tokens, as servers give it that leave those out.
+_BARE = re.compile(rf"(?P<label>[^<>()\[\]{{}}]{{0,200}}?){_CORNERS}[\s,;.]*")
+_ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
+
+
+def read_marked_boxes(prompt: Prompt, text: str, enrichment: Enrichment, frame: Frame) -> RegionsResult:
+    """The boxes of a reply, which must hold nothing else; a reply of only "none" has none.
+
+    Raises ReplyError, also for a label that was not asked for, or GeometryError.
+    """
+    rest, end, label = text.strip(), 0, ""
+    regions: list[Region] = []
+    if rest.rstrip(".").casefold() == _NOTHING:
+        return RegionsResult(())
+    while end < len(rest) or not regions:
+        place = _MARKED.match(rest, end)
+        if place is None and prompt.subject is not None:
+            place = _BARE.match(rest, end)
+        if place is None or len(regions) == _MOST:
+            raise ReplyError(f"neither a place nor {_NOTHING!r}, from here on: {rest[end : end + 80]!r}")
+        label = place["label"] or label  # a label is said once for all its places
+        numbers = [float(number) for number in place.groups()[1:]]
+        regions.append(Region(_label(label, prompt, enrichment), PER_MILLE.to_pixels(numbers, frame)))
+        end = place.end()
+    return RegionsResult(tuple(regions))
+
+
+def _label(said: str, prompt: Prompt, enrichment: Enrichment) -> str:
+    """The label as it was asked for; an article more or less does not make it another."""
+    if prompt.subject is None:
+        return asked_label(said, enrichment)
+    if said.strip() and _bare(said) != _bare(prompt.subject):
+        raise ReplyError(f"asked for {prompt.subject!r}, the reply is about {said.strip()[:80]!r}")
+    return prompt.subject
+
+
+def _bare(words: str) -> str:
+    return _ARTICLE.sub("", words.strip().strip(".")).casefold()

@@ -1,0 +1,1 @@
+"""One file a system: its rating, prompts, reply parsing and coordinates."""

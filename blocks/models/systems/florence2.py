@@ -1,0 +1,198 @@
+"""Florence-2 (arXiv:2311.06242): one small encoder-decoder, many vision tasks by task token."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from sightflow.blocks.models.local_model import LocalVisionModel, Unit
+from sightflow.blocks.models.vision_model import Generated, Prompt, ReplyError, plain_text
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Result
+from sightflow.schemas.geometry import PER_MILLE, Box, GeometryError
+from sightflow.schemas.masks import encode_polygons
+from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, Usage, VisionRequest
+
+_CAPTION_TASKS = {
+    "brief": "<CAPTION>",
+    "detailed": "<DETAILED_CAPTION>",
+    "paragraph": "<MORE_DETAILED_CAPTION>",
+}
+_PADDING = re.compile(r"<s>|</s>|<pad>")
+_LABELLED = re.compile(r"([^<]*)((?:<loc_\d+>|<poly>|</poly>|<sep>)+)")
+_BIN = re.compile(r"<loc_(\d+)>")
+
+
+class Florence2(LocalVisionModel):
+    """Florence-2: captions, detection, grounding and segmentation by task token.
+
+    It sees the whole image squeezed into a square and names places in 1000 bins a side; a coordinate is
+    the centre of its bin. It gives no scores. Question answering is not one of its pretrained tasks: the
+    `<VQA>` form is that of its fine-tuned checkpoints, and the router prefers other systems for it.
+    """
+
+    _block_type_name = "Sightflow Florence-2"
+    _block_type_slug = "sightflow-florence-2"
+
+    rating = rated("florence-2")
+    native_space = PER_MILLE
+    media_kinds = frozenset(MediaKind)
+    takes_own_prompt: ClassVar[bool] = False
+    model_class = "Florence2ForConditionalGeneration"
+    memory_gib = 1.5
+    default = ModelRef("florence-community/Florence-2-base-ft", revision="main", licence="mit", commercial_use="yes")
+
+    def square_side(self) -> int | None:
+        size = self._processor.image_processor.size
+        return int(max(size["height"], size["width"]))
+
+    def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
+        limit = self.max_new_tokens
+        match enrichment.capability:
+            case Capability.IMAGE_CAPTIONING | Capability.VIDEO_CAPTIONING:
+                return (Prompt(_CAPTION_TASKS[enrichment.detail], max_new_tokens=limit),)
+            case Capability.VISUAL_QUESTION_ANSWERING | Capability.VISUAL_REASONING:
+                question = f"<VQA>{enrichment.question}"
+                return (Prompt(question, choices=enrichment.choices, max_new_tokens=limit),)
+            case Capability.VISUAL_GROUNDING:
+                task, subjects = "<CAPTION_TO_PHRASE_GROUNDING>", enrichment.phrases
+            case Capability.SEGMENTATION:
+                task, subjects = "<REFERRING_EXPRESSION_SEGMENTATION>", enrichment.labels
+            case _ if enrichment.labels:
+                task, subjects = "<OPEN_VOCABULARY_DETECTION>", enrichment.labels
+            case _:
+                return (Prompt("<OD>", max_new_tokens=limit),)
+        return tuple(Prompt(task + s, subject=s, max_new_tokens=limit) for s in subjects)
+
+    def make_ready(self, units: Sequence[Unit]) -> tuple[Any, list[int]]:
+        """The inputs of a batch, each image once, and for each unit which of the images it is about."""
+        images, places = self._unique_images(units)
+        processor = copy.copy(self._processor)
+        processor.image_processor = _EachOnce(processor.image_processor)
+        inputs = processor(
+            text=[unit.prompt.text for unit in units],
+            images=[images[place] for place in places],
+            return_tensors="pt",
+            padding=True,
+        )
+        return inputs, places
+
+    def generate(self, units: Sequence[Unit], ready: Any = None) -> list[Generated]:
+        import torch
+
+        inputs, places = ready or self.make_ready(units)
+        inputs = inputs.to(self._model.device)
+        pixels = inputs.pop("pixel_values").to(self._model.dtype)
+        encoded = self._model.get_image_features(pixels)
+        encoded.pooler_output = encoded.pooler_output[torch.tensor(places, device=pixels.device)]
+        encoded.last_hidden_state = None
+        limit = max(unit.prompt.max_new_tokens for unit in units)
+        tokens = self._model.generate(
+            **inputs,
+            mm_encoder_outputs={"image": encoded},
+            max_new_tokens=limit,
+            do_sample=False,
+            num_beams=1,
+            prefix_allowed_tokens_fn=self.only_choices(units, prompt_length=0),
+        )
+        asked = inputs["attention_mask"].sum(dim=1).tolist()
+        return [self._read(row, count) for row, count in zip(tokens, asked, strict=True)]
+
+    def _unique_images(self, units: Sequence[Unit]) -> tuple[list[Any], list[int]]:
+        """The distinct images of a batch, and for each unit which of them it is about."""
+        images: dict[int, Any] = {}
+        places = []
+        for unit in units:
+            media = unit.request.media
+            if not isinstance(media, DecodedImage):
+                raise TypeError("Florence-2 is given frames of a video one by one, never a whole video")
+            images.setdefault(id(media.pixels), media.pixels)
+            places.append(list(images).index(id(media.pixels)))
+        return list(images.values()), places
+
+    def _read(self, row: Any, asked: int) -> Generated:
+        tokenizer = self.tokenizer
+        ended = tokenizer.eos_token_id in row.tolist()[1:]  # the decoder starts with the end token
+        text = _PADDING.sub("", tokenizer.decode(row, skip_special_tokens=False))
+        said = int((row != tokenizer.pad_token_id).sum())
+        return Generated(text, Usage(int(asked), said), truncated=not ended)
+
+    def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
+        if request.enrichment.capability.gives_text:
+            return plain_text(text, prompt.choices)
+        regions: list[Region] = []
+        for label, places in _labelled_places(text):
+            name = prompt.subject or label
+            if not name:
+                raise ReplyError(f"a place without a label: {places[:80]!r}")
+            if request.enrichment.capability is Capability.SEGMENTATION:
+                regions += self._masks(request, name, places)
+            else:
+                regions += self._boxes(request, name, places)
+        return RegionsResult(tuple(regions))
+
+    def _boxes(self, request: VisionRequest, label: str, places: str) -> list[Region]:
+        bins = [int(b) + 0.5 for b in _BIN.findall(places)]
+        if len(bins) % 4 or "poly" in places or "sep" in places:
+            raise ReplyError(f"{len(bins)} numbers are not boxes of 4: {places[:80]!r}")
+        frame = self.frame(request)
+        boxes = [self.native_space.to_pixels(bins[k : k + 4], frame) for k in range(0, len(bins), 4)]
+        return [Region(label, box) for box in boxes]
+
+    def _masks(self, request: VisionRequest, label: str, places: str) -> list[Region]:
+        frame, regions = self.frame(request), []
+        for instance in re.split(r"</?poly>", places):
+            polygons = []
+            for ring in filter(None, instance.split("<sep>")):
+                bins = [int(b) + 0.5 for b in _BIN.findall(ring)]
+                if len(bins) % 2 or len(bins) < 6:
+                    raise ReplyError(f"{len(bins)} numbers are not a polygon: {ring[:80]!r}")
+                points = [self.native_space.point_to_pixels(bins[k : k + 2], frame) for k in range(0, len(bins), 2)]
+                polygons.append([number for point in points for number in point])
+            if polygons:
+                regions.append(mask_region(label, polygons, frame.width, frame.height))
+        return regions
+
+
+class _EachOnce:
+    """An image processor that is given a picture for each prompt about it, and makes each picture ready once."""
+
+    def __init__(self, images: Any) -> None:
+        self._images = images
+
+    def __call__(self, images: Sequence[Any], **settings: Any) -> Any:
+        return self._images(list({id(image): image for image in images}.values()), **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._images, name)
+
+
+def mask_region(label: str, polygons: Sequence[Sequence[float]], width: int, height: int) -> Region:
+    """A region from polygons `[x1, y1, x2, y2, ...]` in pixels: the mask, and the box around them.
+
+    Raises GeometryError if the polygons enclose nothing.
+    """
+    xs = [x for polygon in polygons for x in polygon[0::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    box = Box(min(xs), min(ys), max(xs), max(ys))
+    if box.x_min >= box.x_max or box.y_min >= box.y_max:
+        raise GeometryError("the polygon encloses nothing")
+    return Region(label, box, mask=encode_polygons(polygons, width, height))
+
+
+def _labelled_places(text: str) -> list[tuple[str, str]]:
+    """Split `label<loc_1>...label<loc_2>...` strictly; anything left over is a malformed reply."""
+    text = _PADDING.sub("", text).strip()
+    found, end = [], 0
+    for match in _LABELLED.finditer(text):
+        if match.start() != end:
+            break
+        found.append((match.group(1).strip(), match.group(2)))
+        end = match.end()
+    if text[end:].strip():
+        raise ReplyError(f"not a list of labelled places from here on: {text[end : end + 80]!r}")
+    return found

@@ -1,0 +1,83 @@
+"""InstructBLIP (arXiv:2305.06500): the classic that follows instructions, on Flan-T5 or Vicuna."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from sightflow.blocks.models.chat_model import InstructionTunedModel
+from sightflow.blocks.models.instructions import text_instruction
+from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.replies.llava_boxes import FRACTIONS, phrase_prompts, read_fraction_boxes
+from sightflow.blocks.models.systems.llava_next import picture_of
+from sightflow.blocks.models.vision_model import Prompt, ReplyError, plain_text
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Result
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, VisionRequest
+
+# Flan-T5 has no braces among its tokens, so JSON could not even be written by it.
+_GROUNDING = "Give the bounding box of {} as [x_min, y_min, x_max, y_max], in fractions of the width and height."
+
+
+class InstructBlip(InstructionTunedModel):
+    """InstructBLIP: captions and short answers; its Q-Former reads the instruction as well as the picture.
+
+    The whole picture is squeezed into a square. There is no chat template: the instruction is the prompt.
+    Regions are no task of its training; grounding is asked for in words and read strictly.
+    """
+
+    _block_type_name = "Sightflow InstructBLIP"
+    _block_type_slug = "sightflow-instruct-blip"
+
+    rating = rated("instruct-blip")
+    native_space = FRACTIONS
+    model_class = "InstructBlipForConditionalGeneration"
+    memory_gib = 10.0
+    prompt_guides_vision: ClassVar[bool] = True
+    default = ModelRef("Salesforce/instructblip-flan-t5-xl", revision="main", licence="mit")
+
+    def adapt(self) -> None:
+        super().adapt()
+        if self._processor.num_query_tokens is None:
+            self._processor.num_query_tokens = self._model.config.num_query_tokens
+
+    def square_side(self) -> int | None:
+        size = self._processor.image_processor.size
+        return int(max(size["height"], size["width"]))
+
+    def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
+        if enrichment.capability is Capability.VISUAL_GROUNDING:
+            return phrase_prompts(enrichment, self.max_new_tokens, _GROUNDING)
+        text = text_instruction(enrichment, media_kind)
+        return (Prompt(text, choices=enrichment.choices, max_new_tokens=self.max_new_tokens),)
+
+    def texts(self, units: Sequence[Unit]) -> list[str]:
+        return [unit.prompt.text for unit in units]
+
+    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
+        return {"images": [picture_of(unit) for unit in units]}
+
+    def inputs(self, units: Sequence[Unit]) -> Any:
+        inputs = super().inputs(units)
+        room = self._model.config.qformer_config.max_position_embeddings
+        if (length := inputs["qformer_input_ids"].shape[1]) > room:
+            raise ReplyError(f"a prompt of {length} tokens; the Q-Former reads {room}", Cause.UNSUPPORTED)
+        # The processor puts the picture before the padding and pads both of its tokenizers on the same side: places
+        # would depend on the rest of the batch.
+        _pad(inputs, "input_ids", "attention_mask", left=not self.encodes_apart)
+        _pad(inputs, "qformer_input_ids", "qformer_attention_mask", left=False)
+        return inputs
+
+    def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
+        if request.enrichment.capability.gives_text:
+            return plain_text(text, prompt.choices)
+        return read_fraction_boxes(prompt, text, self.frame(request))
+
+
+def _pad(inputs: Any, ids: str, mask: str, left: bool) -> None:
+    """Move all padding of a batch to one side, keeping the order of what is read."""
+    order = inputs[mask].argsort(dim=1, descending=not left, stable=True)
+    for name in (ids, mask):
+        inputs[name] = inputs[name].gather(1, order)

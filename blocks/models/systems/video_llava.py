@@ -1,0 +1,95 @@
+"""Video-LLaVA (arXiv:2311.10122): pictures and films in one space; eight frames a film, looked at together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from sightflow.blocks.models.chat_model import InstructionTunedModel
+from sightflow.blocks.models.instructions import instruction_prompts
+from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.replies.json_regions import read_regions
+from sightflow.blocks.models.replies.llava_boxes import (
+    BOX_FORM,
+    FRACTIONS,
+    POLYGON_FORM,
+    phrase_prompts,
+    read_fraction_boxes,
+)
+from sightflow.blocks.models.systems.llava_next import LLAVA_GROUNDING, set_patch_size
+from sightflow.blocks.models.vision_model import Prompt, plain_text
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, FrameSampling, Result
+from sightflow.schemas.geometry import Frame
+from sightflow.schemas.media import DecodedImage, DecodedVideo
+from sightflow.schemas.ratings import rated
+from sightflow.schemas.vision import ModelRef, VisionRequest
+
+_FRAMES = 8
+
+
+class VideoLlava(InstructionTunedModel):
+    """Video-LLaVA: captions and answers on films and pictures.
+
+    What is said of a film is said of eight frames, evenly spread over it or over the stretch that was asked for. Its
+    processor cuts a picture to the square in its middle: what lies outside is not seen, and boxes, as fractions,
+    are those of the square. It was not made for regions: they are asked for in words and read strictly.
+    """
+
+    _block_type_name = "Sightflow Video-LLaVA"
+    _block_type_slug = "sightflow-video-llava"
+
+    rating = rated("video-llava")
+    media_kinds = frozenset({MediaKind.IMAGE, MediaKind.VIDEO})
+    native_space = FRACTIONS
+    sees_films: ClassVar[bool] = True
+    model_class = "VideoLlavaForConditionalGeneration"
+    memory_gib = 18.0
+    default = ModelRef("LanguageBind/Video-LLaVA-7B-hf", revision="main", licence="apache-2.0")
+
+    def adapt(self) -> None:
+        super().adapt()
+        set_patch_size(self._processor, self._model.config)
+
+    def sampling(self, enrichment: Enrichment) -> FrameSampling:
+        """For text eight frames, of the stretch asked for; regions and tracks are asked of each frame alone."""
+        if not enrichment.capability.gives_text:
+            return super().sampling(enrichment)
+        asked = enrichment.sampling or FrameSampling()
+        return FrameSampling(frames=_FRAMES, start=asked.start, end=asked.end)
+
+    def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
+        if enrichment.capability is Capability.VISUAL_GROUNDING:
+            return phrase_prompts(enrichment, self.max_new_tokens, LLAVA_GROUNDING)
+        return instruction_prompts(enrichment, media_kind, self.max_new_tokens, BOX_FORM, POLYGON_FORM)
+
+    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
+        import numpy as np
+
+        media = [unit.request.media for unit in units]
+        images = [m.pixels for m in media if isinstance(m, DecodedImage)]
+        films = [np.stack(eight_frames(m)) for m in media if isinstance(m, DecodedVideo)]
+        inputs: dict[str, Any] = {"images": images} if images else {}
+        return inputs | ({"videos": films, "videos_kwargs": {"input_data_format": "channels_last"}} if films else {})
+
+    def frame(self, request: VisionRequest) -> Frame:
+        """The square in the middle of the picture: the rest lies beyond the edges of what was seen."""
+        width, height = request.media.width, request.media.height
+        side = min(width, height)
+        return Frame(width, height, side, side, (side - width) / 2, (side - height) / 2, width, height)
+
+    def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
+        enrichment = request.enrichment
+        if enrichment.capability.gives_text:
+            return plain_text(text, prompt.choices)
+        if enrichment.capability is Capability.VISUAL_GROUNDING:
+            return read_fraction_boxes(prompt, text, self.frame(request))
+        return read_regions(text, enrichment, FRACTIONS, self.frame(request))
+
+
+def eight_frames(video: DecodedVideo) -> list[Any]:
+    """Exactly eight frames, as arrays (height, width, 3): of more those evenly spread, of fewer some twice."""
+    import numpy as np
+
+    last = len(video.frames) - 1
+    return [np.asarray(video.frames[round(last * k / (_FRAMES - 1))]) for k in range(_FRAMES)]

@@ -1,0 +1,1 @@
+"""Videos for models that see single images, and tracks from detections."""

@@ -1,0 +1,1 @@
+"""Storage: one facade over the kinds of storage, and what they list."""

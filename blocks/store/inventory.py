@@ -1,0 +1,61 @@
+"""Objects as they are listed, in the form of `Inventory`, some thousands at a time so that a million fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import islice
+
+import polars as pl
+
+from sightflow.blocks.store.local_files import Listed
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
+
+VIDEO_SUFFIXES = frozenset(
+    {"avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"}
+)
+_AT_ONCE = 10_000
+
+
+def inventory_of(
+    uris: Sequence[str], versions: Sequence[str], sizes: Sequence[int], modified: Sequence[datetime]
+) -> pl.DataFrame:
+    """Columns of equal length in the form of `Inventory`."""
+    columns = {"uri": uris, "object_version": versions, "bytes": sizes, "modified": modified}
+    frame = pl.DataFrame(columns, schema={name: INVENTORY_SCHEMA[name] for name in columns})
+    return frame.select(**in_the_form(pl.col("object_version")))
+
+
+def in_the_form(version: pl.Expr) -> dict[str, pl.Expr]:
+    """The columns of `Inventory`, in their order, from `uri`, `bytes`, `modified` and a version."""
+    # What an object probably is, by its name; its bytes decide when they are read.
+    suffix = pl.col("uri").str.extract(r"([^./]*)$").str.to_lowercase()
+    kind = pl.when(suffix.is_in(list(VIDEO_SUFFIXES))).then(pl.lit(str(MediaKind.VIDEO)))
+    columns = {
+        "uri": pl.col("uri"),
+        "media_kind": kind.otherwise(pl.lit(str(MediaKind.IMAGE))),
+        "object_version": version,
+        "bytes": pl.col("bytes"),
+        "modified": pl.col("modified"),
+    }
+    return {name: column.cast(INVENTORY_SCHEMA[name]) for name, column in columns.items()}
+
+
+def version_of(etag: str, size: int) -> str:
+    """What tells one content of an object of a bucket from another."""
+    return f"{etag.strip(chr(34))}-{size}"
+
+
+def gathered(found: Iterable[Listed]) -> pl.DataFrame:
+    """Listed objects in the form of `Inventory`; one that was listed twice counts once."""
+    listed = iter(found)
+    parts: list[pl.DataFrame] = []
+    while batch := list(islice(listed, _AT_ONCE)):
+        parts.append(inventory_of(*map(list, zip(*batch, strict=True))))
+    return joined(parts).unique("uri", keep="first", maintain_order=True)
+
+
+def joined(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Parts of an inventory as one."""
+    return pl.concat([pl.DataFrame(schema=INVENTORY_SCHEMA), *parts], rechunk=True)

@@ -1,0 +1,174 @@
+"""S3 Inventory as a listing: the daily or weekly report that AWS writes of a bucket, read in the place of the bucket.
+
+Layout and fields: the S3 user guide, "Cataloging and analyzing your data with S3 Inventory". A report is
+`.../CONFIG/2026-11-24T01-00Z/manifest.json`, complete once `manifest.checksum`, its MD5, lies beside it; it names the
+files that hold the rows, as Parquet, ORC or gzipped CSV.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote_plus
+
+import polars as pl
+
+from sightflow.blocks.store.inventory import in_the_form, joined
+from sightflow.blocks.store.object_store import ObjectStore
+from sightflow.schemas.failure import Failure, StoreError
+
+_COMPLETE = re.compile(r"^(.*/)(\d{4}-\d\d-\d\dT\d\d-\d\dZ)/manifest\.checksum$")
+_NAMES = {"key": "Key", "size": "Size", "etag": "ETag", "islatest": "IsLatest"}
+_USED = ("key", "size", "etag", "lastmodifieddate", "islatest", "isdeletemarker")
+_FILES_AT_ONCE = 8
+_LARGEST_FILE = 2**40
+
+
+@dataclass(frozen=True)
+class S3Inventory:
+    """A complete report. `files`: the URI and the MD5 of each; `fields`: names in lower case, without `_`, in order."""
+
+    uri: str
+    bucket: str
+    form: str
+    fields: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
+
+
+def newest_inventory(store: ObjectStore, address: str) -> S3Inventory:
+    """The report whose `manifest.json` this is, or the newest complete one in this folder.
+
+    Raises StoreError if there is none, its checksum does not match, or a field is missing.
+    """
+    if not address.endswith("/manifest.json"):
+        found = [match for uri in store.below(address.rstrip("/") + "/") if (match := _COMPLETE.match(uri))]
+        if not found:
+            raise StoreError(
+                f"{address} holds no complete S3 inventory: no dated folder with manifest.json and manifest.checksum; "
+                "check `listing`, and that the first report has been delivered (up to 48 hours)"
+            )
+        if len(folders := {match[1] for match in found}) > 1:
+            raise StoreError(
+                f"{address} holds several S3 inventories; `listing` takes one of {', '.join(sorted(folders))}"
+            )
+        address = max(f"{match[1]}{match[2]}/manifest.json" for match in found)
+    return _checked(address, store.read(address), store.read(address.removesuffix(".json") + ".checksum"))
+
+
+def read_inventory(store: ObjectStore, report: S3Inventory, taken: Callable[[str], bool]) -> pl.DataFrame:
+    """The objects of a report that `taken` takes, in the form of `Inventory`: latest versions, no delete markers.
+
+    Some files at a time are brought to this machine, checked and reduced to the columns that are needed.
+    Raises StoreError if a file is missing or is not what the report says.
+    """
+    parts: list[pl.DataFrame] = []
+    for k in range(0, len(report.files), _FILES_AT_ONCE):
+        batch = report.files[k : k + _FILES_AT_ONCE]
+        with TemporaryDirectory() as folder:
+            got = store.download_many([(uri, "") for uri, _ in batch], Path(folder), _LARGEST_FILE)
+            for (uri, checksum), file in zip(batch, got, strict=True):
+                if isinstance(file, Failure):
+                    raise StoreError(f"{uri}, a part of the inventory {report.uri}, cannot be read: {file.message}")
+                with file.path.open("rb") as stream:
+                    if checksum and hashlib.file_digest(stream, "md5").hexdigest() != checksum.lower():
+                        raise StoreError(
+                            f"{uri} is not the file that the inventory {report.uri} names: its MD5 differs"
+                        )
+                parts.append(_objects(report, file.path, taken))
+    return joined(parts)
+
+
+def _checked(uri: str, content: bytes | None, checksum: bytes | None) -> S3Inventory:
+    if content is None or checksum is None:
+        missing = "manifest.json" if content is None else "manifest.checksum"
+        raise StoreError(
+            f"the S3 inventory {uri} is not complete: there is no {missing}; check `listing`, or wait for it"
+        )
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum.decode("ascii", "replace").strip().lower():
+        raise StoreError(
+            f"{uri} does not match its manifest.checksum; it is being replaced, or damaged: try again later"
+        )
+    try:
+        manifest = json.loads(content)
+        bucket, form, schema = manifest["sourceBucket"], manifest["fileFormat"], manifest["fileSchema"]
+        destination = manifest["destinationBucket"].rpartition(":")[2]
+        files = tuple((f"s3://{destination}/{each['key']}", each.get("MD5checksum", "")) for each in manifest["files"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{uri} is no manifest of an S3 inventory: {type(error).__name__} {error}") from None
+    if form not in ("Parquet", "ORC", "CSV"):
+        raise StoreError(f"{uri} is in the format {form!r}; an S3 inventory is Parquet, ORC or CSV")
+    if form == "CSV":
+        fields = tuple(_plain(name.strip()) for name in schema.split(","))
+    else:  # `message s3.inventory { required binary key (UTF8); ... }`, `struct<key:string,...>`
+        fields = tuple(_plain(word) for word in re.findall(r"\w+", schema))
+    wanted = ["key", "size", "etag", *(["islatest"] if "versionid" in fields else [])]
+    if missing := ", ".join(_NAMES[name] for name in wanted if name not in fields):
+        raise StoreError(
+            f"the S3 inventory {uri} lacks {missing}; add it to the fields of the bucket's inventory configuration "
+            "(OptionalFields), and use the next report"
+        )
+    return S3Inventory(uri, bucket, form, fields, files)
+
+
+def _plain(name: str) -> str:
+    """`ETag` in CSV is `e_tag` in Parquet and ORC."""
+    return name.replace("_", "").lower()
+
+
+def _objects(report: S3Inventory, path: Path, taken: Callable[[str], bool]) -> pl.DataFrame:
+    """One file of a report in the form of `Inventory`."""
+    rows = _rows(report, path)
+    held = set(rows.columns)
+    if not {"key", "size", "etag"} <= held:
+        raise StoreError(f"a file of the inventory {report.uri} does not have the fields that the manifest says")
+    # Booleans in Parquet and ORC, words in CSV; an inventory of current versions alone has neither.
+    wanted = {"islatest": "true", "isdeletemarker": "false"}
+    keep = [
+        pl.col(name).cast(pl.String).str.to_lowercase().eq(value).fill_null(True)
+        for name, value in wanted.items()
+        if name in held
+    ]
+    modified = pl.col("lastmodifieddate") if "lastmodifieddate" in held else pl.lit(None, pl.Datetime("us", "UTC"))
+    if rows.schema.get("lastmodifieddate") == pl.String:
+        modified = modified.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC", strict=False)
+    elif isinstance(kind := rows.schema.get("lastmodifieddate"), pl.Datetime) and kind.time_zone is None:
+        modified = modified.dt.replace_time_zone("UTC")
+    marker = pl.col("key").str.ends_with("/") & (pl.col("bytes") == 0)  # of an empty "folder", as in a listing
+    rows = rows.filter(*keep).select(
+        "key", pl.col("etag").cast(pl.String), bytes=pl.col("size").cast(pl.Int64), modified=modified
+    )
+    if report.form == "CSV":
+        decoded = [unquote_plus(key) for key in rows["key"]]
+        rows = rows.with_columns(key=pl.Series(decoded, dtype=pl.String))
+    rows = rows.filter(~marker, pl.col("etag").is_not_null(), pl.col("bytes").is_not_null())
+    rows = rows.with_columns(uri=f"s3://{report.bucket}/" + pl.col("key"))
+    rows = rows.filter(pl.Series([taken(uri) for uri in rows["uri"]], dtype=pl.Boolean))
+    version = pl.col("etag").str.strip_chars('"') + "-" + pl.col("bytes").cast(pl.String)
+    return rows.select(**in_the_form(version))
+
+
+def _rows(report: S3Inventory, path: Path) -> pl.DataFrame:
+    """The columns of a file that are of use, under plain names."""
+    try:
+        if report.form == "CSV":
+            rows = pl.read_csv(path, has_header=False, new_columns=list(report.fields), infer_schema=False)
+            return rows.select(name for name in _USED if name in rows.columns)
+        if report.form == "ORC":
+            from pyarrow import orc
+
+            frame = pl.from_arrow(orc.read_table(path))
+            assert isinstance(frame, pl.DataFrame)
+            lazy = frame.lazy()
+        else:
+            lazy = pl.scan_parquet(path)
+        names = {_plain(name): name for name in lazy.collect_schema().names()}
+        return lazy.select(pl.col(names[name]).alias(name) for name in _USED if name in names).collect()
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame(schema=dict.fromkeys(_USED, pl.String))
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise StoreError(f"a file of the inventory {report.uri} cannot be read: {str(error)[:200]}") from None

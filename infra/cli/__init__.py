@@ -1,0 +1,31 @@
+"""The command line: `sightflow`. Each command is a thin screen over the flows and blocks.
+
+Heavy libraries are imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 2 bad usage or spec, 3 quarantine above policy, 1 anything else."""
+    # Settled before Prefect, transformers and their like are imported and read it.
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if not os.environ.get("SIGHTFLOW_DEBUG"):
+        # Prefect's log lines still go to its server, where the UI shows them; this screen has its own.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Torch's threads that wait for each other do not spin: on a CPU they would stall those that fetch and decode.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    from sightflow.infra.cli.app import app
+
+    app()

@@ -1,0 +1,244 @@
+"""sightflow catalog and sightflow quarantine: look at what was published and what failed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+
+from sightflow.infra.cli.screen import console, is_terminal, printable, safe, table
+from sightflow.schemas.failure import SpecError, StoreError
+
+app = typer.Typer(no_args_is_help=True, help="Show, query, compare, restore and look after a published catalog.")
+quarantine_app = typer.Typer(no_args_is_help=True, help="What failed, with its cause.")
+
+Uri = Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/catalog, a local folder, or the spec file.")]
+Endpoint = Annotated[str | None, typer.Option(help="Of an S3-compatible store; AWS_ENDPOINT_URL works too.")]
+Version = Annotated[int | None, typer.Option(help="An earlier version; see `catalog history`.")]
+_WIDEST_CELL = 160
+
+
+def open_catalog(uri: str, endpoint: str | None) -> Any:
+    """The catalog at a URI, a folder, or named by a spec file. Raises StoreError if there is none."""
+    from sightflow.blocks.catalog.catalog import Catalog
+    from sightflow.blocks.store.object_store import ObjectStore
+    from sightflow.schemas.spec import read_spec
+
+    if uri.endswith((".yaml", ".yml")):
+        from sightflow.tasks.discover import open_catalog as of_spec
+
+        found = of_spec(read_spec(uri))
+    else:
+        scheme = uri.partition("://")[0] if "://" in uri else "file"
+        if scheme not in ("s3", "file"):
+            raise SpecError(f"{uri} has the scheme {scheme}; allowed: s3:// and local folders")
+        located = uri if scheme == "s3" else f"file://{Path(uri.removeprefix('file://')).resolve()}"
+        found = Catalog(uri=located, store=ObjectStore(endpoint_url=endpoint))
+    if all(found.table(name) is None for name in ("enrichments", "quarantine")):
+        raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")
+    return found
+
+
+@app.command()
+def show(uri: Uri, version: Version = None, endpoint_url: Endpoint = None) -> None:
+    """Say what the catalog holds: rows, objects and models by enrichment, and what failed."""
+    catalog = open_catalog(uri, endpoint_url)
+    rows = catalog.scan("enrichments", version)
+    held = catalog.read(
+        rows.group_by("enrichment", "capability")
+        .agg(
+            pl.len().alias("rows"),
+            pl.col("model_id").unique().sort().alias("models"),
+            pl.col("cost_usd").sum(),
+            pl.col("inferred_at").max().alias("newest"),
+        )
+        .sort("enrichment")
+    )
+    objects = catalog.read(rows.select(pl.col("uri").n_unique())).item()
+    at = catalog.version() if version is None else version
+    shown = [
+        (r["enrichment"], r["capability"], f"{r['rows']:,}", ", ".join(r["models"]), f"{r['newest']:%Y-%m-%d %H:%M}")
+        for r in held.iter_rows(named=True)
+    ]
+    title = f"{catalog.uri}, version {at}: {objects:,} objects"
+    console.print(
+        table(title, "enrichment", "capability", "rows", "model", "newest (UTC)", rows=shown, right=("rows",))
+    )
+    failed = open_cases(catalog).height
+    if failed:
+        console.print(f"{failed:,} items in quarantine: sightflow quarantine list {safe(uri)}", soft_wrap=True)
+    following = "SELECT * FROM catalog LIMIT 5"
+    console.print(f'next: [bold]sightflow catalog query {safe(uri)} "{following}"[/bold]', soft_wrap=True)
+
+
+@app.command()
+def query(
+    uri: Uri,
+    sql: Annotated[str, typer.Argument(help="Views: catalog (one row an object), enrichments, quarantine, runs.")],
+    version: Version = None,
+    format: Annotated[str, typer.Option(help="table, json (one object a line) or csv.")] = "table",
+    endpoint_url: Endpoint = None,
+) -> None:
+    """Ask the catalog in SQL. The view `catalog` has one row an object and a column for each enrichment."""
+    import duckdb
+
+    from sightflow.blocks.catalog.sql_views import connect
+
+    if format not in ("table", "json", "csv"):
+        raise SpecError(f"--format {format} is not known; allowed: table, json, csv")
+    catalog = open_catalog(uri, endpoint_url)
+    try:
+        found = connect(catalog, version).execute(sql)
+        rows = found.fetchall()
+    except duckdb.Error as error:
+        raise SpecError(f"the query is not understood: {catalog.store.without_keys(str(error))}") from None
+    names = [column[0] for column in found.description or []]
+    if format == "json":
+        for row in rows:
+            _print_json(dict(zip(names, row, strict=True)))
+    elif format == "csv":
+        watched = is_terminal()
+        cells = ([printable(str(value)) if watched and value is not None else value for value in row] for row in rows)
+        csv.writer(sys.stdout).writerows([names, *cells])
+    else:
+        console.print(table("", *names, rows=([_cell(value) for value in row] for row in rows)))
+        console.print(f"{len(rows):,} rows")
+
+
+def _print_json(row: dict[str, Any]) -> None:
+    """One object a line: as it is for programs; for a terminal without what could steer it."""
+    line = json.dumps(row, default=str, ensure_ascii=False)
+    print(printable(line) if is_terminal() else line)
+
+
+def _cell(value: Any) -> str:
+    """One value for the screen: boxes in short, long text cut where a person watches."""
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "x_min" in value[0]:
+        value = "; ".join(
+            f"{r['label']} [{r['x_min']:.0f} {r['y_min']:.0f} {r['x_max']:.0f} {r['y_max']:.0f}]" for r in value
+        )
+    text = "" if value is None else str(value)
+    return text[:_WIDEST_CELL] + "…" if is_terminal() and len(text) > _WIDEST_CELL else text
+
+
+@app.command()
+def history(uri: Uri, limit: Annotated[int, typer.Option(min=1)] = 20, endpoint_url: Endpoint = None) -> None:
+    """List the catalog's versions, newest first."""
+    from datetime import UTC, datetime
+
+    delta = open_catalog(uri, endpoint_url).table("enrichments")
+    rows = []
+    for commit in delta.history(limit) if delta is not None else []:
+        metrics = commit.get("operationMetrics", {})
+        moment = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+        added, changed, gone = (
+            metrics.get(f"num_target_rows_{kind}", 0) for kind in ("inserted", "updated", "deleted")
+        )
+        rows.append((commit["version"], f"{moment:%Y-%m-%d %H:%M:%S}", commit["operation"], added, changed, gone))
+    console.print(table("", "version", "when (UTC)", "operation", "added", "changed", "removed", rows=rows))
+
+
+@app.command()
+def diff(
+    uri: Uri,
+    old: Annotated[int, typer.Argument(help="The earlier version.")],
+    new: Annotated[int | None, typer.Argument(help="The later one; unset, the newest.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="The most rows listed.")] = 50,
+    endpoint_url: Endpoint = None,
+) -> None:
+    """List the rows that were added, removed or changed between two versions."""
+    catalog = open_catalog(uri, endpoint_url)
+    columns = ("uri", "enrichment", "fingerprint")
+    before = catalog.scan("enrichments", old).select(columns)
+    after = catalog.scan("enrichments", new).select(columns)
+    changes = catalog.read(
+        before.join(after, on=["uri", "enrichment"], how="full", coalesce=True, suffix="_after")
+        .filter(pl.col("fingerprint").ne_missing(pl.col("fingerprint_after")))
+        .select(
+            change=pl.when(pl.col("fingerprint").is_null())
+            .then(pl.lit("added"))
+            .when(pl.col("fingerprint_after").is_null())
+            .then(pl.lit("removed"))
+            .otherwise(pl.lit("changed")),
+            uri="uri",
+            enrichment="enrichment",
+        )
+        .sort("uri", "enrichment")
+    )
+    counts = {name: changes.filter(pl.col("change") == name).height for name in ("added", "changed", "removed")}
+    console.print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    if changes.height:
+        console.print(table("", "change", "uri", "enrichment", rows=changes.head(limit).iter_rows()))
+    if changes.height > limit:
+        console.print(f"{changes.height - limit:,} more; raise --limit to see them")
+
+
+@app.command()
+def restore(uri: Uri, version: Annotated[int, typer.Argument()], endpoint_url: Endpoint = None) -> None:
+    """Make the catalog what it was at a version, as a new commit; nothing of the history is lost."""
+    committed = open_catalog(uri, endpoint_url).restore(version)
+    console.print(f"restored version {version} as version {committed}")
+
+
+@app.command()
+def upkeep(
+    uri: Uri,
+    keep_days: Annotated[
+        int | None, typer.Option(min=7, help="How far back diff and restore reach; unset, as the spec or catalog says.")
+    ] = None,
+    endpoint_url: Endpoint = None,
+) -> None:
+    """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
+    from sightflow.blocks.catalog.maintenance import kept_days, tend
+    from sightflow.schemas.spec import Upkeep, read_spec
+
+    catalog = open_catalog(uri, endpoint_url)
+    if uri.endswith((".yaml", ".yml")):
+        keep_days = keep_days or read_spec(uri).policy.upkeep.keep_days
+    policy = Upkeep(keep_days=keep_days or kept_days(catalog))
+    for tended in tend(catalog, policy, even_if_not_due=True):
+        console.print(safe(tended.words), soft_wrap=True)
+
+
+@quarantine_app.command("list")
+def list_quarantine(
+    uri: Uri,
+    cause: Annotated[str | None, typer.Option(help="Only this cause class, e.g. decode.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most items listed.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the raw replies.")] = False,
+    endpoint_url: Endpoint = None,
+) -> None:
+    """List what failed: the object, the enrichment, the cause, the stage, and what went wrong."""
+    from sightflow.schemas.failure import Cause
+
+    if cause is not None and cause not in set(Cause):
+        raise SpecError(f"{cause} is not a cause; allowed: {', '.join(Cause)}")
+    cases = open_cases(open_catalog(uri, endpoint_url))
+    if cause:
+        cases = cases.filter(pl.col("cause") == cause)
+    if as_json:
+        for row in cases.iter_rows(named=True):
+            _print_json(row)
+        return
+    columns = ("uri", "enrichment", "cause", "stage", "message")
+    console.print(
+        table(f"{cases.height:,} items in quarantine", *columns, rows=cases.select(columns).head(limit).iter_rows())
+    )
+    if cases.height > limit:
+        console.print(f"{cases.height - limit:,} more; raise --limit to see them")
+
+
+def open_cases(catalog: Any) -> pl.DataFrame:
+    """The quarantine without what has been published since."""
+    settled = catalog.scan("enrichments").select("uri", "enrichment", "fingerprint")
+    frame: pl.DataFrame = catalog.read(
+        catalog.scan("quarantine")
+        .join(settled, on=["uri", "enrichment", "fingerprint"], how="anti")
+        .sort("uri", "enrichment")
+    )
+    return frame

@@ -1,0 +1,54 @@
+"""sightflow deploy: have a Prefect server run a spec by schedule and on uploads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from sightflow.infra.cli.plan import SpecFile
+from sightflow.infra.cli.screen import console, safe, table
+
+Cron = Annotated[str | None, typer.Option(help='When, e.g. "0 2 * * *": every night at two.')]
+Interval = Annotated[float | None, typer.Option(min=1, help="Seconds from one start to the next.")]
+Overlap = Annotated[
+    Literal["wait", "skip"], typer.Option(help="What a scheduled run does that comes due while one is still going on.")
+]
+Name = Annotated[str | None, typer.Option(help="Of the deployment; unset, the name of the spec file.")]
+Pool = Annotated[str, typer.Option(help="The work pool; made, of type sightflow, if it is not there.")]
+
+
+def deploy(
+    spec: SpecFile,
+    cron: Cron = None,
+    interval: Interval = None,
+    on_upload: Annotated[
+        bool, typer.Option("--on-upload", help="Also run on what `sightflow bridge` announces.")
+    ] = False,
+    overlap: Overlap = "wait",
+    name: Name = None,
+    pool: Pool = "sightflow",
+    notify: Annotated[
+        str | None, typer.Option(metavar="TYPE/NAME", help="A saved notification block to tell of failed runs.")
+    ] = None,
+) -> None:
+    """Make the deployments of a spec on the configured Prefect server: pool, schedule, limit and automation.
+
+    Made again, it renews them: do so when the spec file has changed, for a deployment holds the spec as it was.
+    """
+    from sightflow.infra.prefect_server import configured_api
+    from sightflow.infra.service.deployments import check, deploy, make_pool
+    from sightflow.schemas.spec import read_spec
+
+    read = read_spec(spec)
+    check(cron, interval)
+    configured_api()
+    with console.status("writing to the Prefect server"):
+        kind = make_pool(pool)
+        made = deploy(name or spec.stem, read, cron, interval, on_upload, overlap, pool, notify)
+    rows = [(each.name, each.starts) for each in made]
+    console.print(table(f"deployed to the pool {pool} ({kind})", "deployment", "runs", rows=rows))
+    following = f"sightflow worker --pool {pool}" if kind == "sightflow" else f"prefect worker start --pool {pool}"
+    console.print(f"next: [bold]{safe(following)}[/bold]", soft_wrap=True)
+    if on_upload:
+        console.print(f"and:  [bold]{safe(f'sightflow bridge {spec} --queue URL')}[/bold]", soft_wrap=True)

@@ -1,0 +1,138 @@
+"""sightflow doctor: what is installed, reachable and configured here, and what to do about the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightflow.infra.cli.screen import console, table
+from sightflow.schemas.spec import EnrichmentSpec
+
+_PACKAGES = (
+    "prefect", "torch", "transformers", "deltalake", "polars", "pandera", "s3fs", "duckdb", "av",
+    "openai", "google-genai", "dashscope",
+)  # fmt: skip
+Finding = tuple[str, str, str, str]
+
+
+def doctor(
+    spec: Annotated[
+        Path | None, typer.Argument(metavar="[SPEC]", help="Check the stores and models of a spec too.")
+    ] = None,
+) -> None:
+    """Check this machine: packages, devices, Prefect, models; with a spec also its store, catalog and models."""
+    with console.status("looking around ..."):
+        findings = [*_packages(), *_machine(), *_prefect(), *_models()]
+        if spec is not None:
+            findings += _of_spec(spec)
+    console.print(table("", "what", "state", "found", "remedy", rows=findings))
+    if any(state == "missing" for _, state, _, _ in findings):
+        raise typer.Exit(1)
+
+
+def _packages() -> Iterator[Finding]:
+    for name in _PACKAGES:
+        try:
+            yield name, "ok", version(name), ""
+        except PackageNotFoundError:
+            yield name, "missing", "not installed", "make clean, then make demo: installs what requirements.lock names"
+
+
+def _machine() -> Iterator[Finding]:
+    yield "python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}", ""
+    import torch
+
+    if torch.cuda.is_available():
+        for k in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(k)
+            yield f"cuda:{k}", "ok", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB", ""
+    else:
+        yield "GPU", "none", "models run on the CPU", "the demo does not need one; 7B models do"
+    yield "disk", "ok", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free here", ""
+
+
+def _prefect() -> Iterator[Finding]:
+    from prefect.settings import get_current_settings
+
+    from sightflow.infra.prefect_server import is_healthy
+
+    url = get_current_settings().api.url
+    if not url:
+        yield (
+            "prefect server",
+            "ok",
+            "none configured",
+            "each run starts its own on loopback; set PREFECT_API_URL to share one",
+        )
+    elif is_healthy(url):
+        yield "prefect server", "ok", url, ""
+    else:
+        yield "prefect server", "missing", f"{url} does not answer", "start it, or unset PREFECT_API_URL"
+
+
+def _models() -> Iterator[Finding]:
+    from sightflow.blocks.models.registry import SYSTEMS, open_model
+
+    for system in SYSTEMS:
+        model = open_model(system)
+        available = model.availability()
+        yield system, "ok" if available.usable else "not here", available.why, available.remedy
+
+
+def _of_spec(path: Path) -> Iterator[Finding]:
+    from sightflow.schemas.failure import SightflowError
+    from sightflow.schemas.spec import read_spec
+    from sightflow.tasks.discover import open_catalog
+    from sightflow.tasks.route import asks_of
+
+    spec = read_spec(path)
+    yield from _listing(spec) if spec.listing else _sources(spec)
+    try:
+        found = open_catalog(spec).version()
+        yield f"catalog {spec.catalog}", "ok", "not yet made" if found is None else f"version {found}", ""
+    except SightflowError as error:
+        yield f"catalog {spec.catalog}", "missing", str(error), "see the message"
+    try:
+        for ask, _ in asks_of(spec):
+            yield f"enrichment {ask.enrichment.name}", "ok", f"served by {ask.systems[0]}", ""
+    except SightflowError as error:
+        yield "enrichments", "missing", str(error), "see the message"
+    if not os.environ.get("AWS_ACCESS_KEY_ID") and any(uri.startswith("s3://") for uri in spec.source):
+        yield "AWS keys", "ok", "none in the environment", "a profile or role is used, if there is one"
+
+
+def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
+    from sightflow.schemas.failure import SightflowError
+    from sightflow.tasks.discover import open_store
+
+    for uri in spec.source:
+        try:
+            open_store(spec.store).check(uri)
+            yield f"source {uri}", "ok", "can be listed", ""
+        except SightflowError as error:
+            yield f"source {uri}", "missing", str(error), "see the message"
+
+
+def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
+    """What is read in the place of the sources: their own listing may well be forbidden."""
+    from sightflow.blocks.store.uri_lists import uris_in
+    from sightflow.schemas.failure import SightflowError
+    from sightflow.schemas.spec import names_objects
+    from sightflow.tasks.discover import open_store, reports_of
+
+    try:
+        store = open_store(spec.store)
+        for report in reports_of(spec, store):
+            found = f"of {report.bucket}, {len(report.files)} {report.form} files"
+            yield f"listing {report.uri}", "ok", found, ""
+        for address in filter(names_objects, spec.listing):
+            yield f"listing {address}", "ok", f"names {len(uris_in(store, address)):,} objects", ""
+    except SightflowError as error:
+        yield "listing", "missing", str(error), "see the message"

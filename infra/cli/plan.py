@@ -1,0 +1,110 @@
+"""sightflow plan: what a run would do and cost, before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightflow.infra.cli.screen import console, money, safe, table
+from sightflow.schemas.run.plan import EnrichmentPlan, Status, Work
+from sightflow.schemas.run.selection import Selection
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
+Prefix = Annotated[str, typer.Option(help="Only objects whose URI, or key, begins so.")]
+Since = Annotated[datetime | None, typer.Option(help="Only objects modified since, in UTC: 2026-11-01T06:00:00.")]
+Sample = Annotated[float, typer.Option(min=0.000001, max=1, help="About this share of the objects, always the same.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many objects that have work left.")]
+
+
+def selection(prefix: str, since: datetime | None, sample: float, limit: int | None) -> Selection:
+    """The part of the work that the options name."""
+    return Selection(prefix=prefix, since=since and since.replace(tzinfo=UTC), sample=sample, limit=limit)
+
+
+def plan(
+    spec: SpecFile,
+    prefix: Prefix = "",
+    since: Since = None,
+    sample: Sample = 1.0,
+    limit: Limit = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
+) -> None:
+    """Count what is new, changed, stale and unchanged; show the model for each enrichment, why, and the price."""
+    from sightflow.schemas.spec import read_spec
+
+    read = read_spec(spec)
+    from sightflow.tasks.discover import discover
+    from sightflow.tasks.plan import plan as plan_task
+    from sightflow.tasks.route import asks_of
+
+    asks_of(read)  # what cannot be served is said before anything is listed
+    with console.status("listing the source and comparing it with the catalog ..."):
+        work = plan_task.fn(discover.fn(read), read, selection(prefix, since, sample, limit))
+    if as_json:
+        console.print_json(json.dumps(plan_document(work)))
+        return
+    show_plan(work)
+    todo = f"sightflow run {spec}" if work.to_compute else "nothing to do"
+    console.print(f"\nnext: [bold]{safe(todo)}[/bold]")
+
+
+def plan_document(work: Work) -> dict[str, object]:
+    """The plan as a JSON document."""
+    return {
+        "objects": work.objects,
+        "not_asked": work.not_asked,
+        "to_compute": work.to_compute,
+        "price_usd": work.price,
+        "orphaned": work.orphans["uri"].to_list(),
+        "enrichments": [p.model_dump(mode="json") for p in work.plans],
+    }
+
+
+def show_plan(work: Work) -> None:
+    """Print the counts, then the reason of each choice of a model."""
+    counted = [Status.NEW, Status.CHANGED, Status.STALE, Status.UNCHANGED, Status.QUARANTINED]
+    rows = [
+        [
+            f"{p.enrichment} ({p.media_kind})",
+            *(f"{p.counts.get(status, 0):,}" for status in counted),
+            f"{p.to_compute:,}",
+            p.route.systems[0],
+            money(p.price),
+        ]
+        for p in work.plans
+    ]
+    numbers = (*(str(status) for status in counted), "to compute")
+    console.print(
+        table(
+            f"{work.objects:,} objects", "enrichment", *numbers, "model", "price", rows=rows, right=(*numbers, "price")
+        )
+    )
+    for p in work.plans:
+        console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)
+    show_notices(work.plans)
+    if work.not_asked:
+        console.print(f"{work.not_asked:,} objects are of a kind that no enrichment is asked of")
+    if work.orphans.height:
+        console.print(
+            f"{work.orphans.height:,} objects of the catalog are gone from the source ({work.orphans['rows'].sum():,} "
+            "rows); policy.prune: true removes them"
+        )
+
+
+def show_notices(plans: Iterable[EnrichmentPlan]) -> None:
+    """Print what the weights in use say of themselves, each once."""
+    notices = dict.fromkeys((p.route.systems[0], p.route.notice) for p in plans if p.route.notice)
+    for system, notice in notices:
+        console.print(f"[yellow]note[/yellow] {safe(system)}: {safe(notice)}", soft_wrap=True)
+
+
+def _why(p: EnrichmentPlan) -> str:
+    first, *others = p.route.candidates
+    reasons = [f"[bold]{safe(first.system)}[/bold] ({safe(first.model_id)}), {safe(first.why)}"]
+    reasons += [f"not {safe(other.system)}: {safe(other.why)}" for other in others if not other.usable]
+    return "; ".join(reasons)

@@ -1,0 +1,173 @@
+"""sightflow run: bring the catalog up to date."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices
+from sightflow.infra.cli.screen import console, money, safe, table
+from sightflow.schemas.run.plan import Work
+from sightflow.schemas.run.report import QuarantineExceeded, RunReport
+from sightflow.schemas.run.selection import EVERYTHING, Selection
+from sightflow.schemas.spec import EnrichmentSpec
+
+if TYPE_CHECKING:
+    from sightflow.infra.prefect_server import PrefectServer
+
+
+def run(
+    spec: SpecFile,
+    prefix: Prefix = "",
+    since: Since = None,
+    sample: Sample = 1.0,
+    limit: Limit = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run report as JSON, for programs.")] = False,
+) -> None:
+    """Compute what is missing, validate it and publish it; what is already there is never computed again."""
+    from sightflow.schemas.spec import read_spec
+
+    read = read_spec(spec)
+    try:
+        done = run_enrich(read, selection(prefix, since, sample, limit))
+    except QuarantineExceeded as error:
+        _show(error.report, as_json)
+        raise
+    _show(done, as_json)
+
+
+def run_enrich(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
+    """Run the flow with progress on the screen, on the configured Prefect server or on one of our own."""
+    from sightflow.infra.prefect_server import prefect_api
+    from sightflow.tasks.route import asks_of
+
+    asks_of(spec)  # what cannot be served is said before a server is started
+    with prefect_api() as server:
+        return enrich_on(server, spec, chosen)
+
+
+def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
+    """Run the flow with progress on the screen; `server`: our own, perhaps still starting, or None."""
+    from sightflow.tasks.publish import LISTENER
+
+    with progress() as bar:
+        # The server takes seconds to start; what takes long to load uses the same seconds.
+        readying = threading.Thread(target=_get_ready, args=(spec,), daemon=True)
+        readying.start()
+        if server is not None:
+            bar.say("starting Prefect on this machine")
+            server.wait()
+        bar.say("loading libraries")
+        readying.join()
+        from prefect import tags
+
+        from sightflow.flows.enrich import enrich
+
+        bar.say("listing the source and planning")
+        token = LISTENER.set(bar)
+        try:
+            with tags("sightflow"):
+                return enrich(spec, chosen)
+        finally:
+            LISTENER.reset(token)
+
+
+def _get_ready(spec: EnrichmentSpec) -> None:
+    from sightflow.tasks.runtime.preload import get_ready
+
+    get_ready(spec)
+    import_module("sightflow.flows.enrich")
+
+
+class ProgressBar:
+    """Items, rate and time left, told by the publisher."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("starting", total=None, failed="", rate="")
+        self._failed = 0
+
+    def say(self, what: str) -> None:
+        """Name what is going on now."""
+        self._bar.update(self._task, description=what)
+
+    def planned(self, work: Work) -> None:
+        self._bar.update(
+            self._task, description="enriching" if work.to_compute else "nothing to do", total=work.to_compute
+        )
+        self._bar.reset(self._task, total=work.to_compute)
+
+    def advanced(self, published: int, quarantined: int) -> None:
+        self._failed += quarantined
+        failed = f"[red]{self._failed:,} failed[/red]" if self._failed else ""
+        self._bar.update(self._task, advance=published + quarantined, failed=failed)
+        speed = self._bar.tasks[0].speed
+        self._bar.update(self._task, rate=f"{speed:,.1f} items/s" if speed else "")
+
+
+@contextmanager
+def progress() -> Iterator[ProgressBar]:
+    """A bar on the screen while the block runs."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield ProgressBar(bar)
+
+
+def _show(done: RunReport, as_json: bool) -> None:
+    if as_json:
+        console.print_json(done.model_dump_json())
+    else:
+        show_report(done)
+
+
+def show_report(done: RunReport) -> None:
+    """Print the summary of a run and the next command to type."""
+    seconds = (done.finished_at - done.started_at).total_seconds()
+    if not done.commits:
+        console.print(f"nothing to do: {done.unchanged:,} results of {done.objects:,} objects are up to date")
+    else:
+        rate = f", {(done.published + done.quarantined) / seconds:,.1f} items/s" if seconds else ""
+        console.print(
+            f"[bold]{done.published:,} published[/bold], {done.quarantined:,} quarantined, "
+            f"{done.unchanged:,} unchanged, {done.pruned:,} pruned in {seconds:,.1f} s{rate}; "
+            f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}"
+        )
+    show_notices(done.plans)
+    if done.bottleneck:
+        stages = ", ".join(f"{stage} {time.busy:,.1f}" for stage, time in done.stages.items())
+        slowest = f"the bottleneck is {done.bottleneck}, at work {done.stages[done.bottleneck].share:.0%} of the time"
+        console.print(f"seconds at work: {stages}; {slowest}", soft_wrap=True)
+    if done.causes:
+        rows = sorted(((cause, f"{count:,}") for cause, count in done.causes.items()), key=lambda row: row[0])
+        console.print(table("quarantined", "cause", "items", rows=rows, right=("items",)))
+    if done.orphaned and not done.pruned:
+        console.print(
+            f"{done.orphaned:,} objects of the catalog are gone from the source; policy.prune: true removes them"
+        )
+    for tended in done.upkeep:
+        console.print(f"upkeep: {safe(tended.words)}", soft_wrap=True)
+    following = f"sightflow quarantine list {done.catalog}" if done.causes else f"sightflow catalog show {done.catalog}"
+    console.print(f"next: [bold]{safe(following)}[/bold]", soft_wrap=True)

@@ -1,0 +1,93 @@
+"""What the commands share on the screen: the console, errors in plain words, tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from sightflow.schemas.failure import SightflowError, SpecError
+
+console = Console(highlight=False)
+problems = Console(stderr=True, highlight=False)
+
+
+class Commands(TyperGroup):
+    """Turns errors into one clear message and the right exit code; SIGHTFLOW_DEBUG=1 shows the traceback too."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from sightflow.schemas.run.report import QuarantineExceeded
+
+        try:
+            return super().invoke(ctx)
+        except SightflowError as error:
+            if os.environ.get("SIGHTFLOW_DEBUG"):
+                raise
+            code = 2 if isinstance(error, SpecError) else 3 if isinstance(error, QuarantineExceeded) else 1
+            problems.print(f"[red]error[/red] {safe_lines(error)}", soft_wrap=True)
+            raise typer.Exit(code) from None
+        except KeyboardInterrupt:
+            problems.print("interrupted; what was committed stays, and the next run goes on from there")
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get("SIGHTFLOW_DEBUG") or type(error).__module__.startswith(("click", "typer")):
+                raise
+            problems.print(
+                f"[red]error[/red] {safe(type(error).__name__)}: {safe_lines(error)}\n"
+                "This is not a mistake of yours that sightflow knows. Set SIGHTFLOW_DEBUG=1 for the traceback.",
+                soft_wrap=True,
+            )
+            raise typer.Exit(1) from None
+
+
+def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tuple[str, ...] = ()) -> Table:
+    """A table whose cells are shown as they are, whatever markup or control characters they hold."""
+    shown = Table(
+        title=safe(title) or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for column in columns:
+        shown.add_column(safe(column), justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(safe(cell) for cell in row))
+    return shown
+
+
+def safe(value: object) -> str:
+    """Text that cannot steer the terminal: control characters and markup of file names and models are escaped."""
+    return escape(printable(str(value)))
+
+
+def safe_lines(value: object) -> str:
+    """As `safe`, for text of our own that may have several lines and may quote anything."""
+    return "\n".join(map(safe, str(value).splitlines()))
+
+
+def printable(text: str) -> str:
+    """Text with what is not printable in escaped form."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(what: str) -> None:
+    """One line of a long-running command, with its time."""
+    console.print(f"{datetime.now():%H:%M:%S} {safe(what)}", soft_wrap=True)
+
+
+def is_terminal() -> bool:
+    """Whether a person is watching."""
+    return sys.stdout.isatty()
+
+
+def money(dollars: float) -> str:
+    """US dollars, as exact as small prices need."""
+    return "free" if dollars == 0 else f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.4g}"

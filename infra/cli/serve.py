@@ -1,0 +1,89 @@
+"""sightflow serve: a spec by schedule and on uploads, all in one process on one machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from sightflow.infra.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, source_of
+from sightflow.infra.cli.deploy import Cron, Interval, Name, Overlap
+from sightflow.infra.cli.plan import SpecFile
+from sightflow.infra.cli.screen import console, safe, say
+from sightflow.infra.cli.worker import Limit, Metrics, Poll
+from sightflow.schemas.failure import SpecError
+
+
+def serve(
+    spec: SpecFile,
+    cron: Cron = None,
+    interval: Interval = None,
+    queue: Queue = None,
+    webhook: Hook = None,
+    overlap: Overlap = "wait",
+    name: Name = None,
+    poll: Poll = 5.0,
+    limit: Limit = 4,
+    batch_seconds: BatchSeconds = 5.0,
+    batch_objects: BatchObjects = 1000,
+    metrics: Metrics = None,
+) -> None:
+    """Run a spec by schedule, on uploads, or both, until this is stopped.
+
+    It uses the Prefect server that is configured, or starts one on this machine, whose runs are forgotten with it; the
+    catalog forgets nothing. Ctrl-C or SIGTERM: the shards in flight are finished.
+    """
+    uploads = queue is not None or webhook is not None
+    if cron is None and interval is None and not uploads:
+        raise SpecError("say when: --cron, --interval, --queue or --webhook")
+    from sightflow.infra.metrics import serve_metrics
+    from sightflow.infra.prefect_server import configured_api, prefect_api
+    from sightflow.schemas.spec import read_spec
+    from sightflow.tasks.route import asks_of
+
+    read = read_spec(spec)
+    asks_of(read)  # what cannot be served is said before a server is started
+    source = source_of(queue, webhook) if uploads else None
+    serve_metrics(metrics)
+    with prefect_api(for_one_run=False) as server:
+        with console.status("starting Prefect on this machine"):
+            if server is not None:
+                server.wait()
+            from sightflow.infra.service.deployments import check, deploy
+            from sightflow.infra.service.storage_events import Bridge, Window
+            from sightflow.infra.service.worker import work_until_told
+
+            check(cron, interval)
+            called = name or spec.stem
+            # A pool of its own: what it serves goes with it, and no other worker waits for it.
+            pool = f"sightflow-serve-{called}"
+            made = deploy(called, read, cron, interval, uploads, overlap, pool)
+        runs = ", ".join(each.starts for each in made)
+        console.print(f"serving [bold]{safe(spec)}[/bold] {safe(runs)}; see {safe(configured_api())}", soft_wrap=True)
+        console.print("stop with Ctrl-C; what was committed stays, and the next run goes on from there")
+        stop = threading.Event()
+        threads = []
+        if source is not None:
+            window = Window(batch_objects, batch_seconds)
+            bridge = Bridge(read, source, window, say)
+            threads.append(threading.Thread(target=_or_end, args=(bridge.run, stop), daemon=True))
+            threads[0].start()
+        work_until_told(pool, poll, limit, say)
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=5)
+        if server is None:
+            from sightflow.infra.service.deployments import pause
+
+            pause(made)
+
+
+def _or_end(run: Callable[[threading.Event], None], stop: threading.Event) -> None:
+    """Run the bridge; should it fail, end the whole service, to be started again by whoever keeps it."""
+    try:
+        run(stop)
+    finally:
+        if not stop.is_set():
+            say("the bridge has ended; so does all else")
+            os.kill(os.getpid(), signal.SIGTERM)

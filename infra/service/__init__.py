@@ -1,0 +1,1 @@
+"""Long-running processes: deployments, the worker, the bridge from storage notifications."""

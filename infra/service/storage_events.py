@@ -1,0 +1,174 @@
+"""The bridge from storage notifications to runs: many uploads become few runs, and none is lost on the way.
+
+A message leaves its source only after its objects stand in a manifest in the store; the manifest stays there until a
+run has seen to it, and is announced as long as it waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import polars as pl
+from prometheus_client import Counter
+
+from sightflow.blocks.catalog.upload_manifests import Manifests
+from sightflow.blocks.store.patterns import takes
+from sightflow.infra.service.announcements import Announcer
+from sightflow.infra.service.notification_sources import Message, MessageSource, SourceAway
+from sightflow.schemas.failure import Cause, Stage, StoreError
+from sightflow.schemas.notification import MalformedNotification, Upload, uploads_in
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from sightflow.tasks.discover import open_catalog
+
+_MESSAGES = Counter("sightflow_messages", "Storage notifications made durable", ["catalog", "outcome"])
+_OBJECTS = Counter("sightflow_uploaded_objects", "Objects written into manifests", ["catalog"])
+_REMEMBERED = 100_000  # uploads by which a notification that comes twice is known
+_IDLE_WAIT = 5.0  # SIGTERM is heard so long after, at the latest
+_PAUSE = 2.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """When a batch is closed: at so many objects, or so many seconds after its first message."""
+
+    objects: int = 1000
+    seconds: float = 5.0
+
+
+@dataclass
+class Batch:
+    """Messages that are not yet durable, and the objects they tell of, each once."""
+
+    opened: float = 0.0
+    uris: dict[str, None] = field(default_factory=dict)
+    uploads: list[Upload] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    poison: list[tuple[Message, str]] = field(default_factory=list)
+
+
+class Bridge:
+    """Gathers what a source says into manifests of one catalog. `say` is told in words what happens."""
+
+    def __init__(
+        self,
+        spec: EnrichmentSpec,
+        source: MessageSource,
+        window: Window,
+        say: Callable[[str], None],
+        again_seconds: float = 120.0,
+    ) -> None:
+        self._source, self._window, self._say = source, window, say
+        self._catalog = open_catalog(spec)
+        self._manifests = Manifests(self._catalog)
+        self._takes = takes(spec.source, spec.catalog)
+        self._announcer = Announcer(self._manifests, spec.catalog, again_seconds, say)
+        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def run(self, stop: threading.Event) -> None:
+        """Go on until `stop` is set; then make durable and announce what was received."""
+        self._announcer.start()
+        batch = Batch()
+        while not stop.is_set():
+            if not self._announcer.is_alive():
+                raise RuntimeError("what announces manifests has ended; see its traceback above")
+            left = batch.opened + self._window.seconds - time.monotonic() if batch.messages else _IDLE_WAIT
+            if left <= 0 or len(batch.uris) >= self._window.objects:
+                batch = self._kept(batch, stop)
+                continue
+            try:
+                received = self._source.receive(left)
+            except SourceAway as error:
+                self._say(f"{error}; it is asked again")
+                stop.wait(_PAUSE)
+                continue
+            if received and not batch.messages:
+                batch.opened = time.monotonic()
+            for message in received:
+                self._take(message, batch)
+        self._kept(batch, stop)
+        self._announcer.stop()
+
+    def _take(self, message: Message, batch: Batch) -> None:
+        batch.messages.append(message)
+        try:
+            uploads = uploads_in(message.body)
+        except MalformedNotification as error:
+            batch.poison.append((message, str(error)))
+            return
+        for upload in uploads:
+            known = upload.event and (upload.uri, upload.event) in self._seen
+            if not known and self._takes(upload.uri):
+                batch.uris[upload.uri] = None
+                batch.uploads.append(upload)
+
+    def _kept(self, batch: Batch, stop: threading.Event) -> Batch:
+        """Make a batch durable, trying until the store takes it; return the next, empty one.
+
+        When the bridge is stopped meanwhile, the messages stay with their source.
+        """
+        while batch.messages:
+            try:
+                self._write(batch)
+                break
+            except (StoreError, OSError) as error:
+                self._say(f"{len(batch.messages):,} messages wait, for the store does not take them: {error}")
+            if stop.wait(_PAUSE):
+                return Batch()
+        return Batch()
+
+    def _write(self, batch: Batch) -> None:
+        if batch.poison:
+            self._catalog.quarantine(_quarantined(batch.poison))
+            self._say(f"{len(batch.poison):,} messages are no notifications; they are in the quarantine")
+        if batch.uris:
+            manifest = self._manifests.write(list(batch.uris))
+            self._say(f"{len(batch.uris):,} objects of {len(batch.messages):,} messages: {manifest.rpartition('/')[2]}")
+            self._announcer.tell(manifest)
+        catalog = self._catalog.uri
+        _OBJECTS.labels(catalog).inc(len(batch.uris))
+        _MESSAGES.labels(catalog, "quarantined").inc(len(batch.poison))
+        _MESSAGES.labels(catalog, "taken").inc(len(batch.messages) - len(batch.poison))
+        for upload in batch.uploads:
+            if upload.event:
+                self._seen[upload.uri, upload.event] = None
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        try:
+            self._source.delete(batch.messages)
+        except SourceAway as error:
+            self._say(f"{error}; what is durable comes again, and costs nothing")
+
+
+def _quarantined(poison: list[tuple[Message, str]]) -> pl.DataFrame:
+    """Messages that are no notifications as rows of the quarantine, each with its body."""
+    now = datetime.now(UTC)
+    rows: list[dict[str, object]] = [
+        {
+            "uri": message.uri,
+            "enrichment": "notification",
+            "capability": None,
+            "fingerprint": hashlib.sha256(message.body.encode()).hexdigest()[:32],
+            "object_version": "",
+            "recipe": "",
+            "cause": Cause.MALFORMED.value,
+            "stage": Stage.NOTIFY.value,
+            "message": why,
+            "attempts": 1,
+            "raw_reply": message.body,
+            "system": "",
+            "model_id": "",
+            "route": [],
+            "cost_usd": 0.0,
+            "run_id": "",
+            "failed_at": now,
+        }
+        for message, why in poison
+    ]
+    return QuarantineRow.validate(pl.DataFrame(rows, schema=QUARANTINE_SCHEMA).unique("uri", maintain_order=True))

@@ -1,0 +1,1 @@
+"""What one run is: its selection, plan, timing and report."""

@@ -1,0 +1,102 @@
+"""The run report: what was done, skipped and quarantined, and where the time went."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import polars as pl
+from pydantic import BaseModel, Field, computed_field
+
+from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.run.plan import EnrichmentPlan
+from sightflow.schemas.run.timing import StageTime
+from sightflow.schemas.spec import EnrichmentSpec
+
+RUNS_SCHEMA: dict[str, pl.DataType] = {
+    "run_id": pl.String(),
+    "started_at": pl.Datetime("us", "UTC"),
+    "finished_at": pl.Datetime("us", "UTC"),
+    "objects": pl.Int64(),
+    "planned": pl.Int64(),
+    "published": pl.Int64(),
+    "quarantined": pl.Int64(),
+    "pruned": pl.Int64(),
+    "cost_usd": pl.Float64(),
+    "catalog_version": pl.Int64(),
+    "report": pl.String(),
+}
+
+
+class Tended(BaseModel):
+    """What upkeep did to one table of the catalog; `skipped` says why it did nothing."""
+
+    table: str
+    files_before: int
+    files_after: int
+    vacuumed: int = Field(default=0, description="files that were taken away, which no kept version needs")
+    skipped: str = ""
+
+    @property
+    def words(self) -> str:
+        """As on the screen, e.g. `enrichments: 100 files joined into 1`."""
+        if self.skipped:
+            return f"{self.table}: left as it is, {self.skipped}"
+        joined = self.files_after < self.files_before
+        said = [f"{self.files_before:,} files joined into {self.files_after:,}" if joined else "no files to join"]
+        if self.vacuumed:
+            said.append(f"{self.vacuumed:,} old files removed")
+        return f"{self.table}: {', '.join(said)}"
+
+
+class RunReport(BaseModel):
+    """What one run did, and what each of its `stages` did with the time."""
+
+    run_id: str
+    catalog: str
+    started_at: datetime
+    finished_at: datetime
+    objects: int
+    planned: int
+    published: int
+    unchanged: int
+    orphaned: int
+    pruned: int
+    causes: dict[Cause, int] = Field(default_factory=dict)
+    plans: list[EnrichmentPlan] = Field(default_factory=list)
+    stages: dict[Stage, StageTime] = Field(default_factory=dict)
+    cost_usd: float = 0.0
+    commits: int = 0
+    upkeep: list[Tended] = Field(default_factory=list)
+    catalog_version: int | None = None
+    max_quarantine_ratio: float = 1.0
+    spec: EnrichmentSpec | None = Field(default=None, description="what was run, for a replay; it holds no keys")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def quarantined(self) -> int:
+        return sum(self.causes.values())
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def bottleneck(self) -> Stage | None:
+        """The stage that was at work for the largest part of its time, or None where nothing was done."""
+        return max(self.stages, key=lambda stage: self.stages[stage].share, default=None)
+
+    @property
+    def within_policy(self) -> bool:
+        """Whether no more items failed than the policy allows."""
+        attempted = self.published + self.quarantined
+        return self.quarantined <= self.max_quarantine_ratio * attempted
+
+
+class QuarantineExceeded(SightflowError):
+    """More items failed than the policy allows. What was good has been published; `report` says all."""
+
+    def __init__(self, report: RunReport) -> None:
+        attempted = report.published + report.quarantined
+        super().__init__(
+            f"{report.quarantined} of {attempted} items failed, more than policy.max_quarantine_ratio "
+            f"({report.max_quarantine_ratio:g}) allows; what was good is published. "
+            f"See: sightflow quarantine list {report.catalog}"
+        )
+        self.report = report

@@ -1,0 +1,1 @@
+"""The tables of the catalog, and the inventory: one pandera model each."""

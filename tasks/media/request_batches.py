@@ -1,0 +1,226 @@
+"""batch: a shard's media become the model's requests, read and decoded ahead of the model.
+
+Pictures are held by the group, and a video by the frames in flight: never by how many there are, nor how long.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from PIL import Image
+
+from sightflow.blocks.models.vision_model import VisionModel
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.media import DecodedVideo, MediaFacts, MediaFile
+from sightflow.schemas.run.plan import Ask, Shard, ShardItem
+from sightflow.schemas.run.timing import Span, timed
+from sightflow.schemas.spec import Limits
+from sightflow.schemas.vision import VisionRequest
+from sightflow.tasks.fetch import Fetched
+from sightflow.tasks.media.decode_image import decode
+from sightflow.tasks.media.read_video import VideoError, VideoIndex, index_video, read_frames, sampled
+from sightflow.tasks.media.windows import Window, cut
+
+_DECODERS = max(2, min(8, os.cpu_count() or 2))
+_BATCH_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request of the model: an enrichment of an image, or of one window of a video.
+
+    `windows` are all the windows of that enrichment, `place` is this one's among them. If the media could not be read
+    there is a `failure` in place of the request.
+    """
+
+    item: ShardItem
+    ask: Ask
+    request: VisionRequest | None = None
+    failure: Failure | None = None
+    facts: MediaFacts | None = None
+    windows: tuple[Window, ...] = ()
+    place: int = 0
+
+
+def image_batches(
+    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
+) -> Iterator[list[Asked]]:
+    """Yield what is asked of a group of images at a time, decoding the next ones in threads while these are used.
+
+    At most two groups are in memory as pixels; an object's bytes are let go when it has been decoded.
+    """
+
+    def timely(item: ShardItem) -> tuple[list[Asked], Span]:
+        mine: list[Span] = []
+        with timed(mine, Stage.DECODE):
+            asked = decoded(item)
+        return asked, mine[0]
+
+    def decoded(item: ShardItem) -> list[Asked]:
+        content = fetched.take(item.uri)
+        asks = [shard.ask(name) for name in item.enrichments]
+        if isinstance(content, Failure):
+            return [Asked(item, ask, failure=content) for ask in asks]
+        assert isinstance(content, bytes)
+        media = decode(content, limits, model.decoded_side)
+        if isinstance(media, Failure):
+            return [Asked(item, ask, failure=media) for ask in asks]
+        facts = MediaFacts.of(media)
+        return [Asked(item, ask, VisionRequest(item.uri, ask.enrichment, media), facts=facts) for ask in asks]
+
+    group = model.objects_at_once
+    groups = [shard.items[k : k + group] for k in range(0, len(shard.items), group)]
+    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
+        pending = [pool.submit(timely, item) for item in groups[0]] if groups else []
+        for place in range(len(groups)):
+            done = [future.result() for future in pending]
+            first, last = min(span.start for _, span in done), max(span.end for _, span in done)
+            spans.append(replace(done[0][1], start=first, end=last))
+            following = groups[place + 1] if place + 1 < len(groups) else ()
+            pending = [pool.submit(timely, item) for item in following]
+            yield [asked for each, _ in done for asked in each]
+
+
+def video_batches(
+    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
+) -> Iterator[list[Asked]]:
+    """Yield what is asked of videos, some windows at a time, reading the next ones in a thread meanwhile.
+
+    A video is decoded once for all that is asked of it. A batch holds at most `model.objects_at_once` windows and
+    64 MiB of pixels, and at least one window.
+    """
+    windows = (asked for item in shard.items for asked in _windows_of(item, shard, fetched, limits, model))
+    batches = _batched(windows, model.objects_at_once)
+
+    def following() -> list[Asked] | None:
+        with timed(spans, Stage.DECODE):
+            return next(batches, None)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="read-video") as reader:
+        pending = reader.submit(following)
+        while (batch := pending.result()) is not None:
+            pending = reader.submit(following)
+            yield batch
+
+
+def _batched(stream: Iterator[Asked], most: int) -> Iterator[list[Asked]]:
+    batch: list[Asked] = []
+    size = 0
+    for asked in stream:
+        batch.append(asked)
+        size += _bytes_of(asked)
+        if len(batch) >= most or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _bytes_of(asked: Asked) -> int:
+    media = asked.request.media if asked.request else None
+    return sum(3 * f.width * f.height for f in media.frames) if isinstance(media, DecodedVideo) else 0
+
+
+@dataclass
+class _Open:
+    """A window whose frames are still being read."""
+
+    ask: Ask
+    windows: tuple[Window, ...]
+    place: int
+    wanted: frozenset[int]
+    pictures: dict[int, Image.Image] = field(default_factory=dict)
+
+
+def _windows_of(item: ShardItem, shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel) -> Iterator[Asked]:
+    """Read one video and yield each window of each of its enrichments as soon as its frames are there."""
+    file = fetched.take(item.uri)
+    asks = [shard.ask(name) for name in item.enrichments]
+    if isinstance(file, Failure):
+        yield from (Asked(item, ask, failure=file) for ask in asks)
+        return
+    assert isinstance(file, MediaFile)
+    try:
+        index = index_video(file.path, limits)
+    except Exception as error:
+        failure = _failure(error)
+        yield from (Asked(item, ask, failure=failure) for ask in asks)
+        return
+    opened: list[_Open] = []
+    for ask in asks:
+        try:
+            opened += _opened(ask, index, model)
+        except VideoError as error:
+            yield Asked(item, ask, failure=error.failure)
+    yield from _read(item, file, index, opened, model)
+
+
+def _read(
+    item: ShardItem, file: MediaFile, index: VideoIndex, opened: Sequence[_Open], model: VisionModel
+) -> Iterator[Asked]:
+    """Decode the frames of all the windows in one pass; a window goes out with its last frame."""
+    facts = MediaFacts(MediaKind.VIDEO, index.width, index.height, file.sha256, index.duration, index.frame_rate)
+    union = sorted(set().union(*(window.wanted for window in opened)))
+    waiting = list(opened)
+    failure: Failure | None = None
+    try:
+        for number, picture in read_frames(file.path, index, union, model.longest_frame_side):
+            for window in waiting:
+                if number in window.wanted:
+                    window.pictures[number] = picture
+            ready = [window for window in waiting if number >= max(window.wanted)]
+            waiting = [window for window in waiting if number < max(window.wanted)]
+            yield from (_asked(item, window, index, file, facts) for window in ready)
+    except Exception as error:
+        failure = _failure(error)
+    for window in waiting:  # their last frames could not be decoded
+        if window.pictures and failure is None:
+            yield _asked(item, window, index, file, facts)
+        else:
+            span = window.windows[window.place]
+            message = f"no frame from {span.start:.1f} to {span.end:.1f} s could be decoded"
+            cause = failure or Failure(Cause.DECODE, message, Stage.DECODE)
+            yield Asked(item, window.ask, failure=cause, windows=window.windows, place=window.place)
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, VideoError):
+        return error.failure
+    if isinstance(error, MemoryError):
+        return Failure(Cause.OUT_OF_MEMORY, "no memory to decode it", Stage.DECODE)
+    # FFmpeg raises whatever a broken file leads it into.
+    return Failure(Cause.DECODE, f"{type(error).__name__}: {error}"[:500], Stage.DECODE)
+
+
+def _opened(ask: Ask, index: VideoIndex, model: VisionModel) -> list[_Open]:
+    sampling = model.sampling(ask.enrichment)
+    wanted = sampled(index, sampling)
+    if not wanted:
+        where = f"from {sampling.start:g} s" + (f" to {sampling.end:g} s" if sampling.end else "")
+        message = f"no frame of its {index.duration:.2f} s lies {where}, as {ask.enrichment.name} asks"
+        raise VideoError(Cause.DECODE, message)
+    times = index.seconds[wanted].tolist()
+    end = index.duration if sampling.end is None else min(sampling.end, index.duration)
+    windows = cut(wanted, times, end, ask.enrichment, sampling.max_frames)
+    return [_Open(ask, windows, place, frozenset(window.frames)) for place, window in enumerate(windows)]
+
+
+def _asked(item: ShardItem, window: _Open, index: VideoIndex, file: MediaFile, facts: MediaFacts) -> Asked:
+    numbers = tuple(window.pictures)
+    video = DecodedVideo(
+        tuple(window.pictures.values()),
+        numbers,
+        tuple(index.seconds[list(numbers)].tolist()),
+        index.width,
+        index.height,
+        index.duration,
+        index.frame_rate,
+        file.sha256,
+        file.path,
+    )
+    request = VisionRequest(item.uri, window.ask.enrichment, video)
+    return Asked(item, window.ask, request, facts=facts, windows=window.windows, place=window.place)

@@ -1,0 +1,40 @@
+"""ready: what a run needs and takes long to load, got before the run begins."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib import import_module
+
+import polars as pl
+
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.tables.catalog import CATALOG_SCHEMA, CatalogRow
+from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA, Inventory
+from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from sightflow.tasks.discover import open_store
+
+_IMPORTED_LATE = (
+    "deltalake",
+    "fastapi.encoders",
+    "prefect.flow_engine",
+    "prefect.main",
+    "prefect.task_engine",
+    "prefect.utilities.visualization",
+    "pyarrow",
+    "transformers",
+)
+
+
+def get_ready(spec: EnrichmentSpec) -> None:
+    """Import what would be imported in the midst of the run, let the schemas be compiled, open the store's client.
+
+    The store is asked nothing. If its client cannot be opened, the run says what is wrong.
+    """
+    for name in _IMPORTED_LATE:
+        import_module(name)
+    Inventory.validate(pl.DataFrame(schema=INVENTORY_SCHEMA))
+    CatalogRow.validate(pl.DataFrame(schema=CATALOG_SCHEMA))
+    QuarantineRow.validate(pl.DataFrame(schema=QUARANTINE_SCHEMA))
+    if not spec.store.block and any(pattern.startswith("s3://") for pattern in spec.source):
+        with suppress(Exception):
+            open_store(spec.store).connect()

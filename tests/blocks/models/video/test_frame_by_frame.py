@@ -1,0 +1,89 @@
+"""Videos that are asked about frame by frame: gathered into one answer, with a few frames allowed to fail, told."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from sightflow.blocks.models.video.frame_by_frame import frame_requests, gather
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Segment, TextResult, TracksResult
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.geometry import Box
+from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
+
+DESCRIBE = Enrichment(capability=Capability.VIDEO_CAPTIONING)
+ASK = Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question="what?")
+DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)
+TRACK = Enrichment(capability=Capability.OBJECT_TRACKING)
+
+
+def film(frames: int, first: float = 0.0, duration: float = 100.0) -> DecodedVideo:
+    """A frame a second of a video of ten frames a second."""
+    seconds = tuple(first + k for k in range(frames))
+    pictures = (Image.new("RGB", (32, 24)),) * frames
+    return DecodedVideo(pictures, tuple(int(10 * s) for s in seconds), seconds, 640, 480, duration, 10.0, "0" * 64)
+
+
+def gathered(
+    enrichment: Enrichment, video: DecodedVideo, outcomes: Sequence[TextResult | RegionsResult | Failure]
+) -> VisionReply:
+    request = VisionRequest("s3://bucket/film.mp4", enrichment, video)
+    asked = frame_requests(request, video)
+    assert len(asked) == len(outcomes)
+    replies = [
+        VisionReply(r.uri, r.enrichment.name, outcome, "florence-2", "f", f"raw {k}", Usage(2, 1))
+        for k, (r, outcome) in enumerate(zip(asked, outcomes, strict=True))
+    ]
+    return gather(request, video, replies)
+
+
+def boxes(k: int) -> RegionsResult:
+    return RegionsResult((Region("car", Box(10.0 + 5 * k, 10, 110.0 + 5 * k, 60)),))
+
+
+def test_each_frame_is_asked_as_a_picture_of_the_size_of_the_original() -> None:
+    asked = frame_requests(VisionRequest("s3://bucket/film.mp4", TRACK, film(3)), film(3))
+    assert {r.enrichment.capability for r in asked} == {Capability.OBJECT_DETECTION}
+    assert {(r.media.kind, r.media.width, r.media.height) for r in asked} == {(MediaKind.IMAGE, 640, 480)}
+
+
+def test_equal_captions_become_one_segment_from_when_they_are_first_seen() -> None:
+    said = [TextResult(text) for text in ("a car", "a car", "a dog", "a car")]
+    outcome = gathered(DESCRIBE, film(4, first=30.0), said).outcome
+    spans = (Segment(30.0, 32.0, "a car"), Segment(32.0, 33.0, "a dog"), Segment(33.0, 34.0, "a car"))
+    assert outcome == TextResult("a car; then a dog; then a car", spans)
+
+
+def test_a_segment_does_not_pass_the_end_of_the_video() -> None:
+    outcome = gathered(DESCRIBE, film(3, first=0.5, duration=3.0), [TextResult("a car")] * 3).outcome
+    assert outcome == TextResult("a car", (Segment(0.5, 3.0, "a car"),))
+
+
+def test_of_answers_the_most_frequent_is_taken() -> None:
+    outcome = gathered(ASK, film(3), [TextResult("red"), TextResult("blue"), TextResult("blue")]).outcome
+    assert isinstance(outcome, TextResult) and outcome.text == "blue"
+
+
+def test_regions_know_their_frame_and_what_was_used_is_added_up() -> None:
+    reply = gathered(DETECT, film(3), [boxes(k) for k in range(3)])
+    assert isinstance(reply.outcome, RegionsResult)
+    assert [(r.frame_index, r.seconds) for r in reply.outcome.regions] == [(0, 0.0), (10, 1.0), (20, 2.0)]
+    assert reply.usage == Usage(6, 3) and reply.raw_reply == "raw 0\nraw 1\nraw 2"
+
+
+@pytest.mark.parametrize(("lost", "survives"), [(1, True), (2, False)])
+def test_one_frame_in_twenty_may_fail_and_is_told(lost: int, survives: bool) -> None:
+    failure = Failure(Cause.MALFORMED, "no boxes")
+    reply = gathered(TRACK, film(20), [failure if 5 <= k < 5 + lost else boxes(k) for k in range(20)])
+    assert "[5.00 s: malformed: no boxes] raw 5" in (reply.raw_reply or "")
+    if survives:
+        assert isinstance(reply.outcome, TracksResult)
+        (track,) = reply.outcome.tracks
+        assert [point.seconds for point in track.points if point.gap] == [5.0]
+    else:
+        assert reply.failure == replace(
+            failure, message="at 5.00 s: no boxes (and 1 more of 20 frames)", raw_reply=reply.raw_reply
+        )

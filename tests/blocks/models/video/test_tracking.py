@@ -1,0 +1,88 @@
+"""Tracks: objects keep their identity through crossings and gaps, and from window to window."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sightflow.blocks.models.video.tracking import link, stitch
+from sightflow.schemas.enrichment import Region, Track, TrackPoint
+from sightflow.schemas.geometry import Box
+
+
+def at(frame: int, label: str, x: float, y: float = 50.0, size: float = 20.0) -> Region:
+    return Region(label, Box(x, y, x + size, y + size), frame_index=frame * 3, seconds=frame / 8)
+
+
+def frames(count: int) -> list[tuple[int, float]]:
+    return [(k * 3, k / 8) for k in range(count)]
+
+
+def test_one_object_is_one_track_with_its_frames_and_times() -> None:
+    (track,) = link(frames(10), [at(k, "car", 10.0 + 6 * k) for k in range(10)])
+    assert (track.track_id, track.label) == (1, "car")
+    assert [(p.frame_index, p.seconds, p.gap) for p in track.points] == [(k * 3, k / 8, False) for k in range(10)]
+
+
+def test_a_short_absence_is_bridged_and_marked() -> None:
+    seen = [k for k in range(12) if k not in (4, 5, 6)]
+    (track,) = link(frames(12), [at(k, "car", 10.0 + 6 * k) for k in seen])
+    assert [p.frame_index // 3 for p in track.points if p.gap] == [4, 5, 6]
+    assert abs(track.points[5].box.x_min - 40.0) < 1.0
+
+
+def test_after_a_long_absence_it_is_another_track() -> None:
+    seen = [*range(4), *range(30, 34)]
+    tracks = link(frames(34), [at(k, "car", 100.0) for k in seen])
+    assert len(tracks) == 2
+    assert not any(point.gap for track in tracks for point in track.points)
+
+
+def test_objects_that_cross_keep_their_identities() -> None:
+    regions = [at(k, "red", 10.0 + 10 * k) for k in range(16)] + [at(k, "blue", 160.0 - 10 * k) for k in range(16)]
+    tracks = link(frames(16), regions)
+    assert [track.label for track in tracks] == ["red", "blue"]
+    assert all(len(track.points) == 16 for track in tracks)
+
+
+def test_a_detector_that_wavers_between_two_labels_does_not_break_a_track() -> None:
+    regions = [at(k, "truck" if k in (3, 7) else "car", 10.0 + 4 * k) for k in range(10)]
+    (track,) = link(frames(10), regions)
+    assert track.label == "car" and len(track.points) == 10
+
+
+def test_nothing_found_is_no_track() -> None:
+    assert link(frames(5), []) == ()
+    assert link([], []) == ()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(range(24)))
+def test_the_order_in_which_regions_are_told_does_not_matter(order: list[int]) -> None:
+    regions = [at(k, "a", 10.0 + 6 * k) for k in range(12)] + [at(k, "b", 200.0, 10.0 + 5 * k) for k in range(12)]
+    assert link(frames(12), [regions[k] for k in order]) == link(frames(12), regions)
+
+
+def track(number: int, label: str, places: dict[int, float]) -> Track:
+    points = tuple(TrackPoint(k, k / 8, Box(x, 10.0, x + 20, 30.0)) for k, x in places.items())
+    return Track(number, label, points)
+
+
+def test_windows_are_joined_where_their_boxes_agree() -> None:
+    first = [track(1, "car", {k: 5.0 * k for k in range(8)}), track(2, "car", dict.fromkeys(range(8), 300.0))]
+    # The second window numbers them the other way round, and a third car has come.
+    second = [
+        track(1, "car", dict.fromkeys(range(4, 12), 300.0)),
+        track(2, "car", {k: 5.0 * k + 1 for k in range(4, 12)}),
+        track(3, "car", dict.fromkeys(range(9, 12), 150.0)),
+    ]
+    joined = stitch([first, second])
+    assert [len(t.points) for t in joined] == [12, 12, 3]
+    assert [t.track_id for t in joined] == [1, 2, 3]
+    assert [p.frame_index for p in joined[0].points] == list(range(12))
+    assert {p.box.x_min for p in joined[1].points} == {300.0}
+
+
+def test_another_label_at_the_same_place_is_another_track() -> None:
+    joined = stitch(
+        [[track(1, "car", dict.fromkeys(range(4), 10.0))], [track(1, "dog", dict.fromkeys(range(2, 6), 10.0))]]
+    )
+    assert {t.label for t in joined} == {"car", "dog"}
