@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import orchestration, sharing
-from benchmarks.pictures import fill
+from benchmarks.images import fill
 from benchmarks.planning import inventory_of, rows_of, spec_for
 from benchmarks.rivals import runner
 from benchmarks.slow_store import slow_store

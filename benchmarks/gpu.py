@@ -20,7 +20,7 @@ import torch
 from benchmarks.random_weights import SHAPES
 from benchmarks.sharing import ASKED_OF_A_SCENE, QUESTIONS
 from sightflow.blocks.models.chat_model import InstructionTunedModel
-from sightflow.blocks.models.local_model import LocalVisionModel, Unit
+from sightflow.blocks.models.local_model import GenerationRequest, LocalVisionModel
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause
@@ -85,11 +85,11 @@ def requests(model: LocalVisionModel, tiny: bool) -> Iterator[list[VisionRequest
     instructed = isinstance(model, InstructionTunedModel)
     asked = [Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question=q) for q in QUESTIONS]
     sizes, objects = (TINY_SIZES, 3) if tiny else (SIZES, OBJECTS)
-    pictures = [noise(*sizes[k % len(sizes)], k) for k in range(objects)]
+    images = [noise(*sizes[k % len(sizes)], k) for k in range(objects)]
     while True:
         yield [
-            VisionRequest(f"s3://b/{k}", enrichment, picture)
-            for k, picture in enumerate(pictures)
+            VisionRequest(f"s3://b/{k}", enrichment, image)
+            for k, image in enumerate(images)
             for enrichment in (asked if instructed else ASKED_OF_A_SCENE)
         ]
 
@@ -105,13 +105,13 @@ def ours(model: LocalVisionModel, asked: Sequence[VisionRequest]) -> tuple[int, 
 
 def plain(model: LocalVisionModel, asked: Sequence[VisionRequest], size: int) -> tuple[int, int]:
     """Answer as the library's own examples do, `size` prompts at a time; likewise."""
-    units = [Unit(r, p) for r in asked for p in model.prompts(r.enrichment, r.media.kind)]
+    units = [GenerationRequest(r, p) for r in asked for p in model.prompts(r.enrichment, r.media.kind)]
     tokens, pad = 0, model._model.generation_config.pad_token_id
     for k in range(0, len(units), size):
         batch = units[k : k + size]
         texts = model.texts(batch) if isinstance(model, InstructionTunedModel) else [u.prompt.text for u in batch]
-        pictures = [unit.request.media.pixels for unit in batch]  # type: ignore[union-attr]
-        inputs = model._processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+        images = [unit.request.media.pixels for unit in batch]  # type: ignore[union-attr]
+        inputs = model._processor(text=texts, images=images, padding=True, return_tensors="pt")
         inputs = inputs.to(model._model.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(model._model.dtype)
         with torch.inference_mode():

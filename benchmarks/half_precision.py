@@ -16,8 +16,8 @@ from typing import Final, Literal
 from sightflow.blocks.models.local_model import LocalVisionModel
 from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
-from sightflow.infra.demo.bucket import FILM_MODEL_FOLDER, MODEL_FOLDER
-from sightflow.infra.demo.moving_scenes import draw_clip, write_film
+from sightflow.infra.demo.bucket import MODEL_FOLDER, VIDEO_MODEL_FOLDER
+from sightflow.infra.demo.moving_scenes import draw_clip, write_video
 from sightflow.infra.demo.scenes import draw_scene
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, FrameSampling
@@ -31,7 +31,7 @@ BATCH: Final = 8
 Precision = Literal["float32", "bfloat16"]
 
 
-def pictures() -> list[VisionRequest]:
+def images() -> list[VisionRequest]:
     """The objects of held-out scenes."""
     asked = Enrichment(capability=Capability.OBJECT_DETECTION)
     scenes = [draw_scene(seed) for seed in range(ROWS)]
@@ -39,14 +39,14 @@ def pictures() -> list[VisionRequest]:
     return [VisionRequest(f"file:///{m.sha256}", asked, m) for m in media]
 
 
-def films() -> list[VisionRequest]:
+def videos() -> list[VisionRequest]:
     """The captions of held-out films, as the flow reads them."""
     asked = Enrichment(capability=Capability.VIDEO_CAPTIONING)
     requests = []
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(ROWS):
             path = Path(scratch) / f"{seed}.mp4"
-            write_film(draw_clip(seed), path)
+            write_video(draw_clip(seed), path)
             index = index_video(path, Limits())
             read = dict(read_frames(path, index, sampled(index, FrameSampling(frames=8))))
             seconds = tuple(index.seconds[list(read)].tolist())
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     device = parser.parse_args().device
-    systems = ((Florence2, MODEL_FOLDER, pictures()), (Qwen2VL, FILM_MODEL_FOLDER, films()))
+    systems = ((Florence2, MODEL_FOLDER, images()), (Qwen2VL, VIDEO_MODEL_FOLDER, videos()))
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     for model_class, folder, requests in systems:
         for precision in precisions:

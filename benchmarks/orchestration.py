@@ -30,7 +30,7 @@ os.environ.update(
 
 import polars as pl
 
-from benchmarks.pictures import fill
+from benchmarks.images import fill
 from benchmarks.slow_store import slow_store
 from sightflow.blocks.models import registry as systems
 from sightflow.schemas.capability import MediaKind
@@ -55,10 +55,10 @@ def bare(spec: EnrichmentSpec) -> int:
     from sightflow.tasks.fetch import fetch
     from sightflow.tasks.infer import infer
     from sightflow.tasks.plan import plan, shards_of
-    from sightflow.tasks.runtime.shard_sizing import Pace
+    from sightflow.tasks.runtime.shard_sizing import ShardSizer
     from sightflow.tasks.validate import Validated, validate
 
-    class Fast(Pace):
+    class Fast(ShardSizer):
         def objects(self, system: str, kind: MediaKind) -> int:
             """Shards as large as they may be: that is best here."""
             return spec.policy.shard_size
@@ -102,11 +102,11 @@ def specified(endpoint: str, folder: str, runner: object = "threads") -> Enrichm
 def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
     """Run one way in this process."""
     from sightflow.infra.prefect_server import prefect_api
-    from sightflow.tasks.runtime.preload import get_ready
+    from sightflow.tasks.runtime.preload import preload
 
     take_its_place()
     spec = specified(endpoint, folder, {"kind": "dask", "settings": {"workers": 1}} if way == "dask" else "threads")
-    get_ready(spec)
+    preload(spec)
     if way == "bare":
         began = time.perf_counter()
         published = bare(spec)
@@ -115,10 +115,10 @@ def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
         if server is not None:
             server.wait()
         import sightflow.flows.enrich  # noqa: F401
-        from sightflow.tasks.runtime import task_runner as spread
+        from sightflow.tasks.runtime import task_runner as task_runner
 
         waited = 0.0
-        connected = spread._connected
+        connected = task_runner._connected
 
         def timed(*arguments: Any) -> Any:
             nonlocal waited
@@ -127,7 +127,7 @@ def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
             waited = time.perf_counter() - start
             return client
 
-        spread._connected = timed
+        task_runner._connected = timed
         began = time.perf_counter()
         published = flow(spec)
         return {"published": published, "seconds": time.perf_counter() - began - waited, "peak_bytes": _peak()}

@@ -111,7 +111,7 @@ def publish(spec: EnrichmentSpec, inventory: pl.DataFrame, recipe: str | None = 
 def measure(folder: Path, listing: Path, enrichments: int) -> dict[str, float]:
     """Plan once and cut the work into shards; seconds, peak memory and what was found."""
     from sightflow.tasks.plan import plan, shards_of
-    from sightflow.tasks.runtime.shard_sizing import Pace
+    from sightflow.tasks.runtime.shard_sizing import ShardSizer
 
     spec = spec_for(folder, enrichments)
     inventory = pl.read_parquet(listing)
@@ -121,7 +121,7 @@ def measure(folder: Path, listing: Path, enrichments: int) -> dict[str, float]:
     planned = time.perf_counter() - began
     peak = _peak_memory()
     began = time.perf_counter()
-    shards = sum(1 for _ in shards_of(work, spec.policy, Pace()))
+    shards = sum(1 for _ in shards_of(work, spec.policy, ShardSizer()))
     cut = time.perf_counter() - began
     after = _peak_memory()
     columns = ("uri", "enrichment", "object_version", "recipe")

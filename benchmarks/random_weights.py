@@ -185,5 +185,5 @@ def _ready(adapter: Model, model_class: Any, config: Any, processor: Any) -> Mod
     with torch.device(device):
         model = model_class._from_config(config, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32)
     adapter._model, adapter._processor = model.to(device).eval(), processor
-    adapter.adapt()
+    adapter.on_loaded()
     return adapter

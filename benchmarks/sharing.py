@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from benchmarks.random_weights import florence2, qwen2_vl
-from sightflow.blocks.models.local_model import LocalVisionModel, Unit
+from sightflow.blocks.models.local_model import GenerationRequest, LocalVisionModel
 from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import draw_scene
@@ -46,9 +46,15 @@ ASKED_OF_A_SCENE = (
 )
 
 
-def units(model: LocalVisionModel, enrichments: Sequence[Enrichment], media: DecodedImage, limit: int) -> list[Unit]:
+def units(
+    model: LocalVisionModel, enrichments: Sequence[Enrichment], media: DecodedImage, limit: int
+) -> list[GenerationRequest]:
     asked = [VisionRequest("s3://bench/x", each, media) for each in enrichments]
-    made = [Unit(request, prompt) for request in asked for prompt in model.prompts(request.enrichment, media.kind)]
+    made = [
+        GenerationRequest(request, prompt)
+        for request in asked
+        for prompt in model.prompts(request.enrichment, media.kind)
+    ]
     return [replace(unit, prompt=replace(unit.prompt, max_new_tokens=limit)) for unit in made]
 
 
@@ -86,8 +92,8 @@ def questions(repetitions: int, limit: int) -> tuple[str, dict[str, float]]:
 
 def enrichments(model: Florence2, repetitions: int, limit: int) -> tuple[str, dict[str, float]]:
     """Three enrichments of one scene together, and each alone."""
-    picture = draw_scene(3).image
-    media = DecodedImage(picture, *picture.size, "0" * 64)
+    image = draw_scene(3).image
+    media = DecodedImage(image, *image.size, "0" * 64)
     three = units(model, ASKED_OF_A_SCENE, media, limit)
     names = ("caption", "detection", "grounding")
     with torch.inference_mode():

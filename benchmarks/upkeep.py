@@ -23,7 +23,7 @@ import polars as pl
 
 from benchmarks.planning import inventory_of, rows_of, spec_for
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.catalog.maintenance import tend
+from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.sql_views import connect
 from sightflow.schemas.spec import EnrichmentSpec, Upkeep
 from sightflow.tasks.plan import plan
@@ -92,7 +92,7 @@ def keep_publishing(commits: int, group: int) -> None:
             began = time.perf_counter()
             catalog.publish(rows)
             published = time.perf_counter()
-            tend(catalog, Upkeep())
+            maintain(catalog, Upkeep())
             took.append(published - began)
             looked_after += time.perf_counter() - published
         after = measure(catalog, listed[: commits * group], listed[commits * group :], spec)
@@ -115,14 +115,14 @@ def compare(commits: int, group: int, at_random: bool) -> None:
         fill(catalog, published, spec, group)
         without = measure(catalog, published, new[: _TRIES * group], spec)
         began = time.perf_counter()
-        done = tend(catalog, Upkeep())
+        done = maintain(catalog, Upkeep())
         took = time.perf_counter() - began
         after = measure(catalog, published, new[_TRIES * group :], spec)
     print(f"{commits:,} commits of {group} rows, keys {'at random' if at_random else 'in order'}")
     for what in without:
         print(f"{what:12} {without[what] / after[what]:6.1f} x   {without[what]:8.3f} s -> {after[what]:8.3f} s")
     print(f"publish beside a raw append: {after['publish'] / after['raw append']:.1f} x")
-    print(f"upkeep itself {took:.2f} s: {'; '.join(each.words for each in done)}\n", flush=True)
+    print(f"upkeep itself {took:.2f} s: {'; '.join(each.summary for each in done)}\n", flush=True)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from sightflow.tasks.maintain import upkeep
 from sightflow.tasks.plan import plan, shards_of
 from sightflow.tasks.publish import publishing
 from sightflow.tasks.report import close, prune, report
-from sightflow.tasks.runtime.task_runner import spread
+from sightflow.tasks.runtime.task_runner import task_runner
 from sightflow.tasks.show import show
 from sightflow.tasks.validate import validate
 
@@ -32,7 +32,7 @@ def run_name() -> str:
     spec = EnrichmentSpec.model_validate(given["spec"])
     selection = Selection.model_validate(given.get("selection") or {})
     catalog = spec.catalog.rstrip("/").rpartition("/")[2]
-    return f"{catalog}, {selection.words}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{catalog}, {selection.summary}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 @flow(name="enrich", flow_run_name=run_name, task_runner=THREADS, persist_result=False)
@@ -48,11 +48,11 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     inventory = discover(spec, selection)
     work = plan(inventory, spec, selection)
     with (
-        spread(spec.runner, needed=work.to_compute > 0) as workers,
-        publishing(catalog, work, spec.policy, workers.places) as publisher,
+        task_runner(spec.runner, needed=work.to_compute > 0) as workers,
+        publishing(catalog, work, spec.policy, workers.worker_count) as publisher,
     ):
         # Each stage is given the future of the one before it, which Prefect waits for.
-        for shard in publisher.paced(shards_of(work, spec.policy, publisher.pace)):
+        for shard in publisher.throttled(shards_of(work, spec.policy, publisher.pace)):
             media = fetch.submit(shard, spec)
             with workers.on_a_device():
                 replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]

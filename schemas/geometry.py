@@ -1,7 +1,7 @@
 """Boxes and the coordinate spaces they come in.
 
 The catalog has one form: absolute pixels of the upright original (EXIF orientation applied), floats,
-`x_min, y_min, x_max, y_max`. Every model declares its native space; `NativeSpace.to_pixels` is the one
+`x_min, y_min, x_max, y_max`. Every model declares its native space; `BoxFormat.to_pixels` is the one
 function that converts.
 """
 
@@ -30,7 +30,7 @@ class Box:
     def area(self) -> float:
         return (self.x_max - self.x_min) * (self.y_max - self.y_min)
 
-    def overlap(self, other: Box) -> float:
+    def iou(self, other: Box) -> float:
         """Intersection over union with another box, 0..1."""
         width = min(self.x_max, other.x_max) - max(self.x_min, other.x_min)
         height = min(self.y_max, other.y_max) - max(self.y_min, other.y_min)
@@ -40,7 +40,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Frame:
+class ImageTransform:
     """How the picture that the model saw lies over the original.
 
     `width, height`: the upright original. `seen_width, seen_height`: the picture given to the model,
@@ -58,17 +58,17 @@ class Frame:
     content_height: float = 0.0
 
     @classmethod
-    def whole(cls, width: int, height: int) -> Frame:
+    def whole(cls, width: int, height: int) -> ImageTransform:
         """The model saw the whole original, stretched or not, without padding."""
         return cls(width, height, width, height)
 
     @classmethod
-    def resized(cls, width: int, height: int, seen_width: int, seen_height: int) -> Frame:
+    def resized(cls, width: int, height: int, seen_width: int, seen_height: int) -> ImageTransform:
         """The model saw the original resized to this many pixels."""
         return cls(width, height, seen_width, seen_height)
 
     @classmethod
-    def letterboxed(cls, width: int, height: int, seen_width: int, seen_height: int) -> Frame:
+    def letterboxed(cls, width: int, height: int, seen_width: int, seen_height: int) -> ImageTransform:
         """The model saw the original scaled to fit and centred on a canvas of this size."""
         scale = min(seen_width / width, seen_height / height)
         content_width, content_height = width * scale, height * scale
@@ -77,7 +77,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class NativeSpace:
+class BoxFormat:
     """The coordinates a model speaks in.
 
     `scale`: how many units span one side of the picture the model saw (1000 for per-mille, 1 for
@@ -91,7 +91,7 @@ class NativeSpace:
     point_order: Literal["xy", "yx"] = "xy"
     quantum: float = 1.0
 
-    def to_pixels(self, numbers: Sequence[float], frame: Frame) -> Box:
+    def to_pixels(self, numbers: Sequence[float], transform: ImageTransform) -> Box:
         """Convert one native box (4 numbers) into pixels of the original.
 
         Raises GeometryError if a number is not finite, the box is inverted or empty, or an edge lies
@@ -100,40 +100,42 @@ class NativeSpace:
         if len(numbers) != 4:
             raise GeometryError(f"a box has 4 numbers, this one has {len(numbers)}")
         x_min, y_min, x_max, y_max = numbers if self.order == "xyxy" else (numbers[i] for i in (1, 0, 3, 2))
-        left, top = self.point_to_pixels((x_min, y_min), frame, order="xy")
-        right, bottom = self.point_to_pixels((x_max, y_max), frame, order="xy")
+        left, top = self.point_to_pixels((x_min, y_min), transform, order="xy")
+        right, bottom = self.point_to_pixels((x_max, y_max), transform, order="xy")
         if right <= left or bottom <= top:
             raise GeometryError(f"the box {list(numbers)} is inverted or empty")
         return Box(left, top, right, bottom)
 
     def point_to_pixels(
-        self, point: Sequence[float], frame: Frame, order: Literal["xy", "yx"] | None = None
+        self, point: Sequence[float], transform: ImageTransform, order: Literal["xy", "yx"] | None = None
     ) -> tuple[float, float]:
         """Convert one native point into (x, y) pixels of the original; errors as `to_pixels`."""
         if len(point) != 2:
             raise GeometryError(f"a point has 2 numbers, this one has {len(point)}")
         x, y = point if (order or self.point_order) == "xy" else (point[1], point[0])
-        content_width = frame.content_width or frame.seen_width
-        content_height = frame.content_height or frame.seen_height
+        content_width = transform.content_width or transform.seen_width
+        content_height = transform.content_height or transform.seen_height
         return (
-            self._along(x, frame.seen_width, frame.left, content_width, frame.width),
-            self._along(y, frame.seen_height, frame.top, content_height, frame.height),
+            self._along(x, transform.seen_width, transform.left, content_width, transform.width),
+            self._along(y, transform.seen_height, transform.top, content_height, transform.height),
         )
 
-    def from_pixels(self, box: Box, frame: Frame) -> tuple[float, float, float, float]:
+    def from_pixels(self, box: Box, transform: ImageTransform) -> tuple[float, float, float, float]:
         """The inverse of `to_pixels`, unrounded: what a perfect model would say of this box."""
-        content_width = frame.content_width or frame.seen_width
-        content_height = frame.content_height or frame.seen_height
+        content_width = transform.content_width or transform.seen_width
+        content_height = transform.content_height or transform.seen_height
 
         def along(value: float, seen: float, before: float, content: float, original: int) -> float:
             unit = 1.0 if self.scale is None else seen / self.scale
             return (before + value / original * content) / unit
 
         x_min, x_max = (
-            along(x, frame.seen_width, frame.left, content_width, frame.width) for x in (box.x_min, box.x_max)
+            along(x, transform.seen_width, transform.left, content_width, transform.width)
+            for x in (box.x_min, box.x_max)
         )
         y_min, y_max = (
-            along(y, frame.seen_height, frame.top, content_height, frame.height) for y in (box.y_min, box.y_max)
+            along(y, transform.seen_height, transform.top, content_height, transform.height)
+            for y in (box.y_min, box.y_max)
         )
         return (x_min, y_min, x_max, y_max) if self.order == "xyxy" else (y_min, x_min, y_max, x_max)
 
@@ -149,5 +151,5 @@ class NativeSpace:
         return min(max(pixels, 0.0), float(original))
 
 
-PER_MILLE = NativeSpace(scale=1000.0)
-PIXELS_SEEN = NativeSpace(scale=None)
+PER_MILLE = BoxFormat(scale=1000.0)
+PIXELS_SEEN = BoxFormat(scale=None)

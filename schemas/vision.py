@@ -8,7 +8,7 @@ from typing import Literal
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Failure
 from sightflow.schemas.media import Media, MediaFacts
-from sightflow.schemas.run.plan import Ask, ShardItem
+from sightflow.schemas.run.plan import ResolvedEnrichment, ShardItem
 from sightflow.schemas.run.timing import Span
 
 
@@ -76,7 +76,7 @@ class Answer:
     """What came of one enrichment of one object; `facts` is None if the media never became pixels."""
 
     item: ShardItem
-    ask: Ask
+    resolved: ResolvedEnrichment
     facts: MediaFacts | None
     reply: VisionReply
 

@@ -11,9 +11,9 @@ from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.upload_manifests import Manifests
-from sightflow.blocks.store.inventory import joined
+from sightflow.blocks.store.inventory import concat
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.blocks.store.patterns import takes
+from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.s3_inventory import S3Inventory, newest_inventory, read_inventory
 from sightflow.blocks.store.uri_lists import uris_in
 from sightflow.schemas.failure import SpecError
@@ -47,15 +47,15 @@ def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> pl.Data
     Raises StoreError if a bucket, folder or manifest cannot be read.
     """
     store = open_store(spec.store)
-    taken = takes(spec.source, spec.catalog)
+    taken = source_filter(spec.source, spec.catalog)
     if selection.manifest is not None:
         uploads = Manifests(open_catalog(spec)).read(selection.manifest) or []
-        return Inventory.validate(store.look_up(list(filter(taken, uploads))))
+        return Inventory.validate(store.head_many(list(filter(taken, uploads))))
     if not spec.listing:
         return Inventory.validate(store.inventory(spec.source, outside=spec.catalog))
     named = [uri for address in spec.listing if names_objects(address) for uri in uris_in(store, address)]
     parts = [read_inventory(store, report, taken) for report in reports_of(spec, store)]
-    found = joined([*parts, store.look_up(list(filter(taken, named)))])
+    found = concat([*parts, store.head_many(list(filter(taken, named)))])
     return Inventory.validate(found.unique("uri", keep="last", maintain_order=True))  # what was looked up is newer
 
 

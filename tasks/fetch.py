@@ -66,13 +66,13 @@ class Fetched:
         return self._folder is not None and file.path.is_relative_to(self._folder.name)
 
     def take(self, uri: str) -> bytes | MediaFile | Failure:
-        """An object, which is then no longer kept here; its file stays until `let_go`."""
+        """An object, which is then no longer kept here; its file stays until `release`."""
         content = self._contents.pop(uri)
         if isinstance(content, MediaFile):
             self._files[uri] = content
         return content
 
-    def let_go(self, uri: str) -> None:
+    def release(self, uri: str) -> None:
         """Remove an object's file, if it was made here."""
         file = self._files.pop(uri, None)
         if file and self._is_ours(file):

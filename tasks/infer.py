@@ -24,9 +24,9 @@ from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import EnrichmentSpec, Limits
 from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
 from sightflow.tasks.fetch import Fetched
-from sightflow.tasks.media.request_batches import Asked, image_batches, video_batches
+from sightflow.tasks.media.request_batches import InferenceItem, image_batches, video_batches
 from sightflow.tasks.media.windows import join
-from sightflow.tasks.runtime.cancellation import ShardGivenBack, is_asked_to_stop
+from sightflow.tasks.runtime.cancellation import ShardSkipped, is_asked_to_stop
 from sightflow.tasks.validate import failures_of
 
 _WORTH_ANOTHER_SYSTEM = frozenset(
@@ -64,11 +64,11 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
         requests = [asked.request for asked in put if asked.request]
         with serving.turn:
             if is_asked_to_stop() and not begun:
-                raise ShardGivenBack(f"shard {shard.index} was not begun: the run has been asked to stop")
+                raise ShardSkipped(f"shard {shard.index} was not begun: the run has been asked to stop")
             begun = True
             with timed(spans, Stage.INFER):
-                replies = _answered(serving, requests, [len(asked.ask.systems) > 1 and down for asked in put])
-        answers = [Answer(a.item, a.ask, a.facts, reply) for a, reply in zip(put, replies, strict=True)]
+                replies = _answered(serving, requests, [len(asked.resolved.systems) > 1 and down for asked in put])
+        answers = [Answer(a.item, a.resolved, a.facts, reply) for a, reply in zip(put, replies, strict=True)]
         if spec.policy.fallback:
             down = down or _is_down(replies)
             answers = _with_fallback(answers, requests, spec)
@@ -78,7 +78,7 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
 
 def _batches(
     shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
-) -> Iterator[list[Asked]]:
+) -> Iterator[list[InferenceItem]]:
     if shard.media_kind is MediaKind.VIDEO:
         return video_batches(shard, fetched, limits, model, spans)
     return image_batches(shard, fetched, limits, model, spans)
@@ -94,33 +94,33 @@ class _Gathering:
         self._left = {item.uri: len(item.enrichments) for item in shard.items}
         self._order = [(item.uri, name) for item in shard.items for name in item.enrichments]
 
-    def add(self, answered: Iterable[tuple[Asked, Answer]]) -> None:
+    def add(self, answered: Iterable[tuple[InferenceItem, Answer]]) -> None:
         for asked, answer in answered:
-            key = (asked.item.uri, asked.ask.enrichment.name)
+            key = (asked.item.uri, asked.resolved.enrichment.name)
             parts = self._parts.setdefault(key, {})
             parts[asked.place] = answer
             if len(parts) < max(len(asked.windows), 1):
                 continue
             ordered = [parts[place] for place in sorted(self._parts.pop(key))]
-            whole = join(asked.ask.enrichment, asked.windows, [part.reply for part in ordered])
+            whole = join(asked.resolved.enrichment, asked.windows, [part.reply for part in ordered])
             facts = next((part.facts for part in ordered if part.facts), None)
             self._done[key] = replace(ordered[0], reply=whole, facts=facts)
             self._left[asked.item.uri] -= 1
             if not self._left[asked.item.uri]:
-                self._fetched.let_go(asked.item.uri)
+                self._fetched.release(asked.item.uri)
 
     def answers(self) -> list[Answer]:
         """One for each enrichment of each item, in the order of the shard."""
         return [self._done[key] for key in self._order]
 
 
-def _unasked(asked: Asked, serving: Loaded) -> Answer:
-    model, item, ask = serving.model, asked.item, asked.ask
+def _unasked(asked: InferenceItem, serving: Loaded) -> Answer:
+    model, item, resolved = serving.model, asked.item, asked.resolved
     assert asked.failure is not None
     reply = VisionReply(
-        item.uri, ask.enrichment.name, asked.failure, model.system, model.ref.id, model_revision=serving.revision
+        item.uri, resolved.enrichment.name, asked.failure, model.system, model.ref.id, model_revision=serving.revision
     )
-    return Answer(item, ask, None, reply)
+    return Answer(item, resolved, None, reply)
 
 
 def _answered(serving: Loaded, requests: Sequence[VisionRequest], passed_over: Sequence[bool]) -> list[VisionReply]:
@@ -159,7 +159,7 @@ def _with_fallback(answers: list[Answer], requests: Sequence[VisionRequest], spe
         again: dict[str, list[int]] = {}
         for place, (answer, failure) in enumerate(zip(answers, failures, strict=True)):
             tried = (*answer.reply.route, answer.reply.system)
-            left = [system for system in answer.ask.systems if system not in tried]
+            left = [system for system in answer.resolved.systems if system not in tried]
             if failure and failure.cause in _WORTH_ANOTHER_SYSTEM and left:
                 again.setdefault(left[0], []).append(place)
         if not again:

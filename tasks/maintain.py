@@ -7,14 +7,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.catalog.maintenance import tend
+from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.run.report import Tended
+from sightflow.schemas.run.report import MaintenanceResult
 from sightflow.schemas.spec import Policy
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def upkeep(catalog: Catalog, commits: int, policy: Policy) -> list[Tended]:
+def upkeep(catalog: Catalog, commits: int, policy: Policy) -> list[MaintenanceResult]:
     """Look after the tables that are due; return what was done. A run that made no commit looks after nothing.
 
     A storage that fails here costs the run nothing: what it has computed is published all the same.
@@ -22,7 +22,7 @@ def upkeep(catalog: Catalog, commits: int, policy: Policy) -> list[Tended]:
     if not commits:
         return []
     try:
-        return tend(catalog, policy.upkeep)
+        return maintain(catalog, policy.upkeep)
     except StoreError as error:
         get_run_logger().warning("the catalog was not looked after: %s", error)
         return []

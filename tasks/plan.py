@@ -14,14 +14,14 @@ from sightflow.blocks.catalog.catalog import Catalog, TableName
 from sightflow.blocks.store.patterns import matcher
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.run.plan import Ask, EnrichmentPlan, Route, Shard, ShardItem, Status, Work
+from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RunPlan, Shard, ShardItem, Status
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 from sightflow.tasks.discover import open_catalog
-from sightflow.tasks.route import asks_of
-from sightflow.tasks.runtime.shard_sizing import Pace
+from sightflow.tasks.route import resolve_enrichments
+from sightflow.tasks.runtime.shard_sizing import ShardSizer
 
-Asks = Sequence[tuple[Ask, Route]]
+ResolvedRoutes = Sequence[tuple[ResolvedEnrichment, Route]]
 
 _FIRST_SHARD = 16  # objects
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
@@ -30,52 +30,57 @@ _NOTHING_GONE = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
-def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> Work:
+def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunPlan:
     """Compare the inventory with the catalog on what determines each result; return what is left to do.
 
     Reads four columns of the catalog and no media; the catalog streams past the inventory, so that memory grows with
     the inventory alone. Raises SpecError if an enrichment cannot be served.
     """
     catalog = open_catalog(spec)
-    asks = _of_what_there_is(asks_of(spec), inventory)
+    resolved_enrichments = _of_what_there_is(resolve_enrichments(spec), inventory)
     partial = selection.manifest is not None or spec.partial
     chosen = selected(inventory, selection).with_row_index("object")
-    known = catalog.read(_met(catalog.scan("enrichments"), chosen, asks))
-    cases = catalog.read(_met(catalog.scan("quarantine"), chosen, asks, "cause", "system"))
+    known = catalog.read(_met(catalog.scan("enrichments"), chosen, resolved_enrichments))
+    cases = catalog.read(_met(catalog.scan("quarantine"), chosen, resolved_enrichments, "cause", "system"))
     counted, pending = [], []
-    for number, (ask, route) in enumerate(asks):
+    for number, (resolved, route) in enumerate(resolved_enrichments):
         mine = pl.col("ask") == number
-        statuses = _statuses(chosen, known.filter(mine), cases.filter(mine), ask)
+        statuses = _statuses(chosen, known.filter(mine), cases.filter(mine), resolved)
         todo = _todo(statuses, cases.filter(mine), spec.policy, selection)
-        counted.append((_counts(statuses), ask, route))
-        pending.append(todo.select("object", ask=pl.lit(number, pl.UInt32())))
+        counted.append((_counts(statuses), resolved, route))
+        pending.append(todo.select("object", resolved=pl.lit(number, pl.UInt32())))
     if selection.limit is not None:
         objects = pl.concat(pending).select("object").unique()
         first = chosen.select("uri", "object").join(objects, on="object", how="semi").sort("uri").head(selection.limit)
         pending = [part.join(first, on="object", how="semi") for part in pending]
     plans = [_counted(*each, part.height) for each, part in zip(counted, pending, strict=True)]
-    return Work(
-        frame=_frame(pl.concat(pending), chosen, asks),
+    return RunPlan(
+        frame=_frame(pl.concat(pending), chosen, resolved_enrichments),
         orphans=_NOTHING_GONE if partial else _gone(catalog, "enrichments", inventory, spec),
         closed=(_NOTHING_GONE if partial else _gone(catalog, "quarantine", inventory, spec)).select("uri"),
-        asks=tuple(ask for ask, _ in asks),
+        resolved_enrichments=tuple(resolved for resolved, _ in resolved_enrichments),
         plans=tuple(plans),
         objects=inventory.height,
-        not_asked=inventory.filter(~pl.col("media_kind").is_in(list({str(ask.media_kind) for ask, _ in asks}))).height,
+        not_asked=inventory.filter(
+            ~pl.col("media_kind").is_in(list({str(resolved.media_kind) for resolved, _ in resolved_enrichments}))
+        ).height,
     )
 
 
-def _met(table: pl.LazyFrame, chosen: pl.DataFrame, asks: Asks, *more: str) -> pl.LazyFrame:
+def _met(table: pl.LazyFrame, chosen: pl.DataFrame, resolved_enrichments: ResolvedRoutes, *more: str) -> pl.LazyFrame:
     """The rows of a table that answer an ask of a chosen object: the numbers of both, whether they are of the same
     version and recipe, and `more` columns. No string that could be told by a number is kept.
     """
     asked = pl.LazyFrame(
-        [(n, ask.enrichment.name, str(ask.media_kind), ask.recipe) for n, (ask, _) in enumerate(asks)],
+        [
+            (n, resolved.enrichment.name, str(resolved.media_kind), resolved.recipe)
+            for n, (resolved, _) in enumerate(resolved_enrichments)
+        ],
         schema={"ask": pl.UInt32(), "enrichment": pl.String(), "media_kind": pl.String(), "asked": pl.String()},
         orient="row",
     )
     objects = chosen.lazy().select("object", "uri", "media_kind", listed="object_version")
-    names = [ask.enrichment.name for ask, _ in asks]
+    names = [resolved.enrichment.name for resolved, _ in resolved_enrichments]
     return (
         table.filter(pl.col("enrichment").is_in(names) & _within(chosen))
         .select("uri", "enrichment", "object_version", "recipe", *more)
@@ -91,10 +96,10 @@ def _met(table: pl.LazyFrame, chosen: pl.DataFrame, asks: Asks, *more: str) -> p
     )
 
 
-def _frame(pending: pl.DataFrame, chosen: pl.DataFrame, asks: Asks) -> pl.DataFrame:
+def _frame(pending: pl.DataFrame, chosen: pl.DataFrame, resolved_enrichments: ResolvedRoutes) -> pl.DataFrame:
     """What is left. All that is asked of one object of one system goes together: it is fetched and decoded once."""
     answered = pl.DataFrame(
-        [(n, ask.systems[0], ask.enrichment.name) for n, (ask, _) in enumerate(asks)],
+        [(n, resolved.systems[0], resolved.enrichment.name) for n, (resolved, _) in enumerate(resolved_enrichments)],
         schema={"ask": pl.UInt32(), "system": pl.String(), "enrichment": pl.String()},
         orient="row",
     )
@@ -143,14 +148,16 @@ def _todo(statuses: pl.DataFrame, cases: pl.DataFrame, policy: Policy, selection
     return statuses.filter(pl.col("status") != Status.UNCHANGED.value).join(cases, on="object", how="semi")
 
 
-def _of_what_there_is(asks: Asks, inventory: pl.DataFrame) -> Asks:
+def _of_what_there_is(resolved_enrichments: ResolvedRoutes, inventory: pl.DataFrame) -> ResolvedRoutes:
     """Leave out kinds of media that were not listed, where an enrichment is asked of another kind that was."""
     listed = set(inventory["media_kind"].unique())
-    served = {ask.enrichment.name for ask, _ in asks if ask.media_kind in listed}
-    return tuple((a, r) for a, r in asks if a.media_kind in listed or a.enrichment.name not in served)
+    served = {resolved.enrichment.name for resolved, _ in resolved_enrichments if resolved.media_kind in listed}
+    return tuple((a, r) for a, r in resolved_enrichments if a.media_kind in listed or a.enrichment.name not in served)
 
 
-def _statuses(chosen: pl.DataFrame, known: pl.DataFrame, cases: pl.DataFrame, ask: Ask) -> pl.DataFrame:
+def _statuses(
+    chosen: pl.DataFrame, known: pl.DataFrame, cases: pl.DataFrame, resolved: ResolvedEnrichment
+) -> pl.DataFrame:
     """The objects an enrichment is asked of, by number, each with its `status`."""
     refused = cases.filter(pl.col("cause").is_in(_PERMANENT) & pl.col("same_recipe") & pl.col("same_version"))
     status = (
@@ -166,7 +173,7 @@ def _statuses(chosen: pl.DataFrame, known: pl.DataFrame, cases: pl.DataFrame, as
     )
     return (
         chosen.lazy()
-        .filter(pl.col("media_kind") == str(ask.media_kind))
+        .filter(pl.col("media_kind") == str(resolved.media_kind))
         .select("object")
         .join(known.lazy().select("object", "same_version", "same_recipe"), on="object", how="left")
         .join(refused.lazy().select("object", hopeless=True), on="object", how="left")
@@ -186,13 +193,13 @@ def _counts(statuses: pl.DataFrame) -> dict[Status, int]:
     return {status: int(found.get(status.value, 0)) for status in Status}
 
 
-def _counted(counts: dict[Status, int], ask: Ask, route: Route, to_compute: int) -> EnrichmentPlan:
+def _counted(counts: dict[Status, int], resolved: ResolvedEnrichment, route: Route, to_compute: int) -> EnrichmentPlan:
     return EnrichmentPlan(
-        enrichment=ask.enrichment.name,
-        capability=ask.enrichment.capability,
-        media_kind=ask.media_kind,
+        enrichment=resolved.enrichment.name,
+        capability=resolved.enrichment.capability,
+        media_kind=resolved.media_kind,
         route=route,
-        recipe=ask.recipe,
+        recipe=resolved.recipe,
         counts=counts,
         to_compute=to_compute,
         price=to_compute * route.candidates[0].price_per_item,
@@ -209,7 +216,7 @@ def _gone(catalog: Catalog, name: TableName, inventory: pl.DataFrame, spec: Enri
     return gone.filter(pl.Series(covered, dtype=pl.Boolean())).sort("uri")
 
 
-def shards_of(work: Work, policy: Policy, pace: Pace) -> Iterator[Shard]:
+def shards_of(work: RunPlan, policy: Policy, pace: ShardSizer) -> Iterator[Shard]:
     """Cut the work into shards of one system and media kind, by number of objects and by bytes.
 
     The first ones of each are small, so that the model has something to do, and a reader something to see, at once;
@@ -221,8 +228,12 @@ def shards_of(work: Work, policy: Policy, pace: Pace) -> Iterator[Shard]:
 
     def shard(system: str, kind: MediaKind) -> Shard:
         asked = {name for item in items for name in item.enrichments}
-        asks = [ask for ask in work.asks if ask.media_kind is kind and ask.enrichment.name in asked]
-        return Shard(index, system, kind, tuple(items), tuple(asks))
+        resolved_enrichments = [
+            resolved
+            for resolved in work.resolved_enrichments
+            if resolved.media_kind is kind and resolved.enrichment.name in asked
+        ]
+        return Shard(index, system, kind, tuple(items), tuple(resolved_enrichments))
 
     for row in work.frame.iter_rows(named=True):
         key = (row["system"], MediaKind(row["media_kind"]))

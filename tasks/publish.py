@@ -19,14 +19,14 @@ from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Cause, SightflowError, Stage
-from sightflow.schemas.run.plan import Shard, Work
-from sightflow.schemas.run.report import Tended
+from sightflow.schemas.run.plan import RunPlan, Shard
+from sightflow.schemas.run.report import MaintenanceResult
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import Policy
 from sightflow.tasks.maintain import upkeep
-from sightflow.tasks.runtime.cancellation import RunStopped, ShardGivenBack, is_asked_to_stop
+from sightflow.tasks.runtime.cancellation import RunStopped, ShardSkipped, is_asked_to_stop
 from sightflow.tasks.runtime.metrics import measure, measure_span
-from sightflow.tasks.runtime.shard_sizing import Pace
+from sightflow.tasks.runtime.shard_sizing import ShardSizer
 from sightflow.tasks.show import ProgressArtifact
 from sightflow.tasks.validate import Validated
 
@@ -37,7 +37,7 @@ _MOST_UNCOMMITTED_SHARDS = 256  # rows without pixels; past that, shards wait fo
 class Progress(Protocol):
     """Is told how a run goes on; called from the publisher's thread."""
 
-    def planned(self, work: Work) -> None: ...
+    def planned(self, work: RunPlan) -> None: ...
     def advanced(self, published: int, quarantined: int) -> None: ...
 
 
@@ -67,12 +67,12 @@ def publish(catalog: Catalog, rows: pl.DataFrame, failed: pl.DataFrame, cases: p
 class Publisher:
     """The one committer of a run: lets shards begin, takes each as it is done, commits them in groups.
 
-    At most `policy.shards_ahead` shards for each of the `places` that work are in flight at once, which is what bounds
-    the memory of a run. Commits have a thread of their own: no shard waits for the one before it to be written.
+    At most `policy.shards_ahead` shards are in flight at once for each of `worker_count` processes, which bounds the
+    memory of a run. Commits have a thread of their own: no shard waits for the one before it to be written.
     """
 
-    def __init__(self, catalog: Catalog, work: Work, policy: Policy, places: int = 1) -> None:
-        self.catalog, self.policy, self.pace = catalog, policy, Pace(places)
+    def __init__(self, catalog: Catalog, work: RunPlan, policy: Policy, worker_count: int = 1) -> None:
+        self.catalog, self.policy, self.pace = catalog, policy, ShardSizer(worker_count)
         self._work = work
         self.published = 0
         self.commits = 0
@@ -81,8 +81,8 @@ class Publisher:
         self.spans: list[Span] = []
         self.began = self.ended = time.time()
         self.errors: list[BaseException] = []
-        self.given_back = False
-        self.upkeep: list[Tended] = []
+        self.stopped_early = False
+        self.upkeep: list[MaintenanceResult] = []
         self._looked_after = 0
         self._bar = ProgressArtifact(catalog.uri)
         self._listeners: list[Progress] = [self._bar]
@@ -92,7 +92,7 @@ class Publisher:
         self._begun = 0
         self._done: queue.Queue[tuple[Shard, *tuple[Any, ...]] | None] = queue.Queue()
         self._validated: queue.Queue[Validated | None] = queue.Queue(_MOST_UNCOMMITTED_SHARDS)
-        self._slots = threading.Semaphore(policy.shards_ahead * places)
+        self._slots = threading.Semaphore(policy.shards_ahead * worker_count)
         self._stopped = threading.Event()
         self._threads = [self._started(self._take_all), self._started(self._commit_all)]
 
@@ -104,7 +104,7 @@ class Publisher:
         thread.start()
         return thread
 
-    def paced(self, shards: Iterable[Shard]) -> Iterator[Shard]:
+    def throttled(self, shards: Iterable[Shard]) -> Iterator[Shard]:
         """Each shard, as soon as one more may be in flight; every one that is begun is to be handed to `add`.
 
         Raises what stopped the run, if anything has, and RunStopped if it was asked to stop.
@@ -114,7 +114,7 @@ class Publisher:
             if self.errors and self._stopped.is_set():
                 raise self.errors[0]
             if is_asked_to_stop():
-                self.given_back = True
+                self.stopped_early = True
                 raise RunStopped
             yield shard
 
@@ -149,12 +149,12 @@ class Publisher:
         """Take one shard; an error of its own costs that shard, one about the whole run stops the run."""
         try:
             validated = stages[-1].result()
-            self.pace.took(shard)
+            self.pace.record(shard)
             self._validated.put(validated)
         except BaseException as named:  # also what Prefect and a closed terminal end a thread with
             error = (isinstance(named, Exception) and _cause_of(stages)) or named
-            if isinstance(error, ShardGivenBack):
-                self.given_back = True
+            if isinstance(error, ShardSkipped):
+                self.stopped_early = True
                 return
             self.errors.append(error)
             of_the_run = isinstance(error, SightflowError) or not isinstance(error, Exception)
@@ -248,20 +248,20 @@ def _cause_of(stages: tuple[Any, ...]) -> BaseException | None:
 
 
 @contextmanager
-def publishing(catalog: Catalog, work: Work, policy: Policy, places: int = 1) -> Iterator[Publisher]:
+def publishing(catalog: Catalog, work: RunPlan, policy: Policy, worker_count: int = 1) -> Iterator[Publisher]:
     """Publish within this block; on leaving it, whatever the reason, what is in flight is finished and committed.
 
-    `places`: how many processes work on shards at once.
+    `worker_count`: how many processes work on shards at once.
 
     Raises the first error that a shard or a commit met, after everything else has been published, and RunStopped if
     the run was asked to stop before it had done everything.
     """
-    publisher = Publisher(catalog, work, policy, places)
+    publisher = Publisher(catalog, work, policy, worker_count)
     try:
         yield publisher
     finally:
         publisher.drain()
     if publisher.errors:
         raise publisher.errors[0]
-    if publisher.given_back:
+    if publisher.stopped_early:
         raise RunStopped

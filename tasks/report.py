@@ -13,8 +13,8 @@ from prefect.tasks import exponential_backoff
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.run.plan import Status, Work
-from sightflow.schemas.run.report import RUNS_SCHEMA, RunReport, Tended
+from sightflow.schemas.run.plan import RunPlan, Status
+from sightflow.schemas.run.report import RUNS_SCHEMA, MaintenanceResult, RunReport
 from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.run.timing import stage_times
 from sightflow.schemas.spec import EnrichmentSpec
@@ -23,7 +23,7 @@ from sightflow.tasks.publish import Publisher
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
-def prune(catalog: Catalog, work: Work, spec: EnrichmentSpec) -> int:
+def prune(catalog: Catalog, work: RunPlan, spec: EnrichmentSpec) -> int:
     """Remove the rows of objects that are gone, if the policy says so; return how many rows went.
 
     Where a `listing` takes the store's place, only of those that the store does not hold either.
@@ -44,9 +44,9 @@ def report(
     run_id: str,
     started_at: datetime,
     publisher: Publisher,
-    work: Work,
+    work: RunPlan,
     pruned: int,
-    tended: Sequence[Tended],
+    tended: Sequence[MaintenanceResult],
     spec: EnrichmentSpec,
 ) -> RunReport:
     """Settle the quarantine of objects that are gone and record the run; a run that changed nothing writes nothing."""
@@ -89,7 +89,7 @@ def _gone(missing: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
     """The rows, by `uri`, of objects that are gone now: a listing may be older than what it does not name."""
     if not spec.listing or missing.is_empty():
         return missing
-    return missing.join(open_store(spec.store).look_up(missing["uri"].to_list()), on="uri", how="anti")
+    return missing.join(open_store(spec.store).head_many(missing["uri"].to_list()), on="uri", how="anti")
 
 
 def _row(done: RunReport) -> dict[str, object]:

@@ -7,7 +7,7 @@ from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.run.plan import Ask, Candidate, Route
+from sightflow.schemas.run.plan import Candidate, ResolvedEnrichment, Route
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 
 
@@ -38,7 +38,9 @@ def _candidate(system: str, enrichment: Enrichment, media_kind: MediaKind, spec:
     model = open_model(system, spec.models.get(system))
     price = model.price_per_item(enrichment, media_kind)
     stars = model.rating.of(enrichment.capability)
-    obstacle = model.refuses(enrichment, media_kind) or _forbidden(model, spec.policy, price) or _not_here(model)
+    obstacle = (
+        model.unsupported_reason(enrichment, media_kind) or _forbidden(model, spec.policy, price) or _not_here(model)
+    )
     pinned = "pinned in the spec; " if enrichment.model else ""
     where = "hosted" if model.hosted else "local"
     return Candidate(
@@ -72,13 +74,13 @@ def _not_here(model: VisionModel) -> str | None:
     return None if available.usable else f"{available.why}; {available.remedy}"
 
 
-def asks_of(spec: EnrichmentSpec) -> tuple[tuple[Ask, Route], ...]:
+def resolve_enrichments(spec: EnrichmentSpec) -> tuple[tuple[ResolvedEnrichment, Route], ...]:
     """Bind every enrichment, for each kind of media it is asked of, to its systems and its recipe.
 
     A kind of media that no system takes is left out if another kind is served. Raises SpecError, before anything
     is listed, if an enrichment cannot be served at all, with the reason of every candidate.
     """
-    bound: list[tuple[Ask, Route]] = []
+    bound: list[tuple[ResolvedEnrichment, Route]] = []
     problems: list[str] = []
     for enrichment in spec.enrichments:
         if enrichment.model:
@@ -91,7 +93,7 @@ def asks_of(spec: EnrichmentSpec) -> tuple[tuple[Ask, Route], ...]:
         for chosen in served:
             model = open_model(chosen.systems[0], spec.models.get(chosen.systems[0]))
             recipe = model.recipe(enrichment, chosen.media_kind)
-            bound.append((Ask(enrichment, recipe, tuple(chosen.systems), chosen.media_kind), chosen))
+            bound.append((ResolvedEnrichment(enrichment, recipe, tuple(chosen.systems), chosen.media_kind), chosen))
     if problems:
         raise SpecError("\n".join(problems))
     return tuple(bound)

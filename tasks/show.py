@@ -28,7 +28,7 @@ from prefect.context import FlowRunContext, SettingsContext
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from sightflow.schemas.run.plan import Status, Work
+from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec import EnrichmentSpec
 
@@ -88,7 +88,7 @@ class ProgressArtifact:
         self._ended = False
         self._thread: threading.Thread | None = None
 
-    def planned(self, work: Work) -> None:
+    def planned(self, work: RunPlan) -> None:
         """Begin to show the run, if it has anything to compute."""
         self._total = work.to_compute
         if self._total:
@@ -196,7 +196,7 @@ def markdown(done: RunReport) -> str:
         )
     causes = sorted((_text(cause), f"{count:,}") for cause, count in done.causes.items())
     lines += _table(("cause", "items"), causes)
-    lines += ["", *(f"- upkeep of {_text(tended.words)}" for tended in done.upkeep)] if done.upkeep else []
+    lines += ["", *(f"- upkeep of {_text(tended.summary)}" for tended in done.upkeep)] if done.upkeep else []
     stages = [(stage, f"{t.busy:,.1f}", f"{t.waiting:,.1f}", f"{t.share:.0%}") for stage, t in done.stages.items()]
     lines += _table(("stage", "seconds at work", "seconds waiting", "at work"), stages)
     if done.bottleneck:

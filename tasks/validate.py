@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from sightflow.schemas.enrichment import OUTPUT_SCHEMA_VERSION, Region, RegionsResult, TextResult, Track, TracksResult
 from sightflow.schemas.failure import Cause, Failure, Stage
-from sightflow.schemas.run.plan import Ask, Shard, ShardItem
+from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA, CatalogRow
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA, QuarantineRow
@@ -120,14 +120,14 @@ def _frame(answers: Sequence[Answer], run_id: str) -> pl.DataFrame:
     return pl.DataFrame([_row(answer, run_id, now) for answer in answers], schema=CATALOG_SCHEMA)
 
 
-def _key(item: ShardItem, ask: Ask) -> dict[str, Any]:
+def _key(item: ShardItem, resolved: ResolvedEnrichment) -> dict[str, Any]:
     return {
         "uri": item.uri,
-        "enrichment": ask.enrichment.name,
-        "capability": str(ask.enrichment.capability),
-        "fingerprint": fingerprint(ask.recipe, item.object_version),
+        "enrichment": resolved.enrichment.name,
+        "capability": str(resolved.enrichment.capability),
+        "fingerprint": fingerprint(resolved.recipe, item.object_version),
         "object_version": item.object_version,
-        "recipe": ask.recipe,
+        "recipe": resolved.recipe,
     }
 
 
@@ -135,14 +135,14 @@ def _row(answer: Answer, run_id: str, now: datetime) -> dict[str, Any]:
     reply, facts, result = answer.reply, answer.facts, answer.reply.outcome
     assert facts is not None and not isinstance(result, Failure)
     return {
-        **_key(answer.item, answer.ask),
+        **_key(answer.item, answer.resolved),
         "media_kind": str(facts.kind),
         "sha256": facts.sha256,
         "width": facts.width,
         "height": facts.height,
         "duration": facts.duration,
         "frame_rate": facts.frame_rate,
-        "parameters": json.dumps(answer.ask.enrichment.parameters, ensure_ascii=False, sort_keys=True),
+        "parameters": json.dumps(answer.resolved.enrichment.parameters, ensure_ascii=False, sort_keys=True),
         "text": result.text if isinstance(result, TextResult) else None,
         "segments": [asdict(s) for s in result.segments] or None if isinstance(result, TextResult) else None,
         "regions": [_region(r) for r in result.regions] if isinstance(result, RegionsResult) else None,
@@ -178,7 +178,7 @@ def _failed_row(answer: Answer, failure: Failure, run_id: str, now: datetime) ->
     reply = answer.reply
     failure = replace(failure, raw_reply=failure.raw_reply or reply.raw_reply)
     return {
-        **_key(answer.item, answer.ask),
+        **_key(answer.item, answer.resolved),
         "cause": failure.cause.value,
         "stage": failure.stage.value,
         "message": _storable(failure.message) or failure.cause.value,

@@ -24,7 +24,7 @@ class Ninth(VisionModel):
         weights="open",
         strength="sizes",
     )
-    native_space = PER_MILLE
+    box_format = PER_MILLE
     hosted: ClassVar[bool] = False
     default = ModelRef("ninth", revision="1", licence="mit", commercial_use="yes")
 

@@ -90,5 +90,5 @@ def wait_at(gate: Path, asked: int) -> None:
         time.sleep(0.02)
 
 
-def mean_colour(picture: Image.Image) -> list[int]:
-    return list(picture.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))  # type: ignore[arg-type]
+def mean_colour(image: Image.Image) -> list[int]:
+    return list(image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from benchmarks.rivals.captioners import open_captioner
 from benchmarks.rivals.job import AT_ONCE, Job
 
 VERSION = f"boto3 {boto3.__version__}"
-PICTURES = 100
+IMAGES = 100
 
 
 def run(job: Job) -> list[tuple[str, str]]:
@@ -22,7 +22,7 @@ def run(job: Job) -> list[tuple[str, str]]:
     captioner = open_captioner(job.model, job.weights, str(job.out))
     client = job.client()
     keys = job.keys(client)
-    contents = [client.get_object(Bucket=job.bucket, Key=key)["Body"].read() for key in keys[:PICTURES]]
+    contents = [client.get_object(Bucket=job.bucket, Key=key)["Body"].read() for key in keys[:IMAGES]]
     images = [Image.open(io.BytesIO(content)).convert("RGB") for content in contents]
     job.begin()
     rows: list[tuple[str, str]] = []

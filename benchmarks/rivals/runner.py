@@ -138,7 +138,7 @@ def interpreter(name: str) -> Path | str:
 
 def main() -> None:
     """Measure and print a table; rounds are interleaved, and the best of each contender is shown."""
-    from benchmarks.pictures import fill
+    from benchmarks.images import fill
     from benchmarks.slow_store import slow_store
     from sightflow.infra.demo.bucket import MODEL_FOLDER
 

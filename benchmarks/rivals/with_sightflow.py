@@ -57,8 +57,8 @@ def run(job: Job) -> list[tuple[str, str]]:
     from sightflow.infra.prefect_server import prefect_api
     from sightflow.tasks.discover import open_catalog
     from sightflow.tasks.infer import loaded
-    from sightflow.tasks.route import asks_of
-    from sightflow.tasks.runtime.preload import get_ready
+    from sightflow.tasks.route import resolve_enrichments
+    from sightflow.tasks.runtime.preload import preload
 
     os.environ |= {"SIGHTFLOW_FIRST": str(job.out / "first"), "SIGHTFLOW_MODEL": job.model}
     take_its_place(job.model)
@@ -77,8 +77,8 @@ def run(job: Job) -> list[tuple[str, str]]:
             "runner": runner,
         }
     )
-    asks_of(spec)  # as the command line does, before it starts a server
-    get_ready(spec)
+    resolve_enrichments(spec)  # as the command line does, before it starts a server
+    preload(spec)
     loaded("florence-2", spec.models["florence-2"])
     Path(job.out, f"loaded-{os.getpid()}").write_text(repr((time.monotonic(), time.monotonic())))
     with prefect_api() as server:

@@ -43,7 +43,7 @@ _STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """What one commit did; `version` is None if there was nothing to write."""
 
     version: int | None
@@ -89,7 +89,7 @@ class Catalog(Block):
         except (DeltaError, OSError) as error:
             if version is not None and isinstance(error, DeltaError):
                 raise StoreError(f"{self.uri} has no version {version}; see: sightflow catalog history") from None
-            raise StoreError(f"the catalog {self.uri} cannot be read: {self._told(error)}") from None
+            raise StoreError(f"the catalog {self.uri} cannot be read: {self._redacted(error)}") from None
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; empty, with the right columns, if the table does not exist yet."""
@@ -109,7 +109,7 @@ class Catalog(Block):
         try:
             return rows.collect(engine="streaming")
         except (OSError, pl.exceptions.ComputeError) as error:
-            raise StoreError(f"the catalog {self.uri} cannot be read: {self._told(error)}") from None
+            raise StoreError(f"the catalog {self.uri} cannot be read: {self._redacted(error)}") from None
 
     def version(self, name: TableName = "enrichments") -> int | None:
         """The number of the newest commit, or None before the first."""
@@ -118,7 +118,7 @@ class Catalog(Block):
 
     # --- writing --------------------------------------------------------------------------------
 
-    def publish(self, rows: pl.DataFrame) -> Merged:
+    def publish(self, rows: pl.DataFrame) -> MergeResult:
         """Merge validated rows: new keys are added, known keys replaced if their fingerprint differs.
 
         A merge and not an append, so that two runs at once and a run repeated end in the same rows. Nothing is
@@ -126,13 +126,13 @@ class Catalog(Block):
         """
         return self._merge("enrichments", rows, "t.fingerprint <> s.fingerprint")
 
-    def quarantine(self, rows: pl.DataFrame) -> Merged:
+    def quarantine(self, rows: pl.DataFrame) -> MergeResult:
         """Merge failed items; one that failed before for the same reason is written only if it is another attempt."""
         return self._merge("quarantine", rows, None)
 
-    def _merge(self, name: TableName, rows: pl.DataFrame, replace_if: str | None) -> Merged:
+    def _merge(self, name: TableName, rows: pl.DataFrame, replace_if: str | None) -> MergeResult:
         if rows.is_empty():
-            return Merged(None)
+            return MergeResult(None)
         lowest, highest = _quoted(str(rows["uri"].min())), _quoted(str(rows["uri"].max()))
         names = ", ".join(_quoted(name) for name in rows["enrichment"].unique().sort())
         # The bounds let delta-rs skip files by their statistics instead of reading the whole table. They are the key's
@@ -140,7 +140,7 @@ class Catalog(Block):
         bounds = f"t.uri BETWEEN {lowest} AND {highest} AND t.enrichment IN ({names})"
         same = f"t.uri = s.uri AND t.enrichment = s.enrichment AND {bounds}"
 
-        def merge() -> Merged:
+        def merge() -> MergeResult:
             table = self._created(name)
             before = table.version()
             metrics = (
@@ -150,7 +150,7 @@ class Catalog(Block):
                 .execute()
             )
             version = table.version()
-            return Merged(
+            return MergeResult(
                 version if version != before else None,
                 metrics["num_target_rows_inserted"],
                 metrics["num_target_rows_updated"],
@@ -243,10 +243,10 @@ class Catalog(Block):
         try:
             yield
         except (DeltaError, OSError) as error:
-            raise StoreError(f"the catalog {self.uri} cannot be written: {self._told(error)}") from None
+            raise StoreError(f"the catalog {self.uri} cannot be written: {self._redacted(error)}") from None
 
-    def _told(self, error: Exception) -> str:
-        return _brief(self.store.without_keys(str(error)) or type(error).__name__)
+    def _redacted(self, error: Exception) -> str:
+        return _brief(self.store.redact(str(error)) or type(error).__name__)
 
 
 def kept_for(days: int) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName, kept_for
-from sightflow.schemas.run.report import Tended
+from sightflow.schemas.run.report import MaintenanceResult
 from sightflow.schemas.spec import Upkeep
 
 TABLES: tuple[TableName, ...] = ("enrichments", "quarantine", "runs")
@@ -27,7 +27,7 @@ _FILE_BYTES = 128 * 2**20
 _SMALL_BYTES = _FILE_BYTES // 4
 
 
-def tend(catalog: Catalog, policy: Upkeep, even_if_not_due: bool = False) -> list[Tended]:
+def maintain(catalog: Catalog, policy: Upkeep, even_if_not_due: bool = False) -> list[MaintenanceResult]:
     """Look after each table that is due, or that has anything to do at all; return what was done, table by table.
 
     Due is a table with `policy.compact_files` small files in one partition. Raises StoreError if
@@ -43,7 +43,7 @@ def kept_days(catalog: Catalog) -> int:
     return (None if table is None else _days(table)) or Upkeep().keep_days
 
 
-def _tended(catalog: Catalog, name: TableName, policy: Upkeep, even_if_not_due: bool) -> Tended | None:
+def _tended(catalog: Catalog, name: TableName, policy: Upkeep, even_if_not_due: bool) -> MaintenanceResult | None:
     from deltalake.exceptions import CommitFailedError
 
     table = catalog.table(name)
@@ -55,9 +55,11 @@ def _tended(catalog: Catalog, name: TableName, policy: Upkeep, even_if_not_due: 
             vacuumed = _tend(table, policy, partial(catalog.table, name))
         except CommitFailedError:
             # It merged or compacted the same files; these are looked after when they are due again.
-            return Tended(table=name, files_before=before, files_after=before, skipped="another writer came first")
+            return MaintenanceResult(
+                table=name, files_before=before, files_after=before, skipped="another writer came first"
+            )
         after = _file_count(table)
-    return Tended(table=name, files_before=before, files_after=after, vacuumed=vacuumed)
+    return MaintenanceResult(table=name, files_before=before, files_after=after, vacuumed=vacuumed)
 
 
 def _tend(table: Any, policy: Upkeep, reopen: Callable[[], Any]) -> int:

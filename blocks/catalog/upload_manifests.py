@@ -26,7 +26,7 @@ class Manifests:
 
     def waiting(self) -> list[str]:
         """Those that no run has finished yet, oldest first."""
-        return sorted(uri for uri in self._store.below(self.folder) if uri.endswith(".json"))
+        return sorted(uri for uri in self._store.list_prefix(self.folder) if uri.endswith(".json"))
 
     def read(self, uri: str) -> list[str] | None:
         """The URIs of the objects that it lists, or None if it is gone, its objects having been seen to.

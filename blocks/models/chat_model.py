@@ -16,7 +16,7 @@ from sightflow.blocks.models.engines.transformers.prefix_cache import (
     split_prompts,
     windowed,
 )
-from sightflow.blocks.models.local_model import LocalVisionModel, Unit
+from sightflow.blocks.models.local_model import GenerationRequest, LocalVisionModel
 from sightflow.blocks.models.vision_model import Generated
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.media import DecodedVideo, Media
@@ -31,16 +31,16 @@ class InstructionTunedModel(LocalVisionModel):
     sampling (a repetition penalty would count the padding too) is left aside.
     """
 
-    prompt_guides_vision: ClassVar[bool] = False
+    prompt_conditioned_vision: ClassVar[bool] = False
     """Whether what is seen of a picture depends on the prompt, so that its encoding cannot be shared."""
 
     share_prefix: bool = Field(default=True, description="Read a picture or film once for all prompts about it.")
 
-    def adapt(self) -> None:
+    def on_loaded(self) -> None:
         from transformers import GenerationConfig
 
         tokenizer, given = self._processor.tokenizer, self._model.generation_config
-        if not self.encodes_apart:
+        if not self.is_encoder_decoder:
             tokenizer.padding_side = "left"
         plain = GenerationConfig(
             bos_token_id=given.bos_token_id,
@@ -56,11 +56,11 @@ class InstructionTunedModel(LocalVisionModel):
                 part.generation_config = plain
 
     @property
-    def encodes_apart(self) -> bool:
+    def is_encoder_decoder(self) -> bool:
         """Whether an encoder reads the prompt, so that the decoder writes the reply and nothing before it."""
         return bool(self._model.config.get_text_config().is_encoder_decoder)
 
-    def texts(self, units: Sequence[Unit]) -> list[str]:
+    def texts(self, units: Sequence[GenerationRequest]) -> list[str]:
         """The words of each unit's prompt as the model was trained to read them, a placeholder for the media."""
         chats = []
         for unit in units:
@@ -69,17 +69,17 @@ class InstructionTunedModel(LocalVisionModel):
         return [str(self._processor.apply_chat_template(chat, add_generation_prompt=True)) for chat in chats]
 
     @abstractmethod
-    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
+    def media_inputs(self, units: Sequence[GenerationRequest]) -> dict[str, Any]:
         """The processor's arguments for the media of a batch, in the order of the units."""
 
-    def inputs(self, units: Sequence[Unit]) -> Any:
+    def inputs(self, units: Sequence[GenerationRequest]) -> Any:
         """What the processor makes of a batch: padded token ids, and pixels."""
         texts, begin = self._wording(units)
         return self._processor(
             text=texts, padding=True, return_tensors="pt", add_special_tokens=begin, **self.media_inputs(units)
         )
 
-    def _wording(self, units: Sequence[Unit]) -> tuple[list[str], bool]:
+    def _wording(self, units: Sequence[GenerationRequest]) -> tuple[list[str], bool]:
         """The words of each prompt, and whether the tokenizer is to write the first token before them.
 
         Raises ValueError if a prompt holds what stands for the media.
@@ -99,7 +99,7 @@ class InstructionTunedModel(LocalVisionModel):
         """Load what words the prompts and knows the pixels, and no weights."""
         self._processor = self.load_processor(path)
 
-    def prompt_tokens(self, unit: Unit) -> list[int]:
+    def prompt_tokens(self, unit: GenerationRequest) -> list[int]:
         """The words as tokens, in which one placeholder stands for the media, however many tokens they will be."""
         (text,), begin = self._wording([unit])
         return list(self._processor.tokenizer(text, add_special_tokens=begin)["input_ids"])
@@ -119,33 +119,33 @@ class InstructionTunedModel(LocalVisionModel):
         Not where the prompt guides what is seen, where an encoder reads both together, or where layers look back over
         a window: there each prompt is read from its beginning.
         """
-        apart = self.prompt_guides_vision or self.encodes_apart
+        apart = self.prompt_conditioned_vision or self.is_encoder_decoder
         return self.share_prefix and not apart and not windowed(self._model)
 
-    def make_ready(self, units: Sequence[Unit]) -> Any:
+    def preprocess(self, units: Sequence[GenerationRequest]) -> Any:
         """The prompts cut where their media end, where that pays, else the inputs as they are."""
         split = self._split(units) if self.shares_prefix else None
         return self.inputs(units) if split is None else split
 
-    def generate(self, units: Sequence[Unit], ready: Any = None) -> list[Generated]:
-        ready = self.make_ready(units) if ready is None else ready
+    def generate(self, units: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
+        ready = self.preprocess(units) if ready is None else ready
         if isinstance(ready, SplitPrompts):
             inputs = read_prefixes(self._model, replace(ready, inputs=self._placed(ready.inputs)))
         else:
             inputs = self._placed(ready)
-            if not self.prompt_guides_vision:
-                self._see_once(inputs, units)
-        before = 0 if self.encodes_apart else inputs["input_ids"].shape[1]
+            if not self.prompt_conditioned_vision:
+                self._encode_media_once(inputs, units)
+        before = 0 if self.is_encoder_decoder else inputs["input_ids"].shape[1]
         tokens = self._model.generate(
             **inputs,
             max_new_tokens=max(unit.prompt.max_new_tokens for unit in units),
-            prefix_allowed_tokens_fn=self.only_choices(units, prompt_length=before),
+            prefix_allowed_tokens_fn=self.choice_constraint(units, prompt_length=before),
         )
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         replies = tokens[:, before or 1 :].tolist()  # a decoder apart begins with its start token
         return [self._read(*each) for each in zip(units, replies, lengths, strict=True)]
 
-    def _split(self, units: Sequence[Unit]) -> SplitPrompts | None:
+    def _split(self, units: Sequence[GenerationRequest]) -> SplitPrompts | None:
         """The prompts cut where their media end; None if no two are about one medium, or they cannot be cut so."""
         media = [id(unit.request.media) for unit in units]
         distinct = list(dict.fromkeys(media))
@@ -166,7 +166,7 @@ class InstructionTunedModel(LocalVisionModel):
                 inputs[name] = inputs[name].to(self._model.dtype)
         return inputs
 
-    def _see_once(self, inputs: Any, units: Sequence[Unit]) -> None:
+    def _encode_media_once(self, inputs: Any, units: Sequence[GenerationRequest]) -> None:
         """Let the vision tower see each picture and film of a batch once, however many prompts are about it."""
         seen: dict[str, Any] = {}
         for kind in self.media_kinds:
@@ -180,7 +180,7 @@ class InstructionTunedModel(LocalVisionModel):
         if seen:
             inputs["mm_encoder_outputs"] = seen
 
-    def _read(self, unit: Unit, reply: list[int], asked: int) -> Generated:
+    def _read(self, unit: GenerationRequest, reply: list[int], asked: int) -> Generated:
         """A unit's reply, cut where it ends or at its own limit, whatever its neighbours in the batch were allowed."""
         ends = self._model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
@@ -190,7 +190,9 @@ class InstructionTunedModel(LocalVisionModel):
         text = self.tokenizer.decode(reply[:said], skip_special_tokens=plain)
         if unit.prompt.choices:
             # By its tokens, since not every tokenizer can write every word.
-            spelled = dict(zip(map(tuple, self.spell(unit.prompt.choices)), unit.prompt.choices, strict=True))
+            spelled = dict(
+                zip(map(tuple, self.tokenize_choices(unit.prompt.choices)), unit.prompt.choices, strict=True)
+            )
             text = spelled.get(tuple(reply[: said + 1]), text)
         return Generated(text, Usage(asked, min(said + 1, len(reply))), truncated=said == len(reply))
 

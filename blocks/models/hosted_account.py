@@ -21,7 +21,7 @@ class HostedAccount(VisionModel):
     key_variables: ClassVar[tuple[str, ...]]
     """Environment variables that may hold the key; the first that is set counts."""
     profiles: ClassVar[Mapping[str, HostedProfile]]
-    stranger: ClassVar[HostedProfile]
+    fallback_profile: ClassVar[HostedProfile]
     """How an id without a profile is taken to behave; its prices must be configured."""
     retired: ClassVar[Mapping[str, str]]
     """Ids that are gone, with their successors."""
@@ -40,7 +40,7 @@ class HostedAccount(VisionModel):
     @property
     def profile(self) -> HostedProfile:
         """What is known of the configured id, or how a stranger is taken to behave."""
-        return of_id(self.profiles, self.ref.id) or self.stranger
+        return of_id(self.profiles, self.ref.id) or self.fallback_profile
 
     @property
     def prices(self) -> tuple[float, float] | None:
@@ -79,7 +79,7 @@ class HostedAccount(VisionModel):
         into, out = self.prices or (0.0, 0.0)
         return (input_tokens * into + output_tokens * out) / 1e6
 
-    def _told(self, message: str) -> str:
+    def _redacted(self, message: str) -> str:
         """What a provider said, short, on one line and without the key."""
         key = self._key()
         hidden = message.replace(key, "***") if key else message

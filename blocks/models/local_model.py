@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from sightflow.blocks.models.engines.providers.image_encoding import fit_within
-from sightflow.blocks.models.engines.providers.openai_endpoint import KEY_VARIABLE, EndpointEngine, stays_near
+from sightflow.blocks.models.engines.providers.openai_endpoint import KEY_VARIABLE, EndpointEngine, is_private_endpoint
 from sightflow.blocks.models.engines.transformers.batch_size import (
     FIRST,
     BatchSize,
@@ -44,7 +44,7 @@ _MOST_REPLICAS = 8  # Python's lock lets few more compute at once
 
 
 @dataclass(frozen=True)
-class Unit:
+class GenerationRequest:
     """One prompt about one media object: what a batch is made of."""
 
     request: VisionRequest
@@ -57,9 +57,9 @@ class LocalVisionModel(LocalWeights):
     by `engine: vllm`, in vLLM inside this process.
     """
 
-    sees_films: ClassVar[bool] = False
+    supports_video: ClassVar[bool] = False
     """Whether a video's frames are looked at together; if not, one by one."""
-    in_vllm: ClassVar[bool] = False
+    supports_vllm: ClassVar[bool] = False
     """Whether vLLM has a class of its own for these weights."""
 
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
@@ -107,7 +107,7 @@ class LocalVisionModel(LocalWeights):
     def _can_run_in_vllm(self) -> Self:
         if self.engine != "vllm":
             return self
-        if not self.in_vllm:
+        if not self.supports_vllm:
             others = "engine: local runs it, engine: endpoint asks a server that has it"
             raise ValueError(f"engine: vllm: vLLM has no {self.system}; {others}")
         if self.device not in ("auto", "cuda") or self.placement != "device" or self.attention != "auto":
@@ -117,14 +117,14 @@ class LocalVisionModel(LocalWeights):
     # --- what a subclass says -------------------------------------------------------------------
 
     @abstractmethod
-    def make_ready(self, units: Sequence[Unit]) -> Any:
+    def preprocess(self, units: Sequence[GenerationRequest]) -> Any:
         """What the processor makes of a batch, in the host's memory. In one thread at a time, while another batch may
         be on the device.
         """
 
     @abstractmethod
-    def generate(self, units: Sequence[Unit], ready: Any = None) -> list[Generated]:
-        """One forward pass over a batch: the reply to each unit, in order. `ready`: what `make_ready` made of it, if
+    def generate(self, units: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
+        """One forward pass over a batch: the reply to each unit, in order. `ready`: what `preprocess` made of it, if
         that has been done.
         """
 
@@ -138,7 +138,7 @@ class LocalVisionModel(LocalWeights):
                 self._tokenizer = copy.deepcopy(self._processor.tokenizer)
         return self._tokenizer
 
-    def only_choices(self, units: Sequence[Unit], prompt_length: int) -> AllowedTokens | None:
+    def choice_constraint(self, units: Sequence[GenerationRequest], prompt_length: int) -> AllowedTokens | None:
         """A rule for `generate(prefix_allowed_tokens_fn=)` that cannot leave the choices of each unit.
 
         `prompt_length`: how many tokens stand before the reply (0 for encoder-decoders, whose first
@@ -149,12 +149,12 @@ class LocalVisionModel(LocalWeights):
         import torch
 
         start = prompt_length or 1
-        spelled = [self.spell(unit.prompt.choices) for unit in units]
+        spelled = [self.tokenize_choices(unit.prompt.choices) for unit in units]
         # By the width of the model's output, which is often more than the tokenizer has tokens.
         everything = torch.arange(self._model.config.get_text_config().vocab_size, device=self._model.device)
         return within_choices(spelled, start, self.tokenizer.eos_token_id, everything)
 
-    def spell(self, choices: Sequence[str]) -> list[list[int]]:
+    def tokenize_choices(self, choices: Sequence[str]) -> list[list[int]]:
         """The tokens of each choice, with the end after them."""
         tokenizer = self.tokenizer
         return [[*tokenizer(c, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for c in choices]
@@ -164,7 +164,7 @@ class LocalVisionModel(LocalWeights):
     @property
     def hosted(self) -> bool:  # type: ignore[override]
         """Whether media leave for another's machine: an endpoint on this one or in its private network is local."""
-        return self.engine == "endpoint" and not stays_near(self.endpoint_url or "")
+        return self.engine == "endpoint" and not is_private_endpoint(self.endpoint_url or "")
 
     @property
     def objects_at_once(self) -> int:
@@ -258,16 +258,16 @@ class LocalVisionModel(LocalWeights):
 
     def _frames(self, request: VisionRequest) -> list[VisionRequest] | None:
         """The requests about a video's frames, if it is to be taken apart; never an empty list."""
-        if not self.by_frame(request.enrichment, request.media.kind):
+        if not self.runs_per_frame(request.enrichment, request.media.kind):
             return None
         return frame_requests(request, video_of(request))
 
-    def by_frame(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
+    def runs_per_frame(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
         """Whether each frame of a video is asked about alone: always for regions and tracks."""
-        return media_kind is MediaKind.VIDEO and not (self.sees_films and enrichment.capability.gives_text)
+        return media_kind is MediaKind.VIDEO and not (self.supports_video and enrichment.capability.gives_text)
 
-    def questions(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
-        if self.by_frame(enrichment, media_kind):
+    def effective_prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
+        if self.runs_per_frame(enrichment, media_kind):
             return self.prompts(asked_of_a_frame(enrichment), MediaKind.IMAGE)
         return self.prompts(enrichment, media_kind)
 
@@ -277,7 +277,7 @@ class LocalVisionModel(LocalWeights):
         if self._vllm is not None:
             return self._vllm.run(requests)
         asked: list[list[Prompt]] = [list(self.prompts(request.enrichment, request.media.kind)) for request in requests]
-        units = [Unit(r, p) for r, prompts in zip(requests, asked, strict=True) for p in prompts]
+        units = [GenerationRequest(r, p) for r, prompts in zip(requests, asked, strict=True) for p in prompts]
         said: list[Generated | Failure | None] = [None] * len(units)
         groups = self._groups(units)
         with self._making_ready:
@@ -302,7 +302,7 @@ class LocalVisionModel(LocalWeights):
             replies.append(self.reply(request, pairs))
         return replies
 
-    def _groups(self, units: Sequence[Unit]) -> list[list[int]]:
+    def _groups(self, units: Sequence[GenerationRequest]) -> list[list[int]]:
         """Places of units, by object (what is asked of one stays in one batch, where it is encoded once): those of
         similar length beside each other (little padding), the longest first (what does not fit shows at once).
         """
@@ -338,12 +338,14 @@ class LocalVisionModel(LocalWeights):
                 self._sizes[key] = BatchSize(first, meter, kept_sizes(), f"{where} {digest}")
         return self._sizes[key]
 
-    def _ready(self, units: Sequence[Unit]) -> Any:
-        """What `make_ready` makes of a batch, or None: then it is tried anew where a failure is dealt with."""
+    def _ready(self, units: Sequence[GenerationRequest]) -> Any:
+        """What `preprocess` makes of a batch, or None: then it is tried anew where a failure is dealt with."""
         with self._making_ready, suppress(Exception):
-            return self.make_ready(units)
+            return self.preprocess(units)
 
-    def _generate(self, units: Sequence[Unit], size: BatchSize, ready: Any = None) -> list[Generated | Failure]:
+    def _generate(
+        self, units: Sequence[GenerationRequest], size: BatchSize, ready: Any = None
+    ) -> list[Generated | Failure]:
         """Generate for a batch; when it fails, halve it until the unit that causes it stands alone."""
         import torch
 
@@ -354,7 +356,7 @@ class LocalVisionModel(LocalWeights):
         try:
             if ready is None:
                 with self._making_ready:
-                    ready = self.make_ready(units)
+                    ready = self.preprocess(units)
             with torch.inference_mode(), cpu_threads(self.threads):
                 return list(self.generate(units, ready))
         except Exception as error:

@@ -27,7 +27,7 @@ from sightflow.schemas.enrichment import (
     TracksResult,
 )
 from sightflow.schemas.failure import Cause, Failure
-from sightflow.schemas.geometry import Frame, GeometryError, NativeSpace
+from sightflow.schemas.geometry import BoxFormat, GeometryError, ImageTransform
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.ratings import Rating
 from sightflow.schemas.vision import ModelRef, Usage, VisionReply, VisionRequest
@@ -85,10 +85,10 @@ class VisionModel(Block):
 
     rating: ClassVar[Rating]
     media_kinds: ClassVar[frozenset[MediaKind]] = frozenset({MediaKind.IMAGE})
-    native_space: ClassVar[NativeSpace]
+    box_format: ClassVar[BoxFormat]
     hosted: ClassVar[bool]
     default: ClassVar[ModelRef]
-    takes_own_prompt: ClassVar[bool] = True
+    supports_custom_prompt: ClassVar[bool] = True
 
     id: str = Field(default="", description="Model id or local folder; empty: the dated default.")
     revision: str | None = Field(default=None, description="Commit, tag or dated snapshot to pin.")
@@ -149,13 +149,13 @@ class VisionModel(Block):
     def prepare(self) -> None:
         """Load or connect, once; called before the first `run`. Raises ModelError."""
 
-    def refuses(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+    def unsupported_reason(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
         """Why this model cannot serve an enrichment, or None if it can."""
         if not self.rating.of(enrichment.capability):
             return f"{self.system} cannot do {enrichment.capability} (rated 0)"
         if media_kind not in self.media_kinds:
             return f"{self.system} takes no {media_kind}"
-        if enrichment.prompt and not self.takes_own_prompt:
+        if enrichment.prompt and not self.supports_custom_prompt:
             return f"{self.system} answers fixed tasks and takes no prompt of your own"
         return None
 
@@ -186,7 +186,7 @@ class VisionModel(Block):
         """The settings that a reply depends on besides the prompt."""
         return {"max_new_tokens": self.max_new_tokens}
 
-    def questions(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
+    def effective_prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         """The prompts that are put in the end: `prompts`, unless a video is taken apart into its frames."""
         return self.prompts(enrichment, media_kind)
 
@@ -198,7 +198,7 @@ class VisionModel(Block):
             "media_kind": media_kind,
             "system": self.system,
             "weights": self.weights_digest(),
-            "prompts": [[p.text, p.max_new_tokens] for p in self.questions(enrichment, media_kind)],
+            "prompts": [[p.text, p.max_new_tokens] for p in self.effective_prompts(enrichment, media_kind)],
             "generation": self.generation_settings(),
             "schema": OUTPUT_SCHEMA_VERSION,
         }
@@ -207,9 +207,9 @@ class VisionModel(Block):
         canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    def frame(self, request: VisionRequest) -> Frame:
+    def image_transform(self, request: VisionRequest) -> ImageTransform:
         """How the picture the model sees lies over the original; the whole of it unless overridden."""
-        return Frame.whole(request.media.width, request.media.height)
+        return ImageTransform.whole(request.media.width, request.media.height)
 
     def reply(self, request: VisionRequest, said: Sequence[tuple[Prompt, Generated | Failure]]) -> VisionReply:
         """Gather what was said to an enrichment's prompts into its one reply; never raises for content."""

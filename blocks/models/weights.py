@@ -178,14 +178,14 @@ class LocalWeights(VisionModel):
             # transformers would fill them with random numbers and go on.
             raise ModelError(f"{self.system}: {path} lacks {len(missing)} of the weights, e.g. {missing[0]}")
         self._model = (model if placed else model.to(device)).eval()
-        self.adapt()
+        self.on_loaded()
 
     @property
     def weights_class(self) -> str:
         """The class in `transformers` for these weights; a family of several chooses by their config."""
         return self.model_class
 
-    def adapt(self) -> None:
+    def on_loaded(self) -> None:
         """What is set on the model and its processor once they are loaded; nothing, unless overridden."""
 
     def load_processor(self, path: Path | None) -> Any:

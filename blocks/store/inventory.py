@@ -24,10 +24,10 @@ def inventory_of(
     """Columns of equal length in the form of `Inventory`."""
     columns = {"uri": uris, "object_version": versions, "bytes": sizes, "modified": modified}
     frame = pl.DataFrame(columns, schema={name: INVENTORY_SCHEMA[name] for name in columns})
-    return frame.select(**in_the_form(pl.col("object_version")))
+    return frame.select(**inventory_columns(pl.col("object_version")))
 
 
-def in_the_form(version: pl.Expr) -> dict[str, pl.Expr]:
+def inventory_columns(version: pl.Expr) -> dict[str, pl.Expr]:
     """The columns of `Inventory`, in their order, from `uri`, `bytes`, `modified` and a version."""
     # What an object probably is, by its name; its bytes decide when they are read.
     suffix = pl.col("uri").str.extract(r"([^./]*)$").str.to_lowercase()
@@ -47,15 +47,15 @@ def version_of(etag: str, size: int) -> str:
     return f"{etag.strip(chr(34))}-{size}"
 
 
-def gathered(found: Iterable[Listed]) -> pl.DataFrame:
+def to_inventory(found: Iterable[Listed]) -> pl.DataFrame:
     """Listed objects in the form of `Inventory`; one that was listed twice counts once."""
     listed = iter(found)
     parts: list[pl.DataFrame] = []
     while batch := list(islice(listed, _AT_ONCE)):
         parts.append(inventory_of(*map(list, zip(*batch, strict=True))))
-    return joined(parts).unique("uri", keep="first", maintain_order=True)
+    return concat(parts).unique("uri", keep="first", maintain_order=True)
 
 
-def joined(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+def concat(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Parts of an inventory as one."""
     return pl.concat([pl.DataFrame(schema=INVENTORY_SCHEMA), *parts], rechunk=True)

@@ -22,9 +22,9 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sightflow.blocks.store.inventory import gathered, inventory_of, joined, version_of
+from sightflow.blocks.store.inventory import concat, inventory_of, to_inventory, version_of
 from sightflow.blocks.store.local_files import Listed, hash_file, read_file, stat_file, too_large, walk, write_file
-from sightflow.blocks.store.patterns import literal_of, roots_of, takes
+from sightflow.blocks.store.patterns import literal_of, roots_of, source_filter
 from sightflow.blocks.store.s3_errors import BAD_KEY_CODES, DENIED_CODES, code_of, is_transient, message_of
 from sightflow.blocks.store.s3_listing import Listing, Root
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
@@ -70,11 +70,11 @@ class ObjectStore(Block):
         in `/` means all below it. `outside`: a URI below which nothing is taken (the catalog's own files).
         Raises StoreError if a bucket or folder cannot be listed.
         """
-        taken = takes(patterns, outside)
+        taken = source_filter(patterns, outside)
         local = [pattern for pattern in patterns if pattern.startswith("file://")]
         files = (listed for pattern in local for listed in _walked(pattern) if taken(listed[0]))
         buckets = self._all_pages(roots_of(patterns), lambda bucket, objects: _page_of(bucket, objects, taken))
-        return joined([gathered(files), *buckets])
+        return concat([to_inventory(files), *buckets])
 
     def _all_pages(self, roots: Sequence[Root], make: Callable[[str, list[dict[str, Any]]], Found]) -> list[Found]:
         """What `make` makes of every page of objects; `concurrency` pages are asked for at once."""
@@ -95,7 +95,7 @@ class ObjectStore(Block):
         except Exception as error:
             raise self._store_error(error, f"s3://{arguments['Bucket']}/{arguments['Prefix']}") from None
 
-    def look_up(self, uris: Sequence[str]) -> pl.DataFrame:
+    def head_many(self, uris: Sequence[str]) -> pl.DataFrame:
         """The inventory of just these objects as they are now; one that is not there, or no longer, has no row.
 
         Raises StoreError if the store refuses to tell.
@@ -116,7 +116,7 @@ class ObjectStore(Block):
         once_each = iter(dict.fromkeys(uris))
         batches = iter(lambda: list(islice(once_each, _LOOKED_UP_AT_ONCE)), [])
         found = (self._all(one, [(uri, "") for uri in batch]) for batch in batches)
-        return gathered(each for batch in found for each in batch if each)
+        return to_inventory(each for batch in found for each in batch if each)
 
     # --- small files of our own -----------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class ObjectStore(Block):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         sync(get_loop(), self._called, uri, "delete_object", Bucket=bucket, Key=key)
 
-    def below(self, folder: str) -> list[str]:
+    def list_prefix(self, folder: str) -> list[str]:
         """The URIs of all files in a folder, none if there is no such folder. `folder` ends in a slash."""
         if folder.startswith("file://"):
             path = Path(folder.removeprefix("file://"))
@@ -261,7 +261,7 @@ class ObjectStore(Block):
             if code in BAD_KEY_CODES:
                 raise self._store_error(error, uri) from None
             # A single object may be denied by its own policy: that is its failure, not the run's.
-            return Failure(Cause.FETCH, f"{code or type(error).__name__}: {self._told(error)}", Stage.FETCH, tries)
+            return Failure(Cause.FETCH, f"{code or type(error).__name__}: {self._redacted(error)}", Stage.FETCH, tries)
 
     async def _get(self, uri: str, version: str, max_bytes: int, take: Callable[[bytes], None]) -> Failure | None:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -354,12 +354,12 @@ class ObjectStore(Block):
                 f"no keys for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, "
                 "or `store: {anonymous: true}` for a public bucket"
             )
-        return StoreError(f"{where} does not answer for {uri} after {self.attempts} tries: {self._told(error)}")
+        return StoreError(f"{where} does not answer for {uri} after {self.attempts} tries: {self._redacted(error)}")
 
-    def _told(self, error: BaseException) -> str:
-        return self.without_keys(message_of(error))[:300]
+    def _redacted(self, error: BaseException) -> str:
+        return self.redact(message_of(error))[:300]
 
-    def without_keys(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """What a store said, without the keys it was sent: some repeat them when they refuse."""
         from botocore.exceptions import BotoCoreError
 

@@ -25,7 +25,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     return lambda uri: expression.match(uri) is not None
 
 
-def takes(patterns: Sequence[str], outside: str | None = None) -> Callable[[str], bool]:
+def source_filter(patterns: Sequence[str], outside: str | None = None) -> Callable[[str], bool]:
     """A test whether a URI belongs to a source: it matches a pattern and does not lie below `outside`."""
     tests = [matcher(pattern) for pattern in patterns]
     barrier = outside.rstrip("/") + "/" if outside else None

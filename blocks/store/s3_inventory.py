@@ -18,7 +18,7 @@ from urllib.parse import unquote_plus
 
 import polars as pl
 
-from sightflow.blocks.store.inventory import in_the_form, joined
+from sightflow.blocks.store.inventory import concat, inventory_columns
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import Failure, StoreError
 
@@ -46,7 +46,7 @@ def newest_inventory(store: ObjectStore, address: str) -> S3Inventory:
     Raises StoreError if there is none, its checksum does not match, or a field is missing.
     """
     if not address.endswith("/manifest.json"):
-        found = [match for uri in store.below(address.rstrip("/") + "/") if (match := _COMPLETE.match(uri))]
+        found = [match for uri in store.list_prefix(address.rstrip("/") + "/") if (match := _COMPLETE.match(uri))]
         if not found:
             raise StoreError(
                 f"{address} holds no complete S3 inventory: no dated folder with manifest.json and manifest.checksum; "
@@ -80,7 +80,7 @@ def read_inventory(store: ObjectStore, report: S3Inventory, taken: Callable[[str
                             f"{uri} is not the file that the inventory {report.uri} names: its MD5 differs"
                         )
                 parts.append(_objects(report, file.path, taken))
-    return joined(parts)
+    return concat(parts)
 
 
 def _checked(uri: str, content: bytes | None, checksum: bytes | None) -> S3Inventory:
@@ -149,7 +149,7 @@ def _objects(report: S3Inventory, path: Path, taken: Callable[[str], bool]) -> p
     rows = rows.with_columns(uri=f"s3://{report.bucket}/" + pl.col("key"))
     rows = rows.filter(pl.Series([taken(uri) for uri in rows["uri"]], dtype=pl.Boolean))
     version = pl.col("etag").str.strip_chars('"') + "-" + pl.col("bytes").cast(pl.String)
-    return rows.select(**in_the_form(version))
+    return rows.select(**inventory_columns(version))
 
 
 def _rows(report: S3Inventory, path: Path) -> pl.DataFrame:

@@ -96,7 +96,7 @@ def query(
         found = connect(catalog, version).execute(sql)
         rows = found.fetchall()
     except duckdb.Error as error:
-        raise SpecError(f"the query is not understood: {catalog.store.without_keys(str(error))}") from None
+        raise SpecError(f"the query is not understood: {catalog.store.redact(str(error))}") from None
     names = [column[0] for column in found.description or []]
     if format == "json":
         for row in rows:
@@ -194,15 +194,15 @@ def upkeep(
     endpoint_url: Endpoint = None,
 ) -> None:
     """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
-    from sightflow.blocks.catalog.maintenance import kept_days, tend
+    from sightflow.blocks.catalog.maintenance import kept_days, maintain
     from sightflow.schemas.spec import Upkeep, read_spec
 
     catalog = open_catalog(uri, endpoint_url)
     if uri.endswith((".yaml", ".yml")):
         keep_days = keep_days or read_spec(uri).policy.upkeep.keep_days
     policy = Upkeep(keep_days=keep_days or kept_days(catalog))
-    for tended in tend(catalog, policy, even_if_not_due=True):
-        console.print(safe(tended.words), soft_wrap=True)
+    for tended in maintain(catalog, policy, even_if_not_due=True):
+        console.print(safe(tended.summary), soft_wrap=True)
 
 
 @quarantine_app.command("list")

@@ -22,7 +22,7 @@ _MARK = "made-by-sightflow-demo"
 def demo(
     folder: Annotated[Path, typer.Option(help="Everything the demo makes lies here.")] = Path("demo-output"),
     scenes: Annotated[int, typer.Option(min=1, max=2000, help="How many pictures are drawn.")] = 60,
-    films: Annotated[int, typer.Option(min=1, max=500, help="How many short films are drawn.")] = 4,
+    videos: Annotated[int, typer.Option(min=1, max=500, help="How many short films are drawn.")] = 4,
 ) -> None:
     """Draw pictures and films, put them in S3, caption them, detect, ground and track in them with real models,
     publish.
@@ -35,7 +35,7 @@ def demo(
     os.environ.update(KEYS)
     with prefect_api() as prefect, s3_on_loopback() as endpoint:
         with console.status("drawing pictures and films and putting them into S3 on loopback ..."):
-            draw_media(folder / "bucket", scenes, films)
+            draw_media(folder / "bucket", scenes, videos)
             count = fill_bucket(endpoint, folder / "bucket")
         spec = folder / "spec.yaml"
         spec.write_text(demo_spec(endpoint))
@@ -81,11 +81,11 @@ def _show_what_came(catalog_uri: str, folder: Path) -> None:
     )
     shown = [(name, caption, "; ".join(boxes or [])) for name, caption, boxes in rows.fetchall()]
     console.print(table("published, for example", "object", "caption", "objects (pixels)", rows=shown))
-    films = views.execute(
+    videos = views.execute(
         "SELECT parse_filename(uri), film, list_transform(tracks, lambda t: t.label || printf(' x %.0f to %.0f', "
         "t.points[1].x_min, t.points[-1].x_min)) FROM catalog WHERE film IS NOT NULL ORDER BY uri LIMIT 4"
     )
-    moved = [(name, caption, "; ".join(tracks or [])) for name, caption, tracks in films.fetchall()]
+    moved = [(name, caption, "; ".join(tracks or [])) for name, caption, tracks in videos.fetchall()]
     console.print(table("", "film", "caption", "tracks (left edge, first to last)", rows=moved))
     cases = open_cases(catalog).group_by("uri", "cause", "message").len("items").sort("uri", "cause")
     failed = [(uri.rpartition("/")[2], cause, n, message) for uri, cause, message, n in cases.iter_rows()]

@@ -90,7 +90,7 @@ def _of_spec(path: Path) -> Iterator[Finding]:
     from sightflow.schemas.failure import SightflowError
     from sightflow.schemas.spec import read_spec
     from sightflow.tasks.discover import open_catalog
-    from sightflow.tasks.route import asks_of
+    from sightflow.tasks.route import resolve_enrichments
 
     spec = read_spec(path)
     yield from _listing(spec) if spec.listing else _sources(spec)
@@ -100,8 +100,8 @@ def _of_spec(path: Path) -> Iterator[Finding]:
     except SightflowError as error:
         yield f"catalog {spec.catalog}", "missing", str(error), "see the message"
     try:
-        for ask, _ in asks_of(spec):
-            yield f"enrichment {ask.enrichment.name}", "ok", f"served by {ask.systems[0]}", ""
+        for resolved, _ in resolve_enrichments(spec):
+            yield f"enrichment {resolved.enrichment.name}", "ok", f"served by {resolved.systems[0]}", ""
     except SightflowError as error:
         yield "enrichments", "missing", str(error), "see the message"
     if not os.environ.get("AWS_ACCESS_KEY_ID") and any(uri.startswith("s3://") for uri in spec.source):

@@ -81,11 +81,11 @@ def check(
     available = model.availability()
     if not available.usable:
         raise ModelError(f"{system}: {available.why}; {available.remedy}")
-    picture = DecodedImage(Image.new("RGB", (64, 64), (215, 40, 40)), 64, 64, "0" * 64)
+    image = DecodedImage(Image.new("RGB", (64, 64), (215, 40, 40)), 64, 64, "0" * 64)
     asked = Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question="What colour is this square?")
     with console.status(f"asking {system} ..."):
         model.prepare()
-        (reply,) = model.run([VisionRequest("file:///check.png", asked, picture)])
+        (reply,) = model.run([VisionRequest("file:///check.png", asked, image)])
     if isinstance(reply.outcome, Failure):
         raise ModelError(f"{system} ({reply.model_id}) answered with {reply.outcome.cause}: {reply.outcome.message}")
     assert isinstance(reply.outcome, TextResult)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sightflow.infra.cli.screen import console, money, safe, table
-from sightflow.schemas.run.plan import EnrichmentPlan, Status, Work
+from sightflow.schemas.run.plan import EnrichmentPlan, RunPlan, Status
 from sightflow.schemas.run.selection import Selection
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
@@ -40,9 +40,9 @@ def plan(
     read = read_spec(spec)
     from sightflow.tasks.discover import discover
     from sightflow.tasks.plan import plan as plan_task
-    from sightflow.tasks.route import asks_of
+    from sightflow.tasks.route import resolve_enrichments
 
-    asks_of(read)  # what cannot be served is said before anything is listed
+    resolve_enrichments(read)  # what cannot be served is said before anything is listed
     with console.status("listing the source and comparing it with the catalog ..."):
         work = plan_task.fn(discover.fn(read), read, selection(prefix, since, sample, limit))
     if as_json:
@@ -53,7 +53,7 @@ def plan(
     console.print(f"\nnext: [bold]{safe(todo)}[/bold]")
 
 
-def plan_document(work: Work) -> dict[str, object]:
+def plan_document(work: RunPlan) -> dict[str, object]:
     """The plan as a JSON document."""
     return {
         "objects": work.objects,
@@ -65,7 +65,7 @@ def plan_document(work: Work) -> dict[str, object]:
     }
 
 
-def show_plan(work: Work) -> None:
+def show_plan(work: RunPlan) -> None:
     """Print the counts, then the reason of each choice of a model."""
     counted = [Status.NEW, Status.CHANGED, Status.STALE, Status.UNCHANGED, Status.QUARANTINED]
     rows = [

@@ -21,7 +21,7 @@ from rich.progress import (
 
 from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices
 from sightflow.infra.cli.screen import console, money, safe, table
-from sightflow.schemas.run.plan import Work
+from sightflow.schemas.run.plan import RunPlan
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
@@ -53,9 +53,9 @@ def run(
 def run_enrich(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
     """Run the flow with progress on the screen, on the configured Prefect server or on one of our own."""
     from sightflow.infra.prefect_server import prefect_api
-    from sightflow.tasks.route import asks_of
+    from sightflow.tasks.route import resolve_enrichments
 
-    asks_of(spec)  # what cannot be served is said before a server is started
+    resolve_enrichments(spec)  # what cannot be served is said before a server is started
     with prefect_api() as server:
         return enrich_on(server, spec, chosen)
 
@@ -87,9 +87,9 @@ def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Select
 
 
 def _get_ready(spec: EnrichmentSpec) -> None:
-    from sightflow.tasks.runtime.preload import get_ready
+    from sightflow.tasks.runtime.preload import preload
 
-    get_ready(spec)
+    preload(spec)
     import_module("sightflow.flows.enrich")
 
 
@@ -105,7 +105,7 @@ class ProgressBar:
         """Name what is going on now."""
         self._bar.update(self._task, description=what)
 
-    def planned(self, work: Work) -> None:
+    def planned(self, work: RunPlan) -> None:
         self._bar.update(
             self._task, description="enriching" if work.to_compute else "nothing to do", total=work.to_compute
         )
@@ -168,6 +168,6 @@ def show_report(done: RunReport) -> None:
             f"{done.orphaned:,} objects of the catalog are gone from the source; policy.prune: true removes them"
         )
     for tended in done.upkeep:
-        console.print(f"upkeep: {safe(tended.words)}", soft_wrap=True)
+        console.print(f"upkeep: {safe(tended.summary)}", soft_wrap=True)
     following = f"sightflow quarantine list {done.catalog}" if done.causes else f"sightflow catalog show {done.catalog}"
     console.print(f"next: [bold]{safe(following)}[/bold]", soft_wrap=True)

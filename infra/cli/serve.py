@@ -40,10 +40,10 @@ def serve(
     from sightflow.infra.metrics import serve_metrics
     from sightflow.infra.prefect_server import configured_api, prefect_api
     from sightflow.schemas.spec import read_spec
-    from sightflow.tasks.route import asks_of
+    from sightflow.tasks.route import resolve_enrichments
 
     read = read_spec(spec)
-    asks_of(read)  # what cannot be served is said before a server is started
+    resolve_enrichments(read)  # what cannot be served is said before a server is started
     source = source_of(queue, webhook) if uploads else None
     serve_metrics(metrics)
     with prefect_api(for_one_run=False) as server:
@@ -52,7 +52,7 @@ def serve(
                 server.wait()
             from sightflow.infra.service.deployments import check, deploy
             from sightflow.infra.service.storage_events import Bridge, Window
-            from sightflow.infra.service.worker import work_until_told
+            from sightflow.infra.service.worker import run_worker
 
             check(cron, interval)
             called = name or spec.stem
@@ -69,7 +69,7 @@ def serve(
             bridge = Bridge(read, source, window, say)
             threads.append(threading.Thread(target=_or_end, args=(bridge.run, stop), daemon=True))
             threads[0].start()
-        work_until_told(pool, poll, limit, say)
+        run_worker(pool, poll, limit, say)
         stop.set()
         for thread in threads:
             thread.join(timeout=5)

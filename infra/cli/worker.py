@@ -31,10 +31,10 @@ def worker(
     address = await_api(say)
     serve_metrics(metrics)
     with console.status("loading libraries"):
-        from sightflow.infra.service.worker import work_until_told
+        from sightflow.infra.service.worker import run_worker
 
     console.print(
         f"taking runs of the pool [bold]{safe(pool)}[/bold]; they are shown at {safe(address)}", soft_wrap=True
     )
-    work_until_told(pool, poll, limit, say, heartbeat)
+    run_worker(pool, poll, limit, say, heartbeat)
     console.print("stopped; nothing is left locked")

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sightflow.infra.demo.moving_scenes import draw_clip, write_film
+from sightflow.infra.demo.moving_scenes import draw_clip, write_video
 from sightflow.infra.demo.scenes import Scene, draw_scene
 
 BUCKET: Final = "sightflow-demo"
 MODEL_FOLDER: Final = Path(__file__).parent / "florence2-shapes"
-FILM_MODEL_FOLDER: Final = Path(__file__).parent / "qwen2-vl-shapes"
+VIDEO_MODEL_FOLDER: Final = Path(__file__).parent / "qwen2-vl-shapes"
 # The endpoint takes any keys; these are not secrets.
 KEYS: Final = {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -38,7 +38,7 @@ def s3_on_loopback() -> Iterator[str]:
         server.stop()
 
 
-def draw_media(folder: Path, scenes: int, films: int = 0) -> list[Scene]:
+def draw_media(folder: Path, scenes: int, videos: int = 0) -> list[Scene]:
     """Write held-out scenes, films and six broken files into a folder, with `truth.json` beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [draw_scene(seed) for seed in range(scenes)]
@@ -51,11 +51,11 @@ def draw_media(folder: Path, scenes: int, films: int = 0) -> list[Scene]:
         scene.image.save(path, quality=95, subsampling=0)  # the PNG writer ignores both
         objects = [{"label": thing.label, "box": thing.box} for thing in scene.objects]
         truth[name] = {"caption": scene.caption, "objects": objects}
-    for seed in range(films):
+    for seed in range(videos):
         clip = draw_clip(seed)
         name = f"films/{seed:04d}.mp4"
         (folder / name).parent.mkdir(exist_ok=True)
-        write_film(clip, folder / name)
+        write_video(clip, folder / name)
         truth[name] = {"caption": clip.caption, "objects": []}
     (folder.parent / "truth.json").write_text(json.dumps(truth, indent=1))
     for name, content in broken_files(drawn[0]).items():
@@ -142,7 +142,7 @@ enrichments:
     sampling: {{fps: 4}}
 models:
   qwen2-vl:
-    id: {FILM_MODEL_FOLDER}
+    id: {VIDEO_MODEL_FOLDER}
   florence-2:
     id: {MODEL_FOLDER}
 """

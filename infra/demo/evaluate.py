@@ -74,7 +74,7 @@ def scores(scenes: Sequence[Scene], rows: pl.DataFrame) -> dict[str, float]:
         for label in LABELS:
             boxes = [_box(r) for r in grounded if r["label"].endswith(label)]
             if label in truth:
-                located.append(len(boxes) == 1 and boxes[0].overlap(Box(*truth[label].box)) >= 0.5)
+                located.append(len(boxes) == 1 and boxes[0].iou(Box(*truth[label].box)) >= 0.5)
             else:
                 absent += 1
                 spurious += bool(boxes)

@@ -69,15 +69,15 @@ class Clip:
         return draw_frame(self.background, [mover.at(share) for mover in self.movers])
 
 
-def write_film(clip: Clip, path: Path) -> None:
+def write_video(clip: Clip, path: Path) -> None:
     """Write a clip as H.264 in MP4, at a quality at which colours and edges stay what they are (CRF 12, 4:4:4)."""
     with av.open(str(path), "w", format="mp4") as out:
         options = {"crf": "12", "preset": "veryfast", "g": "16"}
         stream: Any = out.add_stream("libx264", rate=Fraction(clip.frame_rate), options=options)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv444p"
         for number in range(clip.frame_count):
-            picture, _ = clip.frame(number)
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")))
+            image, _ = clip.frame(number)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")))
         out.mux(stream.encode())
 
 

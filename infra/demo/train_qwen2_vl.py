@@ -48,7 +48,7 @@ _IGNORED: Final = -100
 
 
 @dataclass(frozen=True)
-class Film:
+class VideoSample:
     """One training film: 8 frames (8, H, W, 3) as the processor would resize them; of each pair of frames and each
     cell of 16x16 pixels the mover that covers it, (4, H/16, W/16), -1 for none; the boxes (4, movers, 4) in fractions;
     and of each mover its label, motion, and where it starts and ends on the x axis, in fractions.
@@ -62,11 +62,11 @@ class Film:
     starts: tuple[float, ...]
     ends: tuple[float, ...]
 
-    def mirrored(self) -> "Film":
+    def mirrored(self) -> "VideoSample":
         """The film seen in a mirror."""
         boxes = self.boxes.copy()
         boxes[..., 0], boxes[..., 2] = 1 - self.boxes[..., 2], 1 - self.boxes[..., 0]
-        return Film(
+        return VideoSample(
             self.frames[:, :, ::-1],
             self.owners[:, :, ::-1],
             boxes,
@@ -76,9 +76,9 @@ class Film:
             tuple(1 - x for x in self.ends),
         )
 
-    def backwards(self) -> "Film":
+    def backwards(self) -> "VideoSample":
         """The film from its end to its start; the truth of each pair of frames is told of its other frame."""
-        return Film(
+        return VideoSample(
             self.frames[::-1],
             self.owners[::-1],
             self.boxes[::-1],
@@ -100,7 +100,7 @@ class Film:
         return enumerate_phrases(said)
 
 
-def draw_film(seed: int) -> Film:
+def draw_video(seed: int) -> VideoSample:
     """Draw the training film of a seed."""
     clip = draw_clip(seed)
     height, width = smart_resize(
@@ -111,8 +111,8 @@ def draw_film(seed: int) -> Film:
     boxes = np.zeros((FRAMES // 2, len(clip.movers), 4), dtype=np.float32)
     for k in range(FRAMES):
         # The frames that a uniform sampling of 8 takes: the middles of equal parts.
-        picture, objects = clip.frame(int((k + 0.5) * clip.frame_count / FRAMES))
-        frames.append(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)))
+        image, objects = clip.frame(int((k + 0.5) * clip.frame_count / FRAMES))
+        frames.append(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
         if k % 2:
             continue
         cover = np.zeros((len(clip.movers), rows, columns), dtype=np.float32)
@@ -124,7 +124,7 @@ def draw_film(seed: int) -> Film:
                 x_min / clip.width, y_min / clip.height, x_max / clip.width, y_max / clip.height
             )  # fmt: skip
         owners.append(np.where(cover.max(axis=0) > 0.3, cover.argmax(axis=0), -1).astype(np.int8))
-    return Film(
+    return VideoSample(
         np.stack(frames),
         np.stack(owners),
         boxes,
@@ -135,15 +135,15 @@ def draw_film(seed: int) -> Film:
     )
 
 
-def ask(film: Film, rng: random.Random) -> tuple[str, str]:
+def ask(sample: VideoSample, rng: random.Random) -> tuple[str, str]:
     """A question about a film and its answer; most often the caption is asked for."""
     chance = rng.random()
     if chance < 0.7:
-        return DESCRIBE, film.caption
+        return DESCRIBE, sample.caption
     if chance < 0.9:
-        k = rng.randrange(len(film.labels))
-        return f"What does the {film.labels[k]} do?\nAnswer briefly.", film.motions[k]
-    return "How many shapes are there?\nAnswer briefly.", str(len(film.labels))
+        k = rng.randrange(len(sample.labels))
+        return f"What does the {sample.labels[k]} do?\nAnswer briefly.", sample.motions[k]
+    return "How many shapes are there?\nAnswer briefly.", str(len(sample.labels))
 
 
 class Learner(nn.Module):
@@ -166,24 +166,24 @@ class Learner(nn.Module):
         parts = video.view(count // 2, 2, channels, rows, MERGE, PATCH, columns, MERGE, PATCH)
         return parts.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, channels * 2 * PATCH * PATCH)
 
-    def check_patches(self, film: Film) -> None:
+    def check_patches(self, sample: VideoSample) -> None:
         """Raise if `patches` is not what the processor gives."""
         sizes = {"do_resize": False, "return_tensors": "pt"}
-        theirs = self.processor.video_processor(videos=[np.ascontiguousarray(film.frames)], **sizes)
-        torch.testing.assert_close(self.patches(film.frames), theirs["pixel_values_videos"], atol=1e-4, rtol=1e-4)
+        theirs = self.processor.video_processor(videos=[np.ascontiguousarray(sample.frames)], **sizes)
+        torch.testing.assert_close(self.patches(sample.frames), theirs["pixel_values_videos"], atol=1e-4, rtol=1e-4)
 
-    def forward(self, films: list[Film], asked: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    def forward(self, samples: list[VideoSample], asked: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
         """Return the loss of the answers and of the auxiliary head."""
         tokenizer = self.processor.tokenizer
         texts = []
-        for film, (question, answer) in zip(films, asked, strict=True):
-            pads = "<|video_pad|>" * film.owners.size
+        for sample, (question, answer) in zip(samples, asked, strict=True):
+            pads = "<|video_pad|>" * sample.owners.size
             texts.append(chat(self.processor, question).replace("<|video_pad|>", pads) + answer + tokenizer.eos_token)
         inputs = dict(tokenizer(texts, padding=True, return_tensors="pt"))
         inputs["mm_token_type_ids"] = 2 * (inputs["input_ids"] == self.processor.video_token_id).long()
-        packed = [self.patches(film.frames) for film in films]
+        packed = [self.patches(sample.frames) for sample in samples]
         inputs["pixel_values_videos"] = torch.cat(packed)
-        grids = [[FRAMES // 2, 2 * film.owners.shape[1], 2 * film.owners.shape[2]] for film in films]
+        grids = [[FRAMES // 2, 2 * sample.owners.shape[1], 2 * sample.owners.shape[2]] for sample in samples]
         inputs["video_grid_thw"] = torch.tensor(grids)
         labels = torch.full_like(inputs["input_ids"], _IGNORED)
         for row, (_, answer) in enumerate(asked):
@@ -196,16 +196,16 @@ class Learner(nn.Module):
         hook.remove()
         kept = labels[:, 1:] != _IGNORED
         text = F.cross_entropy(logits[:, :-1][kept].float(), labels[:, 1:][kept])
-        return text, self._auxiliary_loss(seen["tokens"], films)
+        return text, self._auxiliary_loss(seen["tokens"], samples)
 
-    def _auxiliary_loss(self, tokens: Tensor, films: list[Film]) -> Tensor:
+    def _auxiliary_loss(self, tokens: Tensor, samples: list[VideoSample]) -> Tensor:
         colours, shapes, boxes = [], [], []
-        for film in films:
-            owner = torch.from_numpy(np.ascontiguousarray(film.owners)).long()
-            names = [label.split() for label in film.labels]
+        for sample in samples:
+            owner = torch.from_numpy(np.ascontiguousarray(sample.owners)).long()
+            names = [label.split() for label in sample.labels]
             kinds = torch.tensor([COLOUR_NAMES.index(c) for c, _ in names] + [len(COLOUR_NAMES)])
             forms = torch.tensor([SHAPES.index(s) for _, s in names] + [len(SHAPES)])
-            corners = torch.from_numpy(np.ascontiguousarray(film.boxes))
+            corners = torch.from_numpy(np.ascontiguousarray(sample.boxes))
             corners = torch.cat([corners, torch.zeros(corners.shape[0], 1, 4)], dim=1)
             colours.append(kinds[owner].flatten())
             shapes.append(forms[owner].flatten())
@@ -233,11 +233,11 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     with get_context("spawn").Pool(args.threads) as pool:
-        films = pool.map(draw_film, range(TRAINING_SEED, TRAINING_SEED + args.films), chunksize=100)
-    print(f"{len(films)} films drawn", flush=True)
+        samples = pool.map(draw_video, range(TRAINING_SEED, TRAINING_SEED + args.samples), chunksize=100)
+    print(f"{len(samples)} films drawn", flush=True)
     processor = build_processor()
     learner = Learner(build_model(processor.tokenizer), processor)
-    learner.check_patches(films[0])
+    learner.check_patches(samples[0])
     matrices = [p for p in learner.parameters() if p.ndim > 1]
     others = [p for p in learner.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -255,10 +255,10 @@ def train(args: argparse.Namespace) -> None:
     began, seen = time.monotonic(), torch.zeros(2)
     for step in range(first, args.steps):
         rng = random.Random(f"{args.seed}/{step}")
-        batch = [rng.choice(films) for _ in range(args.batch)]
-        batch = [film.mirrored() if rng.random() < 0.5 else film for film in batch]
-        batch = [film.backwards() if rng.random() < 0.5 and _ends_apart(film) else film for film in batch]
-        asked = [ask(film, rng) for film in batch]
+        batch = [rng.choice(samples) for _ in range(args.batch)]
+        batch = [sample.mirrored() if rng.random() < 0.5 else sample for sample in batch]
+        batch = [sample.backwards() if rng.random() < 0.5 and _ends_apart(sample) else sample for sample in batch]
+        asked = [ask(sample, rng) for sample in batch]
         fall = args.steps * (1 - args.cooldown)
         share = (step + 1) / args.warmup if step < args.warmup else min(1.0, (args.steps - step) / (args.steps - fall))
         for group in optimizer.param_groups:
@@ -280,9 +280,9 @@ def train(args: argparse.Namespace) -> None:
             save(learner.model, processor, args.output)
 
 
-def _ends_apart(film: Film) -> bool:
+def _ends_apart(sample: VideoSample) -> bool:
     """Whether the order of the shapes by where they end is clear."""
-    ends = sorted(film.ends)
+    ends = sorted(sample.ends)
     return all(b - a > 0.1 for a, b in pairwise(ends))
 
 
@@ -295,7 +295,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--warmup", type=int, default=200, help="steps of rising learning rate")
     parser.add_argument("--cooldown", type=float, default=0.5, help="share of the steps with falling rate")
-    parser.add_argument("--films", type=int, default=12_000, help="training films drawn")
+    parser.add_argument("--videos", type=int, default=12_000, help="training films drawn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--state", type=Path, default=Path("/tmp/demo-train/qwen2-vl-state.pt"))

@@ -38,7 +38,7 @@ class Thing:
         return Thing(self.label, (1 - x_max, y_min, 1 - x_min, y_max), from_the_top(points))
 
 
-def draw_film_frame(seed: int) -> Scene:
+def draw_video_frame(seed: int) -> Scene:
     """Return one frame of the busy film of a seed: shapes that cover one another, enter and leave.
 
     What shows less than `LEAST_VISIBLE` of itself is drawn and not told of, as in the films' truth.
@@ -85,7 +85,7 @@ class Cached:
 
 def _one(seed: int, kinds: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8], tuple[Thing, ...]]:
     kind = kinds[seed % len(kinds)]
-    scene = draw_film_frame(seed) if kind == "film" else draw_scene(seed, "crowded" if kind == "crowded" else "plain")
+    scene = draw_video_frame(seed) if kind == "film" else draw_scene(seed, "crowded" if kind == "crowded" else "plain")
     pixels = np.asarray(scene.image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     cover = [
         np.asarray(Image.fromarray(thing.mask.astype(np.float32)).resize((GRID, GRID), Image.Resampling.BOX))

@@ -18,7 +18,7 @@ import polars as pl
 from prometheus_client import Counter
 
 from sightflow.blocks.catalog.upload_manifests import Manifests
-from sightflow.blocks.store.patterns import takes
+from sightflow.blocks.store.patterns import source_filter
 from sightflow.infra.service.announcements import Announcer
 from sightflow.infra.service.notification_sources import Message, MessageSource, SourceAway
 from sightflow.schemas.failure import Cause, Stage, StoreError
@@ -67,7 +67,7 @@ class Bridge:
         self._source, self._window, self._say = source, window, say
         self._catalog = open_catalog(spec)
         self._manifests = Manifests(self._catalog)
-        self._takes = takes(spec.source, spec.catalog)
+        self._takes = source_filter(spec.source, spec.catalog)
         self._announcer = Announcer(self._manifests, spec.catalog, again_seconds, say)
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
 

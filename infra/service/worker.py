@@ -222,7 +222,7 @@ def _is_away(error: httpx.HTTPError) -> bool:
     return isinstance(error, httpx.TransportError)
 
 
-def work_until_told(
+def run_worker(
     pool: str, poll_seconds: float, limit: int, say: Callable[[str], None], heartbeat_seconds: int = HEARTBEAT_SECONDS
 ) -> None:
     """Work until this process is asked to stop (SIGTERM, SIGINT); then give back what is not finished, and return.

@@ -67,7 +67,7 @@ class EnrichmentPlan(BaseModel):
 
 
 @dataclass(frozen=True)
-class Ask:
+class ResolvedEnrichment:
     """An enrichment bound to its recipe: all that its result depends on besides the object.
 
     `systems`: who may answer, best first; the recipe is that of the first.
@@ -96,26 +96,31 @@ class Shard:
     """
 
     def __init__(
-        self, index: int, system: str, media_kind: MediaKind, items: tuple[ShardItem, ...], asks: tuple[Ask, ...]
+        self,
+        index: int,
+        system: str,
+        media_kind: MediaKind,
+        items: tuple[ShardItem, ...],
+        resolved_enrichments: tuple[ResolvedEnrichment, ...],
     ) -> None:
         self.index = index
         self.system = system
         self.media_kind = media_kind
         self.items = items
-        self.asks = asks
+        self.resolved_enrichments = resolved_enrichments
 
     @property
     def size(self) -> int:
         """How many enrichments are to be computed."""
         return sum(len(item.enrichments) for item in self.items)
 
-    def ask(self, name: str) -> Ask:
+    def resolved(self, name: str) -> ResolvedEnrichment:
         """The ask of an enrichment's name."""
-        return next(ask for ask in self.asks if ask.enrichment.name == name)
+        return next(resolved for resolved in self.resolved_enrichments if resolved.enrichment.name == name)
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
+class RunPlan:
     """All a run has to do.
 
     `frame`: uri, object_version, bytes, media_kind, system, enrichments; sorted so that a system is loaded once.
@@ -126,7 +131,7 @@ class Work:
     frame: pl.DataFrame
     orphans: pl.DataFrame
     closed: pl.DataFrame
-    asks: tuple[Ask, ...]
+    resolved_enrichments: tuple[ResolvedEnrichment, ...]
     plans: tuple[EnrichmentPlan, ...]
     objects: int
     not_asked: int

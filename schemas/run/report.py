@@ -27,7 +27,7 @@ RUNS_SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-class Tended(BaseModel):
+class MaintenanceResult(BaseModel):
     """What upkeep did to one table of the catalog; `skipped` says why it did nothing."""
 
     table: str
@@ -37,7 +37,7 @@ class Tended(BaseModel):
     skipped: str = ""
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """As on the screen, e.g. `enrichments: 100 files joined into 1`."""
         if self.skipped:
             return f"{self.table}: left as it is, {self.skipped}"
@@ -66,7 +66,7 @@ class RunReport(BaseModel):
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
     cost_usd: float = 0.0
     commits: int = 0
-    upkeep: list[Tended] = Field(default_factory=list)
+    upkeep: list[MaintenanceResult] = Field(default_factory=list)
     catalog_version: int | None = None
     max_quarantine_ratio: float = 1.0
     spec: EnrichmentSpec | None = Field(default=None, description="what was run, for a replay; it holds no keys")

@@ -26,7 +26,7 @@ class Selection(BaseModel):
     system: str | None = Field(default=None, description="of a replay: only what this system failed at")
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What it looks at, in a few words, for the name of a run."""
         said = ["replay" if self.replay else "", *self.causes, self.system or ""]
         if self.manifest:

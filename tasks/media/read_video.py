@@ -170,7 +170,7 @@ def read_frames(
                 frames = None  # the stream ended, or broke, before it
             elif current[0] == target:
                 found += 1
-                yield target, _picture(current[1], index, longest_side)
+                yield target, _image(current[1], index, longest_side)
     if wanted and not found:
         raise VideoError(Cause.DECODE, f"none of {len(wanted)} frames could be decoded")
 
@@ -219,7 +219,7 @@ def _keyframe_before(index: VideoIndex, frame: int) -> int:
     return int(index.keyframes[place]) if place >= 0 else 0
 
 
-def _picture(frame: Any, index: VideoIndex, longest_side: int | None) -> Image.Image:
+def _image(frame: Any, index: VideoIndex, longest_side: int | None) -> Image.Image:
     width, height = frame.width, frame.height
     if longest_side and max(width, height) > longest_side:
         scale = longest_side / max(width, height)

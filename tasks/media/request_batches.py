@@ -16,7 +16,7 @@ from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.schemas.media import DecodedVideo, MediaFacts, MediaFile
-from sightflow.schemas.run.plan import Ask, Shard, ShardItem
+from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import Limits
 from sightflow.schemas.vision import VisionRequest
@@ -30,7 +30,7 @@ _BATCH_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Asked:
+class InferenceItem:
     """One request of the model: an enrichment of an image, or of one window of a video.
 
     `windows` are all the windows of that enrichment, `place` is this one's among them. If the media could not be read
@@ -38,7 +38,7 @@ class Asked:
     """
 
     item: ShardItem
-    ask: Ask
+    resolved: ResolvedEnrichment
     request: VisionRequest | None = None
     failure: Failure | None = None
     facts: MediaFacts | None = None
@@ -48,29 +48,32 @@ class Asked:
 
 def image_batches(
     shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
-) -> Iterator[list[Asked]]:
+) -> Iterator[list[InferenceItem]]:
     """Yield what is asked of a group of images at a time, decoding the next ones in threads while these are used.
 
     At most two groups are in memory as pixels; an object's bytes are let go when it has been decoded.
     """
 
-    def timely(item: ShardItem) -> tuple[list[Asked], Span]:
+    def timely(item: ShardItem) -> tuple[list[InferenceItem], Span]:
         mine: list[Span] = []
         with timed(mine, Stage.DECODE):
             asked = decoded(item)
         return asked, mine[0]
 
-    def decoded(item: ShardItem) -> list[Asked]:
+    def decoded(item: ShardItem) -> list[InferenceItem]:
         content = fetched.take(item.uri)
-        asks = [shard.ask(name) for name in item.enrichments]
+        resolved_enrichments = [shard.resolved(name) for name in item.enrichments]
         if isinstance(content, Failure):
-            return [Asked(item, ask, failure=content) for ask in asks]
+            return [InferenceItem(item, resolved, failure=content) for resolved in resolved_enrichments]
         assert isinstance(content, bytes)
         media = decode(content, limits, model.decoded_side)
         if isinstance(media, Failure):
-            return [Asked(item, ask, failure=media) for ask in asks]
+            return [InferenceItem(item, resolved, failure=media) for resolved in resolved_enrichments]
         facts = MediaFacts.of(media)
-        return [Asked(item, ask, VisionRequest(item.uri, ask.enrichment, media), facts=facts) for ask in asks]
+        return [
+            InferenceItem(item, resolved, VisionRequest(item.uri, resolved.enrichment, media), facts=facts)
+            for resolved in resolved_enrichments
+        ]
 
     group = model.objects_at_once
     groups = [shard.items[k : k + group] for k in range(0, len(shard.items), group)]
@@ -87,7 +90,7 @@ def image_batches(
 
 def video_batches(
     shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
-) -> Iterator[list[Asked]]:
+) -> Iterator[list[InferenceItem]]:
     """Yield what is asked of videos, some windows at a time, reading the next ones in a thread meanwhile.
 
     A video is decoded once for all that is asked of it. A batch holds at most `model.objects_at_once` windows and
@@ -96,7 +99,7 @@ def video_batches(
     windows = (asked for item in shard.items for asked in _windows_of(item, shard, fetched, limits, model))
     batches = _batched(windows, model.objects_at_once)
 
-    def following() -> list[Asked] | None:
+    def following() -> list[InferenceItem] | None:
         with timed(spans, Stage.DECODE):
             return next(batches, None)
 
@@ -107,8 +110,8 @@ def video_batches(
             yield batch
 
 
-def _batched(stream: Iterator[Asked], most: int) -> Iterator[list[Asked]]:
-    batch: list[Asked] = []
+def _batched(stream: Iterator[InferenceItem], most: int) -> Iterator[list[InferenceItem]]:
+    batch: list[InferenceItem] = []
     size = 0
     for asked in stream:
         batch.append(asked)
@@ -120,7 +123,7 @@ def _batched(stream: Iterator[Asked], most: int) -> Iterator[list[Asked]]:
         yield batch
 
 
-def _bytes_of(asked: Asked) -> int:
+def _bytes_of(asked: InferenceItem) -> int:
     media = asked.request.media if asked.request else None
     return sum(3 * f.width * f.height for f in media.frames) if isinstance(media, DecodedVideo) else 0
 
@@ -129,62 +132,64 @@ def _bytes_of(asked: Asked) -> int:
 class _Open:
     """A window whose frames are still being read."""
 
-    ask: Ask
+    resolved: ResolvedEnrichment
     windows: tuple[Window, ...]
     place: int
     wanted: frozenset[int]
-    pictures: dict[int, Image.Image] = field(default_factory=dict)
+    images: dict[int, Image.Image] = field(default_factory=dict)
 
 
-def _windows_of(item: ShardItem, shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel) -> Iterator[Asked]:
+def _windows_of(
+    item: ShardItem, shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel
+) -> Iterator[InferenceItem]:
     """Read one video and yield each window of each of its enrichments as soon as its frames are there."""
     file = fetched.take(item.uri)
-    asks = [shard.ask(name) for name in item.enrichments]
+    resolved_enrichments = [shard.resolved(name) for name in item.enrichments]
     if isinstance(file, Failure):
-        yield from (Asked(item, ask, failure=file) for ask in asks)
+        yield from (InferenceItem(item, resolved, failure=file) for resolved in resolved_enrichments)
         return
     assert isinstance(file, MediaFile)
     try:
         index = index_video(file.path, limits)
     except Exception as error:
         failure = _failure(error)
-        yield from (Asked(item, ask, failure=failure) for ask in asks)
+        yield from (InferenceItem(item, resolved, failure=failure) for resolved in resolved_enrichments)
         return
     opened: list[_Open] = []
-    for ask in asks:
+    for resolved in resolved_enrichments:
         try:
-            opened += _opened(ask, index, model)
+            opened += _opened(resolved, index, model)
         except VideoError as error:
-            yield Asked(item, ask, failure=error.failure)
+            yield InferenceItem(item, resolved, failure=error.failure)
     yield from _read(item, file, index, opened, model)
 
 
 def _read(
     item: ShardItem, file: MediaFile, index: VideoIndex, opened: Sequence[_Open], model: VisionModel
-) -> Iterator[Asked]:
+) -> Iterator[InferenceItem]:
     """Decode the frames of all the windows in one pass; a window goes out with its last frame."""
     facts = MediaFacts(MediaKind.VIDEO, index.width, index.height, file.sha256, index.duration, index.frame_rate)
     union = sorted(set().union(*(window.wanted for window in opened)))
     waiting = list(opened)
     failure: Failure | None = None
     try:
-        for number, picture in read_frames(file.path, index, union, model.longest_frame_side):
+        for number, image in read_frames(file.path, index, union, model.longest_frame_side):
             for window in waiting:
                 if number in window.wanted:
-                    window.pictures[number] = picture
+                    window.images[number] = image
             ready = [window for window in waiting if number >= max(window.wanted)]
             waiting = [window for window in waiting if number < max(window.wanted)]
             yield from (_asked(item, window, index, file, facts) for window in ready)
     except Exception as error:
         failure = _failure(error)
     for window in waiting:  # their last frames could not be decoded
-        if window.pictures and failure is None:
+        if window.images and failure is None:
             yield _asked(item, window, index, file, facts)
         else:
             span = window.windows[window.place]
             message = f"no frame from {span.start:.1f} to {span.end:.1f} s could be decoded"
             cause = failure or Failure(Cause.DECODE, message, Stage.DECODE)
-            yield Asked(item, window.ask, failure=cause, windows=window.windows, place=window.place)
+            yield InferenceItem(item, window.resolved, failure=cause, windows=window.windows, place=window.place)
 
 
 def _failure(error: Exception) -> Failure:
@@ -196,23 +201,23 @@ def _failure(error: Exception) -> Failure:
     return Failure(Cause.DECODE, f"{type(error).__name__}: {error}"[:500], Stage.DECODE)
 
 
-def _opened(ask: Ask, index: VideoIndex, model: VisionModel) -> list[_Open]:
-    sampling = model.sampling(ask.enrichment)
+def _opened(resolved: ResolvedEnrichment, index: VideoIndex, model: VisionModel) -> list[_Open]:
+    sampling = model.sampling(resolved.enrichment)
     wanted = sampled(index, sampling)
     if not wanted:
         where = f"from {sampling.start:g} s" + (f" to {sampling.end:g} s" if sampling.end else "")
-        message = f"no frame of its {index.duration:.2f} s lies {where}, as {ask.enrichment.name} asks"
+        message = f"no frame of its {index.duration:.2f} s lies {where}, as {resolved.enrichment.name} asks"
         raise VideoError(Cause.DECODE, message)
     times = index.seconds[wanted].tolist()
     end = index.duration if sampling.end is None else min(sampling.end, index.duration)
-    windows = cut(wanted, times, end, ask.enrichment, sampling.max_frames)
-    return [_Open(ask, windows, place, frozenset(window.frames)) for place, window in enumerate(windows)]
+    windows = cut(wanted, times, end, resolved.enrichment, sampling.max_frames)
+    return [_Open(resolved, windows, place, frozenset(window.frames)) for place, window in enumerate(windows)]
 
 
-def _asked(item: ShardItem, window: _Open, index: VideoIndex, file: MediaFile, facts: MediaFacts) -> Asked:
-    numbers = tuple(window.pictures)
+def _asked(item: ShardItem, window: _Open, index: VideoIndex, file: MediaFile, facts: MediaFacts) -> InferenceItem:
+    numbers = tuple(window.images)
     video = DecodedVideo(
-        tuple(window.pictures.values()),
+        tuple(window.images.values()),
         numbers,
         tuple(index.seconds[list(numbers)].tolist()),
         index.width,
@@ -222,5 +227,5 @@ def _asked(item: ShardItem, window: _Open, index: VideoIndex, file: MediaFile, f
         file.sha256,
         file.path,
     )
-    request = VisionRequest(item.uri, window.ask.enrichment, video)
-    return Asked(item, window.ask, request, facts=facts, windows=window.windows, place=window.place)
+    request = VisionRequest(item.uri, window.resolved.enrichment, video)
+    return InferenceItem(item, window.resolved, request, facts=facts, windows=window.windows, place=window.place)

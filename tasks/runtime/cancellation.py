@@ -20,7 +20,7 @@ class RunStopped(Pause):
     """
 
 
-class ShardGivenBack(SightflowError):
+class ShardSkipped(SightflowError):
     """A shard was not begun because the run was asked to stop; the next plan holds it again."""
 
 

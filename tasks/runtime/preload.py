@@ -25,7 +25,7 @@ _IMPORTED_LATE = (
 )
 
 
-def get_ready(spec: EnrichmentSpec) -> None:
+def preload(spec: EnrichmentSpec) -> None:
     """Import what would be imported in the midst of the run, let the schemas be compiled, open the store's client.
 
     The store is asked nothing. If its client cannot be opened, the run says what is wrong.

@@ -13,18 +13,18 @@ _AT_LEAST = 64  # objects, enough for the batches of a slow model
 _LOOKED_AT = 6  # shards, the latest ones
 
 
-class Pace:
-    """Says how many objects the next shard of a model should hold: what one of `places` does in five seconds.
+class ShardSizer:
+    """Says how many objects the next shard of a model should hold: what one of `worker_count` does in five seconds.
 
     Every shard costs its orchestration whatever it holds, so a fast model is given more; a slow one loses little if
     the run is killed. Told from one thread, asked from another.
     """
 
-    def __init__(self, places: int = 1) -> None:
-        self._places = places
+    def __init__(self, worker_count: int = 1) -> None:
+        self._worker_count = worker_count
         self._done: dict[tuple[str, MediaKind], deque[tuple[float, int]]] = {}
 
-    def took(self, shard: Shard) -> None:
+    def record(self, shard: Shard) -> None:
         """A shard is done."""
         latest = self._done.setdefault((shard.system, shard.media_kind), deque(maxlen=_LOOKED_AT))
         latest.append((time.monotonic(), len(shard.items)))
@@ -35,5 +35,5 @@ class Pace:
         if len(done) < 2:
             return _AT_LEAST
         seconds = max(done[-1][0] - done[0][0], 1e-3)
-        speed = sum(objects for _, objects in done[1:]) / seconds / self._places
+        speed = sum(objects for _, objects in done[1:]) / seconds / self._worker_count
         return max(_AT_LEAST, int(speed * _SECONDS))

@@ -23,10 +23,10 @@ class NoWorkers(SightflowError):
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Who works on a run. `places`: how many processes; `has_devices`: whether they offer the resource `GPU`."""
+class WorkerPool:
+    """Who works on a run. `worker_count`: how many processes; `has_devices`: whether they offer the resource `GPU`."""
 
-    places: int = 1
+    worker_count: int = 1
     has_devices: bool = False
 
     def on_a_device(self) -> AbstractContextManager[Any]:
@@ -40,14 +40,14 @@ class Workers:
 
 
 @contextmanager
-def spread(settings: RunnerSettings, needed: bool) -> Iterator[Workers]:
+def task_runner(settings: RunnerSettings, needed: bool) -> Iterator[WorkerPool]:
     """Within, tasks that are submitted run as `settings` say; nothing is started unless it is `needed`.
 
     Raises NoWorkers if a cluster has no worker after `wait_seconds`, SpecError if it cannot be made as written.
     """
     context = FlowRunContext.get()
     if settings.kind == "threads" or not needed or context is None:
-        yield Workers()
+        yield WorkerPool()
         return
     if not PREFECT_API_URL.value():
         raise SpecError(
@@ -74,7 +74,7 @@ def _runner(settings: RunnerSettings) -> Any:
         raise SpecError(f"runner.cluster: {settings.cluster} cannot be used: {error}") from None
 
 
-def _workers(runner: Any, settings: RunnerSettings) -> Workers:
+def _workers(runner: Any, settings: RunnerSettings) -> WorkerPool:
     """Who is there, once anybody is."""
     client = _connected(runner, settings)
     try:
@@ -85,7 +85,7 @@ def _workers(runner: Any, settings: RunnerSettings) -> Workers:
             "start one with: dask worker ADDRESS --nthreads 4 --resources GPU=1"
         ) from None
     there = client.scheduler_info(n_workers=-1)["workers"].values()
-    return Workers(len(there), any(_RESOURCE in worker["resources"] for worker in there))
+    return WorkerPool(len(there), any(_RESOURCE in worker["resources"] for worker in there))
 
 
 def _connected(runner: Any, settings: RunnerSettings) -> Any:

@@ -18,7 +18,7 @@ class Relay(threading.Thread):
     def __init__(self, bucket: Notifying, twice: float, lost: float) -> None:
         super().__init__(daemon=True)
         self._bucket, self._twice, self._lost = bucket, twice, lost
-        self._chance = random.Random(5)
+        self._rng = random.Random(5)
         self.target = bucket.sqs.create_queue(QueueName=f"{bucket.name}-relayed")["QueueUrl"]
         self.lost = self.doubled = 0
         self.halted = threading.Event()
@@ -35,13 +35,13 @@ class Relay(threading.Thread):
                 continue
             bodies = []
             for message in messages:
-                if "in%2F" in message["Body"] and self._chance.random() < self._lost:
+                if "in%2F" in message["Body"] and self._rng.random() < self._lost:
                     self.lost += 1
                     continue
-                again = self._chance.random() < self._twice
+                again = self._rng.random() < self._twice
                 self.doubled += again
                 bodies += [message["Body"]] * (1 + again)
-            self._chance.shuffle(bodies)
+            self._rng.shuffle(bodies)
             for first in range(0, len(bodies), 10):
                 entries = [{"Id": str(k), "MessageBody": body} for k, body in enumerate(bodies[first : first + 10])]
                 sqs.send_message_batch(QueueUrl=self.target, Entries=entries)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.local_model import GenerationRequest
 from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.blocks.models.vision_model import Generated
 from sightflow.infra.demo.bucket import MODEL_FOLDER
@@ -59,7 +59,7 @@ class Greedy(Florence2):
     batches: ClassVar[list[int]] = []
     culprit: ClassVar[str] = "s3://bucket/305.png"
 
-    def generate(self, units: Sequence[Unit], ready: Any = None) -> list[Generated]:
+    def generate(self, units: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
         self.batches.append(len(units))
         if any(unit.request.uri == self.culprit for unit in units):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

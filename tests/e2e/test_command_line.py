@@ -19,7 +19,7 @@ HOSTILE = "\x1b[2J[red]name\x07.png"
 def sightflow(*words: str, folder: Path | None = None, real: bool = False) -> subprocess.CompletedProcess[str]:
     """Run the program; unless `real`, with the stand-in in place of Florence-2."""
     module = "sightflow.infra.cli" if real else "tests.stand_in_cli"
-    start = "from flows.cli import main; main()"
+    start = "from sightflow.infra.cli import main; main()"
     command = [sys.executable, "-c", start, *words] if real else [sys.executable, "-m", module, *words]
     environment = {**os.environ, "COLUMNS": "400", "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)

@@ -83,9 +83,9 @@ def test_what_was_fetched_can_go_to_another_machine_and_stays_where_it_was_too(t
     span = Span(Stage.FETCH, "a:1", 1.0, 2.0)
     fetched = Fetched({"s3://b/film": MediaFile(path, "0" * 64), "s3://b/picture": b"bytes"}, [span], folder)
     there = pickle.loads(pickle.dumps(fetched))
-    film = there.take("s3://b/film")
-    assert isinstance(film, MediaFile) and film.path.read_bytes() == b"moving pictures" and film.sha256 == "0" * 64
-    assert (film.path == path) is not ours
+    video = there.take("s3://b/film")
+    assert isinstance(video, MediaFile) and video.path.read_bytes() == b"moving pictures" and video.sha256 == "0" * 64
+    assert (video.path == path) is not ours
     assert there.take("s3://b/picture") == b"bytes" and there.spans == [span]
-    there.let_go("s3://b/film")
-    assert path.exists() and film.path.exists() is not ours
+    there.release("s3://b/film")
+    assert path.exists() and video.path.exists() is not ours

@@ -27,7 +27,7 @@ def started_by_it() -> list[str]:
 def test_the_demo_shows_the_whole_job_and_leaves_nothing_running(tmp_path: Path) -> None:
     here = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
     environment = here | {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120", MARK: str(os.getpid())}
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "demo", "--films", "1"]
+    command = [sys.executable, "-c", "from sightflow.infra.cli import main; main()", "demo", "--videos", "1"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
@@ -40,7 +40,7 @@ def test_the_demo_shows_the_whole_job_and_leaves_nothing_running(tmp_path: Path)
     catalog = Catalog(uri=f"file://{tmp_path}/demo-output/catalog")
     rows = catalog.scan("enrichments").collect()
     counts = {(name, kind): n for name, kind, n in rows.group_by("enrichment", "media_kind").len().iter_rows()}
-    pictures = dict.fromkeys([("caption", "image"), ("objects", "image"), ("stars", "image")], 60)
-    assert counts == {**pictures, ("film", "video"): 1, ("tracks", "video"): 1}
+    images = dict.fromkeys([("caption", "image"), ("objects", "image"), ("stars", "image")], 60)
+    assert counts == {**images, ("film", "video"): 1, ("tracks", "video"): 1}
     causes = dict(catalog.scan("quarantine").collect()["cause"].value_counts().iter_rows())
     assert causes == {"decode": 6, "too_large": 3, "unreadable": 3, "unsupported": 6}

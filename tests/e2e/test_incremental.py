@@ -15,7 +15,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.enrich import enrich
 from sightflow.infra.cli.catalog import app
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.run.plan import Status, Work
+from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.spec import read_spec
 from sightflow.tasks.discover import discover
@@ -98,7 +98,7 @@ class Gone:
     def __init__(self, raised: BaseException, turn: str) -> None:
         self.raised, self.turn, self.told = raised, turn, list[str]()
 
-    def planned(self, work: Work) -> None:
+    def planned(self, work: RunPlan) -> None:
         self._tell("planned")
 
     def advanced(self, published: int, quarantined: int) -> None:

@@ -42,7 +42,7 @@ def test_a_schedule_fires_again_and_again_until_it_is_stopped(tmp_path: Path, wr
     command = [
         sys.executable,
         "-c",
-        "from flows.cli import main; main()",
+        "from sightflow.infra.cli import main; main()",
         "serve",
         str(spec),
         "--interval",

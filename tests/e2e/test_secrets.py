@@ -63,7 +63,7 @@ def test_keys_of_the_environment_are_shown_nowhere(
     spec = write_spec(source, enrichments=asked, models=models, policy=policy, store={"endpoint_url": bucket.endpoint})
     start = (
         "from blocks import systems; systems.SYSTEMS['florence-2'] = 'tests.stand_in_model:StandIn'; "
-        "from flows.cli import main; main()"
+        "from sightflow.infra.cli import main; main()"
     )
     command = [sys.executable, "-c", start, "run", str(spec)]
     environment = {**os.environ, **SECRETS, "PYTHONPATH": str(Path(__file__).parents[2]), "SIGHTFLOW_DEBUG": "1"}

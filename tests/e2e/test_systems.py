@@ -17,7 +17,7 @@ import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models import registry as systems
-from sightflow.blocks.models.local_model import LocalVisionModel, Unit
+from sightflow.blocks.models.local_model import GenerationRequest, LocalVisionModel
 from sightflow.blocks.models.vision_model import Generated
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import MODEL_FOLDER
@@ -25,8 +25,8 @@ from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.ratings import RATINGS
 from sightflow.schemas.spec import read_spec
-from sightflow.tasks.route import asks_of
-from tests.loopback.hosted_systems import GEMINI, GPT, KEY, QWEN, System, picture_with_box, seen_box
+from sightflow.tasks.route import resolve_enrichments
+from tests.loopback.hosted_systems import GEMINI, GPT, KEY, QWEN, System, image_with_box, seen_box
 from tests.loopback.server import Behaviour, Received, Say
 from tests.tiny_models import instruct_blip, llava_next, qwen_vl, video_llava
 
@@ -53,12 +53,12 @@ BUILD: dict[str, Callable[[Path], Path]] = {
     "instruct-blip": partial(instruct_blip.build, language_model="t5"),
 }
 HOSTED: dict[str, System] = {"gpt-4o": GPT, "gemini": GEMINI, "qwen-vl-max": QWEN}
-SEES_ONLY_PICTURES = {"llava-next", "instruct-blip"}
+SEES_ONLY_IMAGES = {"llava-next", "instruct-blip"}
 
 
 def served(system: str, capability: Capability, kind: MediaKind) -> bool:
     """What the comparison table promises."""
-    return bool(RATINGS[system].of(capability)) and not (kind is MediaKind.VIDEO and system in SEES_ONLY_PICTURES)
+    return bool(RATINGS[system].of(capability)) and not (kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES)
 
 
 def asked(system: str, capability: Capability, kind: MediaKind) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def asked(system: str, capability: Capability, kind: MediaKind) -> dict[str, Any
     return {"capability": str(capability), "name": name, "model": system, "media": str(kind), **QUESTIONS[capability]}
 
 
-def written(system: str, unit: Unit) -> str:
+def written(system: str, unit: GenerationRequest) -> str:
     """What a model that sees the box writes, in the form that the system's weights were trained to."""
     x_min, y_min, x_max, y_max = (edge / SIZE[axis % 2] for axis, edge in enumerate(BOX))
     corners = [[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max]]
@@ -100,8 +100,8 @@ def perfect(system: System) -> Behaviour:
         write = system.outline if "outline" in asked or "segmentation mask" in asked else system.native
         label = "the red box" if "the red box" in asked else "box"
         entries = []
-        for number, picture in enumerate(received.pictures, start=1):
-            entry = {"label": label, **write(seen_box(picture), picture.size)}
+        for number, image in enumerate(received.images, start=1):
+            entry = {"label": label, **write(seen_box(image), image.size)}
             entry |= {"frame": number} if '"frame"' in asked else {}
             entries.append(entry | ({"track": 1} if '"track"' in asked else {}))
         return Say(system.regions(entries))
@@ -113,12 +113,12 @@ def perfect(system: System) -> Behaviour:
 def media(tmp_path: Path) -> Path:
     folder = tmp_path / "media"
     folder.mkdir()
-    picture_with_box(SIZE, BOX).save(folder / "picture.png")
+    image_with_box(SIZE, BOX).save(folder / "picture.png")
     with av.open(str(folder / "film.mp4"), "w") as out:
         stream: Any = out.add_stream("libx264", rate=4, options={"crf": "8"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv444p"
         for _ in range(8):
-            pixels = np.asarray(picture_with_box(SIZE, BOX))
+            pixels = np.asarray(image_with_box(SIZE, BOX))
             out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         out.mux(stream.encode())
     return folder
@@ -138,7 +138,7 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
         model_class = systems.system_class(system)
         assert issubclass(model_class, LocalVisionModel)
 
-        def generate(_self: Any, units: Sequence[Unit], _ready: Any) -> list[Generated]:
+        def generate(_self: Any, units: Sequence[GenerationRequest], _ready: Any) -> list[Generated]:
             return [Generated(written(system, unit)) for unit in units]
 
         monkeypatch.setattr(model_class, "generate", generate)
@@ -155,7 +155,7 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
                 f"{media}/*", enrichments=[asked(system, capability, kind)], models=models, policy=policy
             )
             with pytest.raises(SpecError, match=r"\(rated 0\)|takes no video"):
-                asks_of(read_spec(refused))
+                resolve_enrichments(read_spec(refused))
         spec = write_spec(
             f"{media}/*", enrichments=[asked(system, *cell) for cell in cells], models=models, policy=policy
         )
@@ -184,4 +184,4 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
 def test_no_cell_is_skipped() -> None:
     counts = {system: sum(served(system, *cell) for cell in CELLS) for system in RATINGS}
     assert len(CELLS) == 12
-    assert counts == {system: 4 if system in SEES_ONLY_PICTURES else 12 for system in RATINGS}
+    assert counts == {system: 4 if system in SEES_ONLY_IMAGES else 12 for system in RATINGS}

@@ -17,10 +17,10 @@ from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.evaluate import scores
 from sightflow.infra.demo.scenes import Scene, draw_scene
 from sightflow.infra.demo.shapes_vocabulary import LABELS, article
-from sightflow.schemas.run.plan import Shard, Work
+from sightflow.schemas.run.plan import RunPlan, Shard
 from sightflow.schemas.spec import Policy, read_spec
 from sightflow.tasks.plan import shards_of
-from sightflow.tasks.runtime.shard_sizing import Pace
+from sightflow.tasks.runtime.shard_sizing import ShardSizer
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 SCENES = [draw_scene(seed) for seed in range(500, 540)]
@@ -37,10 +37,10 @@ def noise(scene: Scene) -> Image.Image:
     return Image.fromarray(np.random.default_rng(scene.seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-def saved(folder: Path, pictures: Sequence[tuple[int, Image.Image]]) -> str:
+def saved(folder: Path, images: Sequence[tuple[int, Image.Image]]) -> str:
     folder.mkdir()
-    for seed, picture in pictures:
-        picture.save(folder / f"{seed:04d}.png")
+    for seed, image in images:
+        image.save(folder / f"{seed:04d}.png")
     return f"{folder}/*"
 
 
@@ -49,7 +49,7 @@ def shuffled(monkeypatch: pytest.MonkeyPatch) -> random.Random:
     """Let each run cut and order its shards anew, by chance."""
     chance = random.Random(8)
 
-    def cut(work: Work, policy: Policy, pace: Pace) -> Iterator[Shard]:
+    def cut(work: RunPlan, policy: Policy, pace: ShardSizer) -> Iterator[Shard]:
         rows = work.frame.sample(fraction=1, shuffle=True, seed=chance.randrange(10**6))
         shards = list(shards_of(replace(work, frame=rows), policy, pace))
         return iter(chance.sample(shards, len(shards)))

@@ -23,29 +23,29 @@ ASKED = [
 UPRIGHT_BOX = (10, 5, 30, 15)
 
 
-def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
 def with_box() -> Image.Image:
     """White, 60 x 40 pixels, with a dark box."""
-    picture = Image.new("RGB", (60, 40), "white")
-    picture.paste((0, 0, 0), UPRIGHT_BOX)
-    return picture
+    image = Image.new("RGB", (60, 40), "white")
+    image.paste((0, 0, 0), UPRIGHT_BOX)
+    return image
 
 
 def turned(orientation: int) -> bytes:
     """The picture as a camera stores it that was held like this: turned pixels, and a tag that says how to undo it."""
     undo = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
-    picture = with_box()
+    image = with_box()
     if orientation in undo:
-        picture.getexif()[0x0112] = undo[orientation]
-        picture = ImageOps.exif_transpose(picture)
+        image.getexif()[0x0112] = undo[orientation]
+        image = ImageOps.exif_transpose(image)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(picture, "JPEG", quality=100, subsampling=0, exif=exif)
+    return encoded(image, "JPEG", quality=100, subsampling=0, exif=exif)
 
 
 def inputs() -> tuple[dict[str, bytes], dict[str, str]]:

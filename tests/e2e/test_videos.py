@@ -19,7 +19,7 @@ from sightflow.flows.enrich import enrich
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec import read_spec
 from sightflow.tasks.media import request_batches as batch
-from tests.films import write_video
+from tests.videos import write_video
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 ASKED = [
@@ -76,9 +76,9 @@ def test_a_video_is_decoded_once_for_all_that_is_asked_of_it(
 
     def counted(path: Path, *rest: Any) -> Iterator[tuple[int, Image.Image]]:
         opened.append(str(path))
-        for number, picture in read(path, *rest):
+        for number, image in read(path, *rest):
             decoded[number] += 1
-            yield number, picture
+            yield number, image
 
     monkeypatch.setattr(batch, "read_frames", counted)
     bucket.put("films/a b.mp4", moving_square(tmp_path / "a.mp4").read_bytes())

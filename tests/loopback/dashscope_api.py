@@ -26,7 +26,7 @@ class DashScopeOnLoopback(LoopbackProvider):
             raise ValueError(f"unknown parameters: {unknown}")
         if "x-dashscope-ossresourceresolve" in headers:
             raise ValueError("a file was uploaded")
-        texts, pictures = [], []
+        texts, images = [], []
         for message in body["input"]["messages"]:
             parts = [canonical(part) for part in message["content"]]
             Message(role=message["role"], content=parts)
@@ -38,8 +38,8 @@ class DashScopeOnLoopback(LoopbackProvider):
                     head, _, data = url.partition(";base64,")
                     if head not in ("data:image/png", "data:image/jpeg"):
                         raise ValueError(f"not an image: {head[:80]}")
-                    pictures.append(base64.b64decode(data, validate=True))
-        return body["model"], headers["authorization"].removeprefix("Bearer "), texts, pictures
+                    images.append(base64.b64decode(data, validate=True))
+        return body["model"], headers["authorization"].removeprefix("Bearer "), texts, images
 
     def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
         content = [] if said.kind == "empty" else [{"text": said.text}]

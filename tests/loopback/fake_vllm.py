@@ -151,7 +151,7 @@ def llm_class(seen: Seen) -> type:
                 for choice in (sampling.structured_outputs.choice if sampling.structured_outputs else [])
             ]
 
-            def only_choices(_: int, tokens: Any) -> list[int]:
+            def choice_constraint(_: int, tokens: Any) -> list[int]:
                 said = tokens.tolist()[before:]
                 going = {c[len(said)] for c in spelled if c[: len(said)] == said and len(c) > len(said)}
                 return sorted(going) or ends
@@ -161,7 +161,7 @@ def llm_class(seen: Seen) -> type:
                     **inputs,
                     max_new_tokens=limit,
                     do_sample=False,
-                    prefix_allowed_tokens_fn=only_choices if spelled else None,
+                    prefix_allowed_tokens_fn=choice_constraint if spelled else None,
                 )[0, before:].tolist()
             ended = "stop" if row[-1] in ends else "length"
             text = tokenizer.decode(

@@ -72,11 +72,11 @@ class GeminiOnLoopback(LoopbackProvider):
             raise ValueError("a schema needs the JSON mime type")
         parts = [part for content in contents for part in content.parts or []]
         texts = [part.text for part in parts if part.text]
-        pictures = [p.inline_data.data for p in parts if p.inline_data and p.inline_data.mime_type.startswith("image/")]
+        images = [p.inline_data.data for p in parts if p.inline_data and p.inline_data.mime_type.startswith("image/")]
         for part in parts:
             if part.file_data and part.file_data.file_uri.rpartition("/")[2] not in self.files:
                 raise ValueError(f"no such file: {part.file_data.file_uri}")
-        return found.group(1), headers["x-goog-api-key"], texts, pictures
+        return found.group(1), headers["x-goog-api-key"], texts, images
 
     def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
         parts = [types.Part(text="thinking...", thought=True), types.Part(text=said.text)]

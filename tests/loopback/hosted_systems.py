@@ -138,26 +138,26 @@ def named(system: System) -> str:
     return system.id
 
 
-def picture_with_box(size: tuple[int, int], box: Corners) -> Image.Image:
+def image_with_box(size: tuple[int, int], box: Corners) -> Image.Image:
     """A blue picture with a red box; the box's right and bottom edges are outside it, as in the catalog."""
-    picture = Image.new("RGB", size, (20, 40, 200))
-    ImageDraw.Draw(picture).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=(240, 10, 10))
-    return picture
+    image = Image.new("RGB", size, (20, 40, 200))
+    ImageDraw.Draw(image).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=(240, 10, 10))
+    return image
 
 
-def seen_box(picture: Image.Image) -> Corners:
+def seen_box(image: Image.Image) -> Corners:
     """Where the red box is in a picture as it was received, in its pixels."""
-    pixels = np.asarray(picture).astype(int)
+    pixels = np.asarray(image).astype(int)
     red = pixels[..., 0] > pixels[..., 2]
     columns, rows = np.flatnonzero(red.any(axis=0)), np.flatnonzero(red.any(axis=1))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-SMALL = picture_with_box((64, 48), (10, 12, 30, 36))
+SMALL = image_with_box((64, 48), (10, 12, 30, 36))
 
 
-def request(enrichment: Enrichment, picture: Image.Image = SMALL, uri: str = "s3://b/x.png") -> VisionRequest:
-    return VisionRequest(uri, enrichment, DecodedImage(picture, picture.width, picture.height, "0" * 64))
+def request(enrichment: Enrichment, image: Image.Image = SMALL, uri: str = "s3://b/x.png") -> VisionRequest:
+    return VisionRequest(uri, enrichment, DecodedImage(image, image.width, image.height, "0" * 64))
 
 
 def perfect(system: System) -> Behaviour:
@@ -165,15 +165,15 @@ def perfect(system: System) -> Behaviour:
 
     def behave(received: Received) -> Say:
         asked = received.texts[0]
-        picture = received.pictures[0]
+        image = received.images[0]
         if "outline" in asked or "segmentation mask" in asked:
-            return Say(system.regions([{"label": "box", **system.outline(seen_box(picture), picture.size)}]))
+            return Say(system.regions([{"label": "box", **system.outline(seen_box(image), image.size)}]))
         if "the red box" in asked:
-            return Say(system.regions([{"label": "the red box", **system.native(seen_box(picture), picture.size)}]))
+            return Say(system.regions([{"label": "the red box", **system.native(seen_box(image), image.size)}]))
         if "JSON array" in asked:
-            return Say(system.regions([{"label": "box", **system.native(seen_box(picture), picture.size)}]))
+            return Say(system.regions([{"label": "box", **system.native(seen_box(image), image.size)}]))
         if "exactly one of these" in asked:
             return Say(system.choice("yes"))
-        return Say(f"A red box, {picture.width} by {picture.height}.")
+        return Say(f"A red box, {image.width} by {image.height}.")
 
     return behave

@@ -31,7 +31,7 @@ class OpenAIOnLoopback(LoopbackProvider):
             check_strict(body["response_format"]["json_schema"]["schema"])
         if body["model"].startswith("gpt-6") and "temperature" in body:
             raise ValueError("temperature is not supported with this model")
-        texts, pictures = [], []
+        texts, images = [], []
         for message in body["messages"]:
             content = message["content"]
             parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -42,8 +42,8 @@ class OpenAIOnLoopback(LoopbackProvider):
                     head, _, data = part["image_url"]["url"].partition(";base64,")
                     if head not in ("data:image/png", "data:image/jpeg"):
                         raise ValueError(f"not an image: {head}")
-                    pictures.append(base64.b64decode(data, validate=True))
-        return body["model"], headers["authorization"].removeprefix("Bearer "), texts, pictures
+                    images.append(base64.b64decode(data, validate=True))
+        return body["model"], headers["authorization"].removeprefix("Bearer "), texts, images
 
     def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
         message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}

@@ -24,7 +24,7 @@ class Received:
     model: str
     key: str
     texts: tuple[str, ...]  # of all turns, in order
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     body: Mapping[str, Any]
     headers: Mapping[str, str]
 
@@ -151,13 +151,13 @@ class LoopbackProvider(OnLoopback):
         try:
             body = json.loads(content)
             model, key, texts, files = self.understand(http.path, body, headers)
-            pictures = tuple(Image.open(io.BytesIO(file)).convert("RGB") for file in files)
+            images = tuple(Image.open(io.BytesIO(file)).convert("RGB") for file in files)
         except Exception as error:
             self.complaints.append(f"{type(error).__name__}: {error}")
             self._reply(http, 400, self.error(Status(400, "invalid_request", str(error)[:300])))
             return
         with self._lock:
-            request = Received(len(self.received), model, key, tuple(texts), pictures, body, headers)
+            request = Received(len(self.received), model, key, tuple(texts), images, body, headers)
             self.received.append(request)
         match self.behaviour(request):
             case Status() as declined:
@@ -175,7 +175,7 @@ class LoopbackProvider(OnLoopback):
                 output_tokens = max(1, len(said.text) // 4)
                 with self._lock:
                     self.billed_tokens.update(input=input_tokens, output=output_tokens)
-                    pixel = request.pictures[0].getpixel((0, 0)) if request.pictures else None
+                    pixel = request.images[0].getpixel((0, 0)) if request.images else None
                     self.answered[f"{pixel} {request.texts[-1]}"] += 1
                 self._reply(http, 200, self.answer(request, said, input_tokens, output_tokens))
 

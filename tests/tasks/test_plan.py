@@ -11,15 +11,15 @@ import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.run.plan import Status, Work
+from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy, read_spec
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
 from sightflow.tasks.plan import plan, selected, shards_of
-from sightflow.tasks.route import asks_of
-from sightflow.tasks.runtime.shard_sizing import Pace
+from sightflow.tasks.route import resolve_enrichments
+from sightflow.tasks.runtime.shard_sizing import ShardSizer
 
 Rows = list[dict[str, Any]]
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -44,8 +44,8 @@ def rows(chance: random.Random, listed: Rows, spec: EnrichmentSpec) -> Rows:
     """Rows of some of these objects and of some that are gone or out of reach, with every mismatch there is."""
     gone = [{"uri": uri, "object_version": "u"} for uri in ("s3://bb/a/gone.x", "s3://bb/é/gone.x", "s3://other/0.x")]
     recipes = defaultdict(list)
-    for ask, _ in asks_of(spec):
-        recipes[ask.enrichment.name].append(ask.recipe)
+    for resolved, _ in resolve_enrichments(spec):
+        recipes[resolved.enrichment.name].append(resolved.recipe)
     keys = [(at, name) for at in (*listed, *gone) for name in (*recipes, "asked_before")]
     return [
         {
@@ -80,18 +80,23 @@ def stated(inventory: pl.DataFrame, known: Rows, cases: Rows, spec: EnrichmentSp
     published = {(row["uri"], row["enrichment"]): row for row in known}
     failed = {(row["uri"], row["enrichment"]): row for row in cases}
     kinds = set(inventory["media_kind"])
-    everywhere = asks_of(spec)
-    served = {ask.enrichment.name for ask, _ in everywhere if ask.media_kind in kinds}
-    asks = [ask for ask, _ in everywhere if ask.media_kind in kinds or ask.enrichment.name not in served]
-    counts: Any = {(ask.enrichment.name, str(ask.media_kind)): dict.fromkeys(Status, 0) for ask in asks}
+    everywhere = resolve_enrichments(spec)
+    served = {resolved.enrichment.name for resolved, _ in everywhere if resolved.media_kind in kinds}
+    resolved_enrichments = [
+        resolved for resolved, _ in everywhere if resolved.media_kind in kinds or resolved.enrichment.name not in served
+    ]
+    counts: Any = {
+        (resolved.enrichment.name, str(resolved.media_kind)): dict.fromkeys(Status, 0)
+        for resolved in resolved_enrichments
+    }
     todo = []
     for at in selected(inventory, selection).iter_rows(named=True):
-        for ask in asks:
-            if ask.media_kind != at["media_kind"]:
+        for resolved in resolved_enrichments:
+            if resolved.media_kind != at["media_kind"]:
                 continue
-            key = (at["uri"], ask.enrichment.name)
+            key = (at["uri"], resolved.enrichment.name)
             row, case = published.get(key), failed.get(key)
-            now = (at["object_version"], ask.recipe)
+            now = (at["object_version"], resolved.recipe)
             if row and (row["object_version"], row["recipe"]) == now:
                 status = Status.UNCHANGED
             elif case and not Cause(case["cause"]).transient and (case["object_version"], case["recipe"]) == now:
@@ -100,7 +105,7 @@ def stated(inventory: pl.DataFrame, known: Rows, cases: Rows, spec: EnrichmentSp
                 status = Status.NEW
             else:
                 status = Status.STALE if row["object_version"] == at["object_version"] else Status.CHANGED
-            counts[ask.enrichment.name, str(ask.media_kind)][status] += 1
+            counts[resolved.enrichment.name, str(resolved.media_kind)][status] += 1
             if selection.replay:
                 wanted = (
                     status != Status.UNCHANGED
@@ -112,17 +117,19 @@ def stated(inventory: pl.DataFrame, known: Rows, cases: Rows, spec: EnrichmentSp
                 stale = status == Status.STALE and spec.policy.stale == "recompute"
                 wanted = status in (Status.NEW, Status.CHANGED) or stale
             if wanted:
-                todo.append((at, ask))
+                todo.append((at, resolved))
     if selection.limit is not None:
         first = sorted({at["uri"] for at, _ in todo})[: selection.limit]
-        todo = [(at, ask) for at, ask in todo if at["uri"] in first]
+        todo = [(at, resolved) for at, resolved in todo if at["uri"] in first]
     together = defaultdict(list)
-    for at, ask in todo:
-        together[ask.systems[0], at["media_kind"], at["uri"], at["object_version"], at["bytes"]].append(
-            ask.enrichment.name
+    for at, resolved in todo:
+        together[resolved.systems[0], at["media_kind"], at["uri"], at["object_version"], at["bytes"]].append(
+            resolved.enrichment.name
         )
     frame = [(*key, sorted(names)) for key, names in sorted(together.items())]
-    per_ask = {key: sum((ask.enrichment.name, str(ask.media_kind)) == key for _, ask in todo) for key in counts}
+    per_ask = {
+        key: sum((resolved.enrichment.name, str(resolved.media_kind)) == key for _, resolved in todo) for key in counts
+    }
 
     def gone(table: Rows) -> list[tuple[str, int]]:
         uris = [row["uri"] for row in table if row["uri"].startswith("s3://bb/a/")]
@@ -132,7 +139,7 @@ def stated(inventory: pl.DataFrame, known: Rows, cases: Rows, spec: EnrichmentSp
     return frame, counts, per_ask, gone(known), [uri for uri, _ in gone(cases)]
 
 
-def said(work: Work) -> Any:
+def said(work: RunPlan) -> Any:
     counts = {(plan.enrichment, str(plan.media_kind)): plan.counts for plan in work.plans}
     per_ask = {(plan.enrichment, str(plan.media_kind)): plan.to_compute for plan in work.plans}
     return work.frame.rows(), counts, per_ask, work.orphans.rows(), work.closed["uri"].to_list()
@@ -170,7 +177,7 @@ def test_the_plan_is_what_plain_python_says(seed: int, detections: EnrichmentSpe
     work = plan.fn(inventory, spec, selection)
     assert said(work) == stated(inventory, known, cases, spec, selection)
     assert work.objects == inventory.height
-    shards = list(shards_of(work, Policy(shard_size=4, shard_bytes=200), Pace()))
+    shards = list(shards_of(work, Policy(shard_size=4, shard_bytes=200), ShardSizer()))
     cut = [
         (shard.system, str(shard.media_kind), item.uri, item.object_version, item.bytes, list(item.enrichments))
         for shard in shards

@@ -12,7 +12,7 @@ from sightflow.schemas.failure import SpecError
 from sightflow.schemas.ratings import RATINGS
 from sightflow.schemas.run.plan import Route
 from sightflow.schemas.spec import EnrichmentSpec, Policy
-from sightflow.tasks.route import asks_of, route
+from sightflow.tasks.route import resolve_enrichments, route
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)
@@ -57,14 +57,14 @@ def test_a_rating_of_0_is_a_refusal_before_anything_is_listed() -> None:
     pinned = DETECT.model_copy(update={"model": "llava-next"})
     spec = EnrichmentSpec(source=("s3://bucket/**",), catalog="s3://bucket/catalog", enrichments=(pinned,))
     with pytest.raises(SpecError, match=r"llava-next cannot do object_detection \(rated 0\)"):
-        asks_of(spec)
+        resolve_enrichments(spec)
 
 
 def test_an_unknown_system_is_refused_with_those_that_are_known() -> None:
     pinned = CAPTION.model_copy(update={"model": "clip"})
     spec = EnrichmentSpec(source=("s3://bucket/**",), catalog="s3://bucket/catalog", enrichments=(pinned,))
     with pytest.raises(SpecError, match=r"'clip' is not a system; allowed: .*florence-2"):
-        asks_of(spec)
+        resolve_enrichments(spec)
 
 
 def test_a_wanted_language_goes_before_the_rating() -> None:
@@ -105,8 +105,8 @@ def test_a_ninth_system_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch
     found = ranked(CAPTION)
     assert "ninth" in found.systems
     pinned = CAPTION.model_copy(update={"model": "ninth"})
-    ask, _ = asks_of(EnrichmentSpec(source=("s3://bucket/**",), catalog="s3://bucket/catalog", enrichments=(pinned,)))[
-        0
-    ]
-    assert ask.systems == ("ninth",) and len(ask.recipe) == 16
+    resolved, _ = resolve_enrichments(
+        EnrichmentSpec(source=("s3://bucket/**",), catalog="s3://bucket/catalog", enrichments=(pinned,))
+    )[0]
+    assert resolved.systems == ("ninth",) and len(resolved.recipe) == 16
     systems.system_class.cache_clear()

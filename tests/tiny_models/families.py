@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from sightflow.blocks.models.chat_model import InstructionTunedModel
-from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.local_model import GenerationRequest
 from sightflow.blocks.models.systems.instruct_blip import InstructBlip
 from sightflow.blocks.models.systems.llava_next import LlavaNext
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
@@ -55,21 +55,21 @@ def blank(width: int, height: int) -> DecodedImage:
     return DecodedImage(Image.new("RGB", (width, height)), width, height, "0" * 64)
 
 
-def noisy_film(frames: int, width: int = 60, height: int = 40, seed: int = 0, spacing: float = 0.4) -> DecodedVideo:
+def noisy_video(frames: int, width: int = 60, height: int = 40, seed: int = 0, spacing: float = 0.4) -> DecodedVideo:
     """A film of `frames` sampled frames, `spacing` seconds apart, of 25 frames a second."""
-    pictures = tuple(noise(width, height, 100 * seed + k).pixels for k in range(frames))
+    images = tuple(noise(width, height, 100 * seed + k).pixels for k in range(frames))
     seconds = tuple(k * spacing for k in range(frames))
     places = tuple(round(25 * second) for second in seconds)
-    return DecodedVideo(pictures, places, seconds, width, height, frames * spacing, 25.0, f"{seed:064d}")
+    return DecodedVideo(images, places, seconds, width, height, frames * spacing, 25.0, f"{seed:064d}")
 
 
 def request(enrichment: Enrichment, media: Media, uri: str = "s3://b/x") -> VisionRequest:
     return VisionRequest(uri, enrichment, media)
 
 
-def units(model: InstructionTunedModel, *requests: VisionRequest) -> list[Unit]:
+def units(model: InstructionTunedModel, *requests: VisionRequest) -> list[GenerationRequest]:
     """Every prompt of the requests with its request, as the adapter is given them."""
-    return [Unit(r, prompt) for r in requests for prompt in model.prompts(r.enrichment, r.media.kind)]
+    return [GenerationRequest(r, prompt) for r in requests for prompt in model.prompts(r.enrichment, r.media.kind)]
 
 
 def said_by_the_library(model: Any, inputs: Any, prompt_length: int, limit: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
 
 if TYPE_CHECKING:
     from sightflow.blocks.models.chat_model import InstructionTunedModel
-    from sightflow.blocks.models.local_model import Unit
+    from sightflow.blocks.models.local_model import GenerationRequest
 
 _OTHERWISE = "set engine: local, or engine: endpoint for a server elsewhere"
 
@@ -65,7 +65,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report what machine and model this is
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         on_gpu = adapter.resolved_device() == "cuda"
-        films = adapter.sees_films and MediaKind.VIDEO in adapter.media_kinds
+        videos = adapter.supports_video and MediaKind.VIDEO in adapter.media_kinds
         try:
             from vllm import LLM
 
@@ -79,7 +79,7 @@ class VllmEngine:
                 max_num_seqs=adapter.max_concurrency,
                 gpu_memory_utilization=adapter.gpu_memory_utilization,
                 enable_prefix_caching=True,
-                limit_mm_per_prompt={"image": 1, "video": 1} if films else {"image": 1},
+                limit_mm_per_prompt={"image": 1, "video": 1} if videos else {"image": 1},
                 mm_processor_kwargs=adapter.processor_settings(None) or None,
             )
         except Exception as error:
@@ -91,21 +91,21 @@ class VllmEngine:
 
     def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
         """Answer each request, in order."""
-        from sightflow.blocks.models.local_model import Unit  # which imports this file
+        from sightflow.blocks.models.local_model import GenerationRequest  # which imports this file
 
         self.prepare()
         asked = [self.adapter.prompts(request.enrichment, request.media.kind) for request in requests]
-        units = [Unit(r, prompt) for r, prompts in zip(requests, asked, strict=True) for prompt in prompts]
+        units = [GenerationRequest(r, prompt) for r, prompts in zip(requests, asked, strict=True) for prompt in prompts]
         said = iter(self._answers(units))
         return [self.adapter.reply(r, [(p, next(said)) for p in ps]) for r, ps in zip(requests, asked, strict=True)]
 
     # --- what is put ----------------------------------------------------------------------------
 
-    def _answers(self, units: Sequence[Unit]) -> list[Generated | Failure]:
+    def _answers(self, units: Sequence[GenerationRequest]) -> list[Generated | Failure]:
         said: dict[int, Generated | Failure] = {}
-        put: dict[int, tuple[Unit, Any]] = {}
+        put: dict[int, tuple[GenerationRequest, Any]] = {}
         shown: dict[int, Any] = {}
-        about = [_picture(unit) for unit in units]
+        about = [_image(unit) for unit in units]
         # What is asked of one object stands together: its prefix and its encoding are then still there.
         for place in sorted(range(len(units)), key=lambda k: about.index(about[k])):
             unit, seen = units[place], about[place]
@@ -118,7 +118,7 @@ class VllmEngine:
         said |= zip(put, self._generate(list(put.values())), strict=True)
         return [said[place] for place in range(len(units))]
 
-    def _shown(self, unit: Unit) -> dict[str, Any]:
+    def _shown(self, unit: GenerationRequest) -> dict[str, Any]:
         """The media of a prompt: a PIL image, or frames (count, height, width, 3) with their times."""
         media, inputs = unit.request.media, self.adapter.media_inputs([unit])
         data: dict[str, Any]
@@ -131,7 +131,7 @@ class VllmEngine:
         return {"multi_modal_data": data} | ({"mm_processor_kwargs": settings} if settings else {})
 
     @staticmethod
-    def _sampling(unit: Unit) -> Any:
+    def _sampling(unit: GenerationRequest) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -146,7 +146,7 @@ class VllmEngine:
 
     # --- what comes back ------------------------------------------------------------------------
 
-    def _generate(self, put: Sequence[tuple[Unit, Any]]) -> list[Generated | Failure]:
+    def _generate(self, put: Sequence[tuple[GenerationRequest, Any]]) -> list[Generated | Failure]:
         """Generate for all; when that fails, halve until the prompt that is to blame stands alone."""
         if not put:
             return []
@@ -168,7 +168,7 @@ class VllmEngine:
             return self._generate(put[:half]) + self._generate(put[half:])
         return [failure]
 
-    def _read(self, unit: Unit, output: Any) -> Generated | Failure:
+    def _read(self, unit: GenerationRequest, output: Any) -> Generated | Failure:
         (completion,) = output.outputs
         ended, count = completion.finish_reason, len(completion.token_ids)
         if ended not in ("stop", "length"):
@@ -180,7 +180,7 @@ class VllmEngine:
         return Generated(completion.text, usage, truncated=ended == "length")
 
 
-def _picture(unit: Unit) -> int:
+def _image(unit: GenerationRequest) -> int:
     """What tells the media of a prompt from those of others: a video's frames are new media in every request."""
     media = unit.request.media
     return id(media.pixels if isinstance(media, DecodedImage) else media)

@@ -36,7 +36,7 @@ def media_prompts(
     return (Prompt(words, max_new_tokens=max_new_tokens),)
 
 
-def by_frame(
+def attach_frames(
     text: str, regions: RegionsResult, enrichment: Enrichment, video: DecodedVideo
 ) -> RegionsResult | TracksResult:
     """The regions that were read from a reply about frames, with their frames, or as tracks if these were asked."""

@@ -12,7 +12,7 @@ from sightflow.blocks.models.vision_model import ReplyError
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.geometry import Box, Frame, GeometryError, NativeSpace
+from sightflow.schemas.geometry import Box, BoxFormat, GeometryError, ImageTransform
 from sightflow.schemas.masks import encode_polygons
 
 _MAX_CHARACTERS = 400_000
@@ -21,7 +21,7 @@ _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n?(.*?)```", re.DOTALL)
 _BOX_KEYS = ("box", "box_2d", "bbox_2d", "bbox")
 _LABEL_KEYS = ("label", "phrase", "name")
 
-ReadMask = Callable[[str, Box, Frame], str]
+ReadMask = Callable[[str, Box, ImageTransform], str]
 """Reads a mask that a model wrote as a string, within its box: the `counts` of a COCO RLE of the original."""
 
 
@@ -47,8 +47,8 @@ def read_json(text: str) -> Any:
 def read_regions(
     text: str,
     enrichment: Enrichment,
-    space: NativeSpace,
-    frame: Frame,
+    space: BoxFormat,
+    transform: ImageTransform,
     box_keys: Sequence[str] = _BOX_KEYS,
     read_mask: ReadMask | None = None,
 ) -> RegionsResult:
@@ -60,7 +60,7 @@ def read_regions(
     GeometryError for the whole reply if any entry is not so, or has a label that was not asked for.
     """
     entries = read_entries(text)
-    return RegionsResult(tuple(_region(entry, enrichment, space, frame, box_keys, read_mask) for entry in entries))
+    return RegionsResult(tuple(_region(entry, enrichment, space, transform, box_keys, read_mask) for entry in entries))
 
 
 def read_entries(text: str) -> list[Any]:
@@ -105,8 +105,8 @@ def _entries(value: Any) -> list[Any]:
 def _region(
     entry: Any,
     enrichment: Enrichment,
-    space: NativeSpace,
-    frame: Frame,
+    space: BoxFormat,
+    transform: ImageTransform,
     box_keys: Sequence[str],
     read_mask: ReadMask | None,
 ) -> Region:
@@ -116,25 +116,25 @@ def _region(
     label = asked_label(said, enrichment)
     score = _score(entry)
     if enrichment.capability is not Capability.SEGMENTATION:
-        return Region(label, _box(entry, space, frame, box_keys), score)
+        return Region(label, _box(entry, space, transform, box_keys), score)
     drawn = entry.get("mask")
     if read_mask is not None and isinstance(drawn, str):
-        box = _box(entry, space, frame, box_keys)
-        return Region(label, box, score, read_mask(drawn, box, frame))
-    polygon = _polygon(entry, space, frame)
+        box = _box(entry, space, transform, box_keys)
+        return Region(label, box, score, read_mask(drawn, box, transform))
+    polygon = _polygon(entry, space, transform)
     xs, ys = polygon[0::2], polygon[1::2]
     box = Box(min(xs), min(ys), max(xs), max(ys))
     if box.area <= 0:
         raise GeometryError("the polygon encloses nothing")
-    return Region(label, box, score, encode_polygons([polygon], frame.width, frame.height))
+    return Region(label, box, score, encode_polygons([polygon], transform.width, transform.height))
 
 
-def _box(entry: dict[str, Any], space: NativeSpace, frame: Frame, box_keys: Sequence[str]) -> Box:
+def _box(entry: dict[str, Any], space: BoxFormat, transform: ImageTransform, box_keys: Sequence[str]) -> Box:
     numbers = next((entry[key] for key in box_keys if key in entry), None)
-    return space.to_pixels(_numbers(numbers, "box"), frame)
+    return space.to_pixels(_numbers(numbers, "box"), transform)
 
 
-def _polygon(entry: dict[str, Any], space: NativeSpace, frame: Frame) -> list[float]:
+def _polygon(entry: dict[str, Any], space: BoxFormat, transform: ImageTransform) -> list[float]:
     points = entry.get("polygon", entry.get("mask"))
     if isinstance(points, list) and points and all(isinstance(p, list) for p in points):
         pairs = [_numbers(point, "point") for point in points]
@@ -145,7 +145,7 @@ def _polygon(entry: dict[str, Any], space: NativeSpace, frame: Frame) -> list[fl
         pairs = [flat[k : k + 2] for k in range(0, len(flat), 2)]
     if len(pairs) < 3:
         raise ReplyError(f"a polygon of {len(pairs)} points encloses nothing")
-    return [number for pair in pairs for number in space.point_to_pixels(pair, frame)]
+    return [number for pair in pairs for number in space.point_to_pixels(pair, transform)]
 
 
 def _numbers(value: Any, what: str) -> list[float]:

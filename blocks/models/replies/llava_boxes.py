@@ -6,9 +6,9 @@ import re
 
 from sightflow.blocks.models.vision_model import Prompt, ReplyError
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
-from sightflow.schemas.geometry import Frame, NativeSpace
+from sightflow.schemas.geometry import BoxFormat, ImageTransform
 
-FRACTIONS = NativeSpace(scale=1.0, quantum=0.01)
+FRACTIONS = BoxFormat(scale=1.0, quantum=0.01)
 BOX_FORM = '"box": [x_min, y_min, x_max, y_max] in fractions of the width and height, 0 to 1'
 POLYGON_FORM = '"polygon": [[x, y], ...] around it, likewise'
 
@@ -22,7 +22,7 @@ def phrase_prompts(enrichment: Enrichment, max_new_tokens: int, asked: str) -> t
     return tuple(Prompt(asked.format(p), subject=p, max_new_tokens=max_new_tokens) for p in enrichment.phrases)
 
 
-def read_fraction_boxes(prompt: Prompt, text: str, frame: Frame) -> RegionsResult:
+def read_fraction_boxes(prompt: Prompt, text: str, transform: ImageTransform) -> RegionsResult:
     """The boxes of a reply about one phrase, which must hold nothing else. Raises ReplyError or GeometryError."""
     rest, end = text.strip(), 0
     regions: list[Region] = []
@@ -33,6 +33,6 @@ def read_fraction_boxes(prompt: Prompt, text: str, frame: Frame) -> RegionsResul
         if not all(any(c.isdigit() for c in number) for number in box.groups()):
             raise ReplyError(f"a box of four numbers was expected, not {box.group()[:80]!r}")
         numbers = [float(number) for number in box.groups()]
-        regions.append(Region(prompt.subject or "", FRACTIONS.to_pixels(numbers, frame)))
+        regions.append(Region(prompt.subject or "", FRACTIONS.to_pixels(numbers, transform)))
         end = box.end()
     return RegionsResult(tuple(regions))

@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 from sightflow.blocks.models.vision_model import ReplyError
-from sightflow.schemas.geometry import Box, Frame, GeometryError
+from sightflow.schemas.geometry import Box, GeometryError, ImageTransform
 from sightflow.schemas.masks import encode_mask
 
 _MASK_PIXELS = 4_000_000
 _PROBABLE = 127
 
 
-def read_probability_mask(encoded: str, box: Box, frame: Frame) -> str:
+def read_probability_mask(encoded: str, box: Box, transform: ImageTransform) -> str:
     """A base64 PNG of probabilities (0..255) that spans its box, as the `counts` of a COCO RLE of the original.
 
     Raises ReplyError if it is no such PNG, GeometryError if it covers nothing.
@@ -34,7 +34,7 @@ def read_probability_mask(encoded: str, box: Box, frame: Frame) -> str:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them into
         raise ReplyError(f"a mask is not a base64 PNG: {type(error).__name__}: {error}"[:200]) from None
-    bitmap = np.zeros((frame.height, frame.width), dtype=bool)
+    bitmap = np.zeros((transform.height, transform.width), dtype=bool)
     bitmap[top : top + size[1], left : left + size[0]] = np.asarray(probable) > _PROBABLE
     if not bitmap.any():
         raise GeometryError("the mask covers nothing")

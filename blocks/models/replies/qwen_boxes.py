@@ -7,7 +7,7 @@ import re
 from sightflow.blocks.models.replies.json_regions import asked_label
 from sightflow.blocks.models.vision_model import Prompt, ReplyError
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
-from sightflow.schemas.geometry import PER_MILLE, Frame
+from sightflow.schemas.geometry import PER_MILLE, ImageTransform
 
 _NOTHING = "none"
 MARKED_QUESTION = f"Find <|object_ref_start|>{{}}<|object_ref_end|> in the image. If there is none, answer: {_NOTHING}."
@@ -25,7 +25,7 @@ _BARE = re.compile(rf"(?P<label>[^<>()\[\]{{}}]{{0,200}}?){_CORNERS}[\s,;.]*")
 _ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
 
 
-def read_marked_boxes(prompt: Prompt, text: str, enrichment: Enrichment, frame: Frame) -> RegionsResult:
+def read_marked_boxes(prompt: Prompt, text: str, enrichment: Enrichment, transform: ImageTransform) -> RegionsResult:
     """The boxes of a reply, which must hold nothing else; a reply of only "none" has none.
 
     Raises ReplyError, also for a label that was not asked for, or GeometryError.
@@ -42,7 +42,7 @@ def read_marked_boxes(prompt: Prompt, text: str, enrichment: Enrichment, frame: 
             raise ReplyError(f"neither a place nor {_NOTHING!r}, from here on: {rest[end : end + 80]!r}")
         label = place["label"] or label  # a label is said once for all its places
         numbers = [float(number) for number in place.groups()[1:]]
-        regions.append(Region(_label(label, prompt, enrichment), PER_MILLE.to_pixels(numbers, frame)))
+        regions.append(Region(_label(label, prompt, enrichment), PER_MILLE.to_pixels(numbers, transform)))
         end = place.end()
     return RegionsResult(tuple(regions))
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sightflow.blocks.models.local_model import LocalVisionModel, Unit
+from sightflow.blocks.models.local_model import GenerationRequest, LocalVisionModel
 from sightflow.blocks.models.vision_model import Generated, Prompt, ReplyError, plain_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Result
@@ -39,9 +39,9 @@ class Florence2(LocalVisionModel):
     _block_type_slug = "sightflow-florence-2"
 
     rating = rated("florence-2")
-    native_space = PER_MILLE
+    box_format = PER_MILLE
     media_kinds = frozenset(MediaKind)
-    takes_own_prompt: ClassVar[bool] = False
+    supports_custom_prompt: ClassVar[bool] = False
     model_class = "Florence2ForConditionalGeneration"
     memory_gib = 1.5
     default = ModelRef("florence-community/Florence-2-base-ft", revision="main", licence="mit", commercial_use="yes")
@@ -68,7 +68,7 @@ class Florence2(LocalVisionModel):
                 return (Prompt("<OD>", max_new_tokens=limit),)
         return tuple(Prompt(task + s, subject=s, max_new_tokens=limit) for s in subjects)
 
-    def make_ready(self, units: Sequence[Unit]) -> tuple[Any, list[int]]:
+    def preprocess(self, units: Sequence[GenerationRequest]) -> tuple[Any, list[int]]:
         """The inputs of a batch, each image once, and for each unit which of the images it is about."""
         images, places = self._unique_images(units)
         processor = copy.copy(self._processor)
@@ -81,10 +81,10 @@ class Florence2(LocalVisionModel):
         )
         return inputs, places
 
-    def generate(self, units: Sequence[Unit], ready: Any = None) -> list[Generated]:
+    def generate(self, units: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
         import torch
 
-        inputs, places = ready or self.make_ready(units)
+        inputs, places = ready or self.preprocess(units)
         inputs = inputs.to(self._model.device)
         pixels = inputs.pop("pixel_values").to(self._model.dtype)
         encoded = self._model.get_image_features(pixels)
@@ -97,12 +97,12 @@ class Florence2(LocalVisionModel):
             max_new_tokens=limit,
             do_sample=False,
             num_beams=1,
-            prefix_allowed_tokens_fn=self.only_choices(units, prompt_length=0),
+            prefix_allowed_tokens_fn=self.choice_constraint(units, prompt_length=0),
         )
         asked = inputs["attention_mask"].sum(dim=1).tolist()
         return [self._read(row, count) for row, count in zip(tokens, asked, strict=True)]
 
-    def _unique_images(self, units: Sequence[Unit]) -> tuple[list[Any], list[int]]:
+    def _unique_images(self, units: Sequence[GenerationRequest]) -> tuple[list[Any], list[int]]:
         """The distinct images of a batch, and for each unit which of them it is about."""
         images: dict[int, Any] = {}
         places = []
@@ -139,22 +139,22 @@ class Florence2(LocalVisionModel):
         bins = [int(b) + 0.5 for b in _BIN.findall(places)]
         if len(bins) % 4 or "poly" in places or "sep" in places:
             raise ReplyError(f"{len(bins)} numbers are not boxes of 4: {places[:80]!r}")
-        frame = self.frame(request)
-        boxes = [self.native_space.to_pixels(bins[k : k + 4], frame) for k in range(0, len(bins), 4)]
+        transform = self.image_transform(request)
+        boxes = [self.box_format.to_pixels(bins[k : k + 4], transform) for k in range(0, len(bins), 4)]
         return [Region(label, box) for box in boxes]
 
     def _masks(self, request: VisionRequest, label: str, places: str) -> list[Region]:
-        frame, regions = self.frame(request), []
+        transform, regions = self.image_transform(request), []
         for instance in re.split(r"</?poly>", places):
             polygons = []
             for ring in filter(None, instance.split("<sep>")):
                 bins = [int(b) + 0.5 for b in _BIN.findall(ring)]
                 if len(bins) % 2 or len(bins) < 6:
                     raise ReplyError(f"{len(bins)} numbers are not a polygon: {ring[:80]!r}")
-                points = [self.native_space.point_to_pixels(bins[k : k + 2], frame) for k in range(0, len(bins), 2)]
+                points = [self.box_format.point_to_pixels(bins[k : k + 2], transform) for k in range(0, len(bins), 2)]
                 polygons.append([number for point in points for number in point])
             if polygons:
-                regions.append(mask_region(label, polygons, frame.width, frame.height))
+                regions.append(mask_region(label, polygons, transform.width, transform.height))
         return regions
 
 

@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import PrivateAttr
 
 from sightflow.blocks.models.engines.providers.gemini_files import UploadedVideos, mime_type
-from sightflow.blocks.models.engines.providers.image_encoding import EncodedPicture, Size, fit_within
-from sightflow.blocks.models.engines.providers.messages import Answered, Declined, Question, count, words
+from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage, Size, fit_within
+from sightflow.blocks.models.engines.providers.messages import (
+    ProviderError,
+    ProviderRequest,
+    ProviderResponse,
+    as_text,
+    as_token_count,
+)
 from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
 from sightflow.blocks.models.hosted_model import HostedVisionModel
 from sightflow.blocks.models.model_profiles import HostedProfile
@@ -24,7 +30,7 @@ from sightflow.blocks.models.vision_model import Prompt, ReplyError
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.geometry import NativeSpace
+from sightflow.schemas.geometry import BoxFormat
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.ratings import rated
 from sightflow.schemas.vision import ModelRef, VisionReply, VisionRequest
@@ -99,12 +105,12 @@ class Gemini(HostedVisionModel):
     _block_type_slug = "sightflow-gemini"
 
     rating = rated("gemini")
-    native_space = NativeSpace(scale=1000.0, order="yxyx", point_order="xy")
+    box_format = BoxFormat(scale=1000.0, order="yxyx", point_order="xy")
     vendor = "Google"
     box_keys = ("box_2d",)
     key_variables = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
     profiles = _PROFILES
-    stranger = _PROFILES["gemini-3.8-flash"]
+    fallback_profile = _PROFILES["gemini-3.8-flash"]
     retired = _RETIRED
     default = ModelRef("gemini-3.8-flash", licence="proprietary")
 
@@ -150,7 +156,7 @@ class Gemini(HostedVisionModel):
         try:
             return super().run(requests)
         finally:
-            self._uploads.let_go(self._client, videos)
+            self._uploads.release(self._client, videos)
 
     def _whole(self, request: VisionRequest) -> str | None:
         """The type of the file, if the video is sent as it is: for text, with its sound; places are asked for by
@@ -161,12 +167,12 @@ class Gemini(HostedVisionModel):
             return None
         return mime_type(media)
 
-    def pictures(self, request: VisionRequest) -> tuple[EncodedPicture, ...]:
-        return () if self._whole(request) else super().pictures(request)
+    def images(self, request: VisionRequest) -> tuple[EncodedImage, ...]:
+        return () if self._whole(request) else super().images(request)
 
-    def media_tokens(self, question: Question) -> int:
+    def media_tokens(self, question: ProviderRequest) -> int:
         media = question.request.media
-        if question.pictures or not isinstance(media, DecodedVideo):
+        if question.images or not isinstance(media, DecodedVideo):
             return super().media_tokens(question)
         return math.ceil(media.duration * _SOUND_TOKENS) + len(media.frames) * _FRAME_TOKENS
 
@@ -176,7 +182,7 @@ class Gemini(HostedVisionModel):
         mask_form = _MASK_FORMS[self.profile.masks]
         return media_prompts(enrichment, media_kind, self.max_new_tokens, _BOX_FORM, mask_form)
 
-    def send(self, question: Question) -> Answered | Declined:
+    def send(self, question: ProviderRequest) -> ProviderResponse | ProviderError:
         from google.genai import types
 
         schema = self._schema(question.request.enrichment, question.request.media.kind)
@@ -194,15 +200,15 @@ class Gemini(HostedVisionModel):
         )
         return _read(response)
 
-    def _contents(self, question: Question) -> list[types.Content]:
+    def _contents(self, question: ProviderRequest) -> list[types.Content]:
         from google.genai import types
 
         media, whole, parts = question.request.media, self._whole(question.request), []
         if isinstance(media, DecodedVideo) and whole:
             parts.append(self._uploads.part(self._client, media, whole))
-        for title, picture in question.shown:
+        for title, image in question.shown:
             parts += [types.Part.from_text(text=title)] if title else []
-            parts.append(types.Part.from_bytes(data=picture.data, mime_type=picture.mime_type))
+            parts.append(types.Part.from_bytes(data=image.data, mime_type=image.mime_type))
         contents = [types.Content(role="user", parts=[*parts, types.Part.from_text(text=question.prompt.text)])]
         if question.correction:
             said, complaint = question.correction
@@ -232,47 +238,49 @@ class Gemini(HostedVisionModel):
     def mask_reader(self) -> ReadMask:
         return read_probability_mask
 
-    def declined(self, error: Exception) -> Declined:
+    def map_error(self, error: Exception) -> ProviderError:
         from google.genai import errors
 
         if isinstance(error, ReplyError):
-            return Declined(None, str(error), cause=error.cause)
+            return ProviderError(None, str(error), cause=error.cause)
         if isinstance(error, errors.APIError):
             headers = dict(getattr(error.response, "headers", None) or {})
-            told, about = words(error.message) or words(error.status), words(error.details)
+            told, about = as_text(error.message) or as_text(error.status), as_text(error.details)
             status = 401 if "API_KEY_INVALID" in about else error.code
-            fatal = f"{told}; use a key from another place" if "User location is not supported" in about else ""
+            fatal_reason = f"{told}; use a key from another place" if "User location is not supported" in about else ""
             if status in (403, 404) and _A_FILE.search(told):  # this item's upload is gone, not the key or the model
-                return Declined(status, told, headers, Cause.MODEL)
+                return ProviderError(status, told, headers, Cause.MODEL)
             delay = re.search(r'"retryDelay": "([0-9.]+s)"', about)
             wait = parse_duration(delay.group(1)) if delay else None
-            return Declined(status, told, headers, fatal=fatal, retry_after=wait)
+            return ProviderError(status, told, headers, fatal_reason=fatal_reason, retry_after=wait)
         # Time-outs and broken connections leak from whichever HTTP library the SDK found.
         network = type(error).__module__.partition(".")[0] in _NETWORK
         if network or isinstance(error, errors.UnknownApiResponseError | json.JSONDecodeError):
-            return Declined(None, f"{type(error).__name__}: {error}")
+            return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error
 
 
-def _read(response: types.GenerateContentResponse) -> Answered | Declined:
+def _read(response: types.GenerateContentResponse) -> ProviderResponse | ProviderError:
     usage, http, feedback = response.usage_metadata, response.sdk_http_response, response.prompt_feedback
     headers = dict((http.headers if http else None) or {})
     if usage is None and feedback is None and not response.candidates:
-        return Declined(None, "an answer without content", headers)
-    made = count(usage.candidates_token_count) + count(usage.thoughts_token_count) if usage else 0
-    spent = (count(usage.prompt_token_count) if usage else 0, made, response.model_version)
+        return ProviderError(None, "an answer without content", headers)
+    made = as_token_count(usage.candidates_token_count) + as_token_count(usage.thoughts_token_count) if usage else 0
+    spent = (as_token_count(usage.prompt_token_count) if usage else 0, made, response.model_version)
     if not response.candidates:
         if feedback and feedback.block_reason:
             why = f"the prompt was blocked: {feedback.block_reason.name}"
-            return Answered("", *spent, cause=Cause.REFUSED, why=why, headers=headers)
-        return Answered("", *spent, cause=Cause.MALFORMED, why="the reply has no candidates", headers=headers)
+            return ProviderResponse("", *spent, cause=Cause.REFUSED, why=why, headers=headers)
+        return ProviderResponse("", *spent, cause=Cause.MALFORMED, why="the reply has no candidates", headers=headers)
     candidate = response.candidates[0]
     parts = (candidate.content.parts if candidate.content else None) or []
     text = "".join(part.text for part in parts if part.text and not part.thought)
     ended = candidate.finish_reason.name if candidate.finish_reason else "STOP"
     if _BLOCKED.fullmatch(ended):
-        return Answered(text, *spent, cause=Cause.REFUSED, why=f"the reply was blocked: {ended}", headers=headers)
+        return ProviderResponse(
+            text, *spent, cause=Cause.REFUSED, why=f"the reply was blocked: {ended}", headers=headers
+        )
     if ended != "MAX_TOKENS" and (ended != "STOP" or not text):
         why = f"the reply is empty or broken off: {ended}"
-        return Answered(text, *spent, cause=Cause.MALFORMED, why=why, headers=headers)
-    return Answered(text, *spent, truncated=ended == "MAX_TOKENS", headers=headers)
+        return ProviderResponse(text, *spent, cause=Cause.MALFORMED, why=why, headers=headers)
+    return ProviderResponse(text, *spent, truncated=ended == "MAX_TOKENS", headers=headers)

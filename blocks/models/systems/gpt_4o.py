@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from sightflow.blocks.models.engines.providers.image_encoding import Size, fit_within
-from sightflow.blocks.models.engines.providers.messages import Answered, Declined, Question, count, words
+from sightflow.blocks.models.engines.providers.messages import (
+    ProviderError,
+    ProviderRequest,
+    ProviderResponse,
+    as_text,
+    as_token_count,
+)
 from sightflow.blocks.models.hosted_model import HostedVisionModel
 from sightflow.blocks.models.model_profiles import HostedProfile
 from sightflow.blocks.models.replies.frame_regions import media_prompts
@@ -74,12 +80,12 @@ class GPT4o(HostedVisionModel):
     _block_type_slug = "sightflow-gpt-4o"
 
     rating = rated("gpt-4o")
-    native_space = PER_MILLE
+    box_format = PER_MILLE
     vendor = "OpenAI"
     box_keys = ("box",)
     key_variables = ("OPENAI_API_KEY",)
     profiles = _PROFILES
-    stranger = OpenAIProfile(0, 0, thinking_tokens=4096)  # may reason, may refuse a temperature
+    fallback_profile = OpenAIProfile(0, 0, thinking_tokens=4096)  # may reason, may refuse a temperature
     retired = _RETIRED
     default = ModelRef("gpt-4o-2024-11-20", licence="proprietary")
 
@@ -127,7 +133,7 @@ class GPT4o(HostedVisionModel):
         # Strict schemas are objects at their root.
         return tuple(replace(p, text=f'{p.text} The array is the value of "regions" in an object.') for p in prompts)
 
-    def send(self, question: Question) -> Answered | Declined:
+    def send(self, question: ProviderRequest) -> ProviderResponse | ProviderError:
         asked = dict(self.profile.sampling)
         if schema := _schema(question.request.enrichment, question.request.media.kind):
             reply_format = {"name": "reply", "schema": schema, "strict": True}
@@ -140,47 +146,51 @@ class GPT4o(HostedVisionModel):
         )
         return read_completion(response.parse(), dict(response.headers), response.text)
 
-    def _messages(self, question: Question) -> list[dict[str, Any]]:
+    def _messages(self, question: ProviderRequest) -> list[dict[str, Any]]:
         content: list[dict[str, Any]] = []
-        for title, picture in question.shown:
+        for title, image in question.shown:
             content += [{"type": "text", "text": title}] if title else []
-            content.append({"type": "image_url", "image_url": {"url": picture.data_url, "detail": self.detail}})
+            content.append({"type": "image_url", "image_url": {"url": image.data_url, "detail": self.detail}})
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt.text}]}]
         if question.correction:
             said, complaint = question.correction
             messages += [{"role": "assistant", "content": said}, {"role": "user", "content": complaint}]
         return messages
 
-    def declined(self, error: Exception) -> Declined:
+    def map_error(self, error: Exception) -> ProviderError:
         import openai
 
         if isinstance(error, openai.APIStatusError):
             headers, code = dict(error.response.headers), error.code or error.type or ""
             if code in _NO_CREDIT:
-                fatal = f"the account has no credit left ({code}); add some, or raise its limit, at {self.vendor}"
-                return Declined(error.status_code, error.message, headers, fatal=fatal)
+                fatal_reason = (
+                    f"the account has no credit left ({code}); add some, or raise its limit, at {self.vendor}"
+                )
+                return ProviderError(error.status_code, error.message, headers, fatal_reason=fatal_reason)
             cause = Cause.REFUSED if code in _REFUSED else None
-            return Declined(error.status_code, error.message, headers, cause)
+            return ProviderError(error.status_code, error.message, headers, cause)
         if isinstance(error, openai.APIConnectionError | json.JSONDecodeError):
-            return Declined(None, f"{type(error).__name__}: {error}")
+            return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error
 
 
-def read_completion(completion: ChatCompletion, headers: dict[str, str], body: str) -> Answered:
+def read_completion(completion: ChatCompletion, headers: dict[str, str], body: str) -> ProviderResponse:
     """What a chat completion says; `body` is its JSON, kept where there is no text to keep."""
     usage = completion.usage
-    spent = (count(usage.prompt_tokens), count(usage.completion_tokens)) if usage else (0, 0)
-    served = words(completion.model) or None
+    spent = (as_token_count(usage.prompt_tokens), as_token_count(usage.completion_tokens)) if usage else (0, 0)
+    served = as_text(completion.model) or None
     if not completion.choices:
-        return Answered(body, *spent, served, cause=Cause.MALFORMED, why="the reply has no choices", headers=headers)
+        return ProviderResponse(
+            body, *spent, served, cause=Cause.MALFORMED, why="the reply has no choices", headers=headers
+        )
     choice = completion.choices[0]
-    text, cut = words(choice.message.content), choice.finish_reason == "length"
+    text, cut = as_text(choice.message.content), choice.finish_reason == "length"
     if choice.message.refusal or choice.finish_reason == "content_filter":
-        why = words(choice.message.refusal) or "the provider's content filter stopped the reply"
-        return Answered(text or why, *spent, served, cause=Cause.REFUSED, why=why, headers=headers)
+        why = as_text(choice.message.refusal) or "the provider's content filter stopped the reply"
+        return ProviderResponse(text or why, *spent, served, cause=Cause.REFUSED, why=why, headers=headers)
     if not text and not cut:
-        return Answered(body, *spent, served, cause=Cause.MALFORMED, why="the reply is empty", headers=headers)
-    return Answered(text, *spent, served, truncated=cut, headers=headers)
+        return ProviderResponse(body, *spent, served, cause=Cause.MALFORMED, why="the reply is empty", headers=headers)
+    return ProviderResponse(text, *spent, served, truncated=cut, headers=headers)
 
 
 def _schema(enrichment: Enrichment, media_kind: MediaKind) -> dict[str, Any] | None:

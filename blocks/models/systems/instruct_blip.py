@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from sightflow.blocks.models.chat_model import InstructionTunedModel
 from sightflow.blocks.models.instructions import text_instruction
-from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.local_model import GenerationRequest
 from sightflow.blocks.models.replies.llava_boxes import FRACTIONS, phrase_prompts, read_fraction_boxes
-from sightflow.blocks.models.systems.llava_next import picture_of
+from sightflow.blocks.models.systems.llava_next import image_of
 from sightflow.blocks.models.vision_model import Prompt, ReplyError, plain_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
@@ -32,14 +32,14 @@ class InstructBlip(InstructionTunedModel):
     _block_type_slug = "sightflow-instruct-blip"
 
     rating = rated("instruct-blip")
-    native_space = FRACTIONS
+    box_format = FRACTIONS
     model_class = "InstructBlipForConditionalGeneration"
     memory_gib = 10.0
-    prompt_guides_vision: ClassVar[bool] = True
+    prompt_conditioned_vision: ClassVar[bool] = True
     default = ModelRef("Salesforce/instructblip-flan-t5-xl", revision="main", licence="mit")
 
-    def adapt(self) -> None:
-        super().adapt()
+    def on_loaded(self) -> None:
+        super().on_loaded()
         if self._processor.num_query_tokens is None:
             self._processor.num_query_tokens = self._model.config.num_query_tokens
 
@@ -53,27 +53,27 @@ class InstructBlip(InstructionTunedModel):
         text = text_instruction(enrichment, media_kind)
         return (Prompt(text, choices=enrichment.choices, max_new_tokens=self.max_new_tokens),)
 
-    def texts(self, units: Sequence[Unit]) -> list[str]:
+    def texts(self, units: Sequence[GenerationRequest]) -> list[str]:
         return [unit.prompt.text for unit in units]
 
-    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
-        return {"images": [picture_of(unit) for unit in units]}
+    def media_inputs(self, units: Sequence[GenerationRequest]) -> dict[str, Any]:
+        return {"images": [image_of(unit) for unit in units]}
 
-    def inputs(self, units: Sequence[Unit]) -> Any:
+    def inputs(self, units: Sequence[GenerationRequest]) -> Any:
         inputs = super().inputs(units)
         room = self._model.config.qformer_config.max_position_embeddings
         if (length := inputs["qformer_input_ids"].shape[1]) > room:
             raise ReplyError(f"a prompt of {length} tokens; the Q-Former reads {room}", Cause.UNSUPPORTED)
         # The processor puts the picture before the padding and pads both of its tokenizers on the same side: places
         # would depend on the rest of the batch.
-        _pad(inputs, "input_ids", "attention_mask", left=not self.encodes_apart)
+        _pad(inputs, "input_ids", "attention_mask", left=not self.is_encoder_decoder)
         _pad(inputs, "qformer_input_ids", "qformer_attention_mask", left=False)
         return inputs
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         if request.enrichment.capability.gives_text:
             return plain_text(text, prompt.choices)
-        return read_fraction_boxes(prompt, text, self.frame(request))
+        return read_fraction_boxes(prompt, text, self.image_transform(request))
 
 
 def _pad(inputs: Any, ids: str, mask: str, left: bool) -> None:

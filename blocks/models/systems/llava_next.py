@@ -7,7 +7,7 @@ from typing import Any
 
 from sightflow.blocks.models.chat_model import InstructionTunedModel
 from sightflow.blocks.models.instructions import instruction_prompts
-from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.local_model import GenerationRequest
 from sightflow.blocks.models.replies.llava_boxes import BOX_FORM, FRACTIONS, phrase_prompts, read_fraction_boxes
 from sightflow.blocks.models.vision_model import Prompt, ReplyError, plain_text
 from sightflow.schemas.capability import Capability, MediaKind
@@ -32,14 +32,14 @@ class LlavaNext(InstructionTunedModel):
     _block_type_slug = "sightflow-llava-next"
 
     rating = rated("llava-next")
-    native_space = FRACTIONS
-    in_vllm = True
+    box_format = FRACTIONS
+    supports_vllm = True
     model_class = "LlavaNextForConditionalGeneration"
     memory_gib = 17.0
     default = ModelRef("llava-hf/llava-v1.6-mistral-7b-hf", revision="main", licence="apache-2.0", commercial_use="yes")
 
-    def adapt(self) -> None:
-        super().adapt()
+    def on_loaded(self) -> None:
+        super().on_loaded()
         set_patch_size(self._processor, self._model.config)
 
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
@@ -47,8 +47,8 @@ class LlavaNext(InstructionTunedModel):
             return phrase_prompts(enrichment, self.max_new_tokens, LLAVA_GROUNDING)
         return instruction_prompts(enrichment, media_kind, self.max_new_tokens, BOX_FORM)
 
-    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
-        return {"images": [picture_of(unit) for unit in units]}
+    def media_inputs(self, units: Sequence[GenerationRequest]) -> dict[str, Any]:
+        return {"images": [image_of(unit) for unit in units]}
 
     def length_of(self, media: Media) -> float:
         """In tokens: by the tiles that its shape is cut into, and not by its pixels."""
@@ -58,10 +58,10 @@ class LlavaNext(InstructionTunedModel):
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         if request.enrichment.capability.gives_text:
             return plain_text(text, prompt.choices)
-        return read_fraction_boxes(prompt, text, self.frame(request))
+        return read_fraction_boxes(prompt, text, self.image_transform(request))
 
 
-def picture_of(unit: Unit) -> Any:
+def image_of(unit: GenerationRequest) -> Any:
     """The unit's picture. Raises ReplyError with cause `unsupported` if it is about a whole video."""
     if not isinstance(unit.request.media, DecodedImage):
         raise ReplyError("a picture was expected and this is a video", Cause.UNSUPPORTED)

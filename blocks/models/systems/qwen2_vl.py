@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr
 
 from sightflow.blocks.models.chat_model import InstructionTunedModel, frames_at_times
 from sightflow.blocks.models.instructions import instruction_prompts
-from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.local_model import GenerationRequest
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.qwen_boxes import MARKED_QUESTION, read_marked_boxes
 from sightflow.blocks.models.vision_model import Prompt, ReplyError, plain_text
@@ -19,7 +19,7 @@ from sightflow.blocks.models.weights import model_type
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, ModelError
-from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
+from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, BoxFormat, ImageTransform
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
 from sightflow.schemas.ratings import rated
 from sightflow.schemas.vision import ModelRef, VisionRequest
@@ -46,9 +46,9 @@ class Qwen2VL(InstructionTunedModel):
 
     rating = rated("qwen2-vl")
     media_kinds = frozenset({MediaKind.IMAGE, MediaKind.VIDEO})
-    native_space = PER_MILLE
-    sees_films = True
-    in_vllm = True
+    box_format = PER_MILLE
+    supports_video = True
+    supports_vllm = True
     model_class = _CLASSES["qwen2_vl"]
     memory_gib = 6.0
     default = ModelRef("Qwen/Qwen2-VL-2B-Instruct", revision="main", licence="apache-2.0", commercial_use="yes")
@@ -105,17 +105,17 @@ class Qwen2VL(InstructionTunedModel):
 
     def processor_settings(self, media: Media | None) -> dict[str, Any]:
         images, videos = self._processor.image_processor, self._processor.video_processor
-        films = {"cap_pixels_per_frame": videos.cap_pixels_per_frame, "do_sample_frames": False}
+        video_settings = {"cap_pixels_per_frame": videos.cap_pixels_per_frame, "do_sample_frames": False}
         if self.max_pixels is None:
-            return {"videos_kwargs": films}
+            return {"videos_kwargs": video_settings}
         budget = _budget(videos)
         if self.known_generation == "qwen3_vl" and isinstance(media, DecodedVideo):
             # Its limit on a frame is no keyword: what comes of it for this film is its budget for the whole.
             frames, cell = max(len(media.frames), 2), videos.patch_size * videos.merge_size
             frame = min(videos.max_video_tokens * cell**2, budget["longest_edge"] // frames)
             budget["longest_edge"] = max(frame, int(budget["shortest_edge"] * 1.05)) * frames
-            films["cap_pixels_per_frame"] = False
-        return {"images_kwargs": {"size": _budget(images)}, "videos_kwargs": films | {"size": budget}}
+            video_settings["cap_pixels_per_frame"] = False
+        return {"images_kwargs": {"size": _budget(images)}, "videos_kwargs": video_settings | {"size": budget}}
 
     def generation_settings(self) -> dict[str, Any]:
         settings = super().generation_settings()
@@ -131,7 +131,7 @@ class Qwen2VL(InstructionTunedModel):
         box_form = f'"bbox_2d": [x_min, y_min, x_max, y_max] in {_UNITS[self.known_generation]}'
         return instruction_prompts(enrichment, media_kind, limit, box_form, _POLYGON_FORM)
 
-    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
+    def media_inputs(self, units: Sequence[GenerationRequest]) -> dict[str, Any]:
         import numpy as np
 
         images, videos, times = [], [], []
@@ -148,12 +148,12 @@ class Qwen2VL(InstructionTunedModel):
         inputs: dict[str, Any] = {"images": images} if images else {}
         return inputs | ({"videos": videos, "videos_kwargs": how} if videos else {})
 
-    def frame(self, request: VisionRequest) -> Frame:
+    def image_transform(self, request: VisionRequest) -> ImageTransform:
         """The picture as the processor resizes it, to multiples of its cells and within its budget of pixels."""
         media = request.media
         if self.known_generation != "qwen2_5_vl" or not isinstance(media, DecodedImage):
-            return super().frame(request)
-        return Frame.resized(media.width, media.height, *self.seen_size(media.pixels.size))
+            return super().image_transform(request)
+        return ImageTransform.resized(media.width, media.height, *self.seen_size(media.pixels.size))
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height in pixels of what the model sees of a picture of this size."""
@@ -209,10 +209,10 @@ class Qwen2VL(InstructionTunedModel):
         if enrichment.capability.gives_text:
             return plain_text(text, prompt.choices)
         if self.known_generation == "qwen2_vl" and enrichment.capability is not Capability.SEGMENTATION:
-            return read_marked_boxes(prompt, text, enrichment, self.frame(request))
+            return read_marked_boxes(prompt, text, enrichment, self.image_transform(request))
         pixels = self.known_generation == "qwen2_5_vl"
-        space: NativeSpace = PIXELS_SEEN if pixels else PER_MILLE
-        return read_regions(text, enrichment, space, self.frame(request))
+        space: BoxFormat = PIXELS_SEEN if pixels else PER_MILLE
+        return read_regions(text, enrichment, space, self.image_transform(request))
 
 
 def _budget(processor: Any) -> dict[str, int]:

@@ -11,7 +11,13 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from sightflow.blocks.models.engines.providers.image_encoding import Size, on_grid
-from sightflow.blocks.models.engines.providers.messages import Answered, Declined, Question, count, words
+from sightflow.blocks.models.engines.providers.messages import (
+    ProviderError,
+    ProviderRequest,
+    ProviderResponse,
+    as_text,
+    as_token_count,
+)
 from sightflow.blocks.models.hosted_model import HostedVisionModel
 from sightflow.blocks.models.model_profiles import HostedProfile
 from sightflow.blocks.models.replies.frame_regions import media_prompts
@@ -19,7 +25,7 @@ from sightflow.blocks.models.vision_model import Prompt
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, Frame, NativeSpace
+from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, BoxFormat, ImageTransform
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.ratings import rated
 from sightflow.schemas.vision import ModelRef, VisionRequest
@@ -78,12 +84,12 @@ class QwenVLMax(HostedVisionModel):
     _block_type_slug = "sightflow-qwen-vl-max"
 
     rating = rated("qwen-vl-max")
-    native_space = PER_MILLE
+    box_format = PER_MILLE
     vendor = "Alibaba Cloud"
     box_keys = ("bbox_2d",)
     key_variables = ("DASHSCOPE_API_KEY",)
     profiles = _PROFILES
-    stranger = _PROFILES["qwen3.7-plus"]
+    fallback_profile = _PROFILES["qwen3.7-plus"]
     retired = _RETIRED
     default = ModelRef("qwen3.7-plus", licence="proprietary")
 
@@ -92,14 +98,14 @@ class QwenVLMax(HostedVisionModel):
         return cast(QwenProfile, super().profile)
 
     @property
-    def space(self) -> NativeSpace:
+    def space(self) -> BoxFormat:
         return PIXELS_SEEN if self.profile.boxes == "pixels" else PER_MILLE
 
-    def frame(self, request: VisionRequest) -> Frame:
+    def image_transform(self, request: VisionRequest) -> ImageTransform:
         media = request.media
         if self.profile.boxes == "pixels":
-            return Frame.resized(media.width, media.height, *self.shown_size(media))
-        return super().frame(request)
+            return ImageTransform.resized(media.width, media.height, *self.shown_size(media))
+        return super().image_transform(request)
 
     def connect(self, key: str) -> requests.Session:
         from dashscope.common.logging import logger
@@ -135,7 +141,7 @@ class QwenVLMax(HostedVisionModel):
         box_form = _BOX_FORMS[self.profile.boxes]
         return media_prompts(enrichment, media_kind, self.max_new_tokens, box_form, _POLYGON_FORM)
 
-    def send(self, question: Question) -> Answered | Declined:
+    def send(self, question: ProviderRequest) -> ProviderResponse | ProviderError:
         import dashscope
 
         called = dashscope.MultiModalConversation.call(
@@ -150,19 +156,19 @@ class QwenVLMax(HostedVisionModel):
             **self._sampling,
         )
         response = cast("MultiModalConversationResponse", called)  # the SDK's other kind is a stream
-        return _read(response) if response.status_code == 200 else _declined(response)
+        return _read(response) if response.status_code == 200 else _map_failure(response)
 
-    def _messages(self, question: Question) -> list[dict[str, Any]]:
+    def _messages(self, question: ProviderRequest) -> list[dict[str, Any]]:
         cell = self.profile.grid**2
         bounds = {"min_pixels": 4 * cell, "max_pixels": self.profile.visual_tokens * cell}
         content: list[dict[str, Any]] = []
         media, text_only = question.request.media, question.request.enrichment.capability.gives_text
         if isinstance(media, DecodedVideo) and text_only and len(media.frames) >= _LEAST_FRAMES:
-            content.append({"video": [picture.data_url for picture in question.pictures], "fps": _rate(media)})
+            content.append({"video": [image.data_url for image in question.images], "fps": _rate(media)})
         else:  # regions are asked for by the numbers of frames, which a list of frames does not have
-            for title, picture in question.shown:
+            for title, image in question.shown:
                 content += [{"text": _plain(title)}] if title else []
-                content.append({"image": picture.data_url, **bounds})
+                content.append({"image": image.data_url, **bounds})
         messages = [{"role": "user", "content": [*content, {"text": _plain(question.prompt.text)}]}]
         if question.correction:
             said, complaint = question.correction
@@ -170,9 +176,9 @@ class QwenVLMax(HostedVisionModel):
             messages.append({"role": "user", "content": [{"text": _plain(complaint)}]})
         return messages
 
-    def declined(self, error: Exception) -> Declined:
+    def map_error(self, error: Exception) -> ProviderError:
         if isinstance(error, _NoAnswer | requests.RequestException):
-            return Declined(None, f"{type(error).__name__}: {error}")
+            return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error
 
 
@@ -202,32 +208,36 @@ def _plain(text: str) -> str:
     return f"\n{text}\n"
 
 
-def _read(response: MultiModalConversationResponse) -> Answered:
+def _read(response: MultiModalConversationResponse) -> ProviderResponse:
     usage: Mapping[str, Any] = response.usage or {}
     output, headers = response.output, dict(response.headers or {})
-    spent = (count(usage.get("input_tokens")), count(usage.get("output_tokens")))
+    spent = (as_token_count(usage.get("input_tokens")), as_token_count(usage.get("output_tokens")))
     choices = output.get("choices") or []
     if not choices or not choices[0].get("message"):
         why = "the reply has no choices"
-        return Answered(words(output), *spent, cause=Cause.MALFORMED, why=why, headers=headers)
-    content, ended = choices[0]["message"].get("content"), words(choices[0].get("finish_reason"))
+        return ProviderResponse(as_text(output), *spent, cause=Cause.MALFORMED, why=why, headers=headers)
+    content, ended = choices[0]["message"].get("content"), as_text(choices[0].get("finish_reason"))
     parts = [content] if isinstance(content, str) else [part.get("text") for part in content or []]
-    text = "".join(words(part) for part in parts)
+    text = "".join(as_text(part) for part in parts)
     if not text and ended != "length":
-        return Answered(words(output), *spent, cause=Cause.MALFORMED, why="the reply is empty", headers=headers)
-    return Answered(text, *spent, truncated=ended == "length", headers=headers)
+        return ProviderResponse(
+            as_text(output), *spent, cause=Cause.MALFORMED, why="the reply is empty", headers=headers
+        )
+    return ProviderResponse(text, *spent, truncated=ended == "length", headers=headers)
 
 
-def _declined(response: MultiModalConversationResponse) -> Declined:
+def _map_failure(response: MultiModalConversationResponse) -> ProviderError:
     """Failures come as `status_code`, `code` and `message` of the response; the code says more than the status."""
-    code, told = words(response.code), f"{words(response.code)}: {words(response.message)}"
+    code, told = as_text(response.code), f"{as_text(response.code)}: {as_text(response.message)}"
     status, headers = response.status_code, dict(response.headers or {})
     if code.replace("_", "").lower() == "datainspectionfailed":
-        return Declined(status, told, headers, cause=Cause.REFUSED)
+        return ProviderError(status, told, headers, cause=Cause.REFUSED)
     if code == "Arrearage":
-        return Declined(status, told, headers, fatal=f"the account is in arrears ({told}); settle it at Alibaba Cloud")
+        return ProviderError(
+            status, told, headers, fatal_reason=f"the account is in arrears ({told}); settle it at Alibaba Cloud"
+        )
     if code.startswith("Throttling"):
-        return Declined(429, told, headers)
+        return ProviderError(429, told, headers)
     if code == "ModelNotFound" or "model not exist" in told.lower():
-        return Declined(404, told, headers)
-    return Declined(status, told, headers)
+        return ProviderError(404, told, headers)
+    return ProviderError(status, told, headers)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from sightflow.blocks.models.chat_model import InstructionTunedModel
 from sightflow.blocks.models.instructions import instruction_prompts
-from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.local_model import GenerationRequest
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.llava_boxes import (
     BOX_FORM,
@@ -20,7 +20,7 @@ from sightflow.blocks.models.systems.llava_next import LLAVA_GROUNDING, set_patc
 from sightflow.blocks.models.vision_model import Prompt, plain_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, FrameSampling, Result
-from sightflow.schemas.geometry import Frame
+from sightflow.schemas.geometry import ImageTransform
 from sightflow.schemas.media import DecodedImage, DecodedVideo
 from sightflow.schemas.ratings import rated
 from sightflow.schemas.vision import ModelRef, VisionRequest
@@ -41,14 +41,14 @@ class VideoLlava(InstructionTunedModel):
 
     rating = rated("video-llava")
     media_kinds = frozenset({MediaKind.IMAGE, MediaKind.VIDEO})
-    native_space = FRACTIONS
-    sees_films: ClassVar[bool] = True
+    box_format = FRACTIONS
+    supports_video: ClassVar[bool] = True
     model_class = "VideoLlavaForConditionalGeneration"
     memory_gib = 18.0
     default = ModelRef("LanguageBind/Video-LLaVA-7B-hf", revision="main", licence="apache-2.0")
 
-    def adapt(self) -> None:
-        super().adapt()
+    def on_loaded(self) -> None:
+        super().on_loaded()
         set_patch_size(self._processor, self._model.config)
 
     def sampling(self, enrichment: Enrichment) -> FrameSampling:
@@ -63,28 +63,28 @@ class VideoLlava(InstructionTunedModel):
             return phrase_prompts(enrichment, self.max_new_tokens, LLAVA_GROUNDING)
         return instruction_prompts(enrichment, media_kind, self.max_new_tokens, BOX_FORM, POLYGON_FORM)
 
-    def media_inputs(self, units: Sequence[Unit]) -> dict[str, Any]:
+    def media_inputs(self, units: Sequence[GenerationRequest]) -> dict[str, Any]:
         import numpy as np
 
         media = [unit.request.media for unit in units]
         images = [m.pixels for m in media if isinstance(m, DecodedImage)]
-        films = [np.stack(eight_frames(m)) for m in media if isinstance(m, DecodedVideo)]
+        videos = [np.stack(eight_frames(m)) for m in media if isinstance(m, DecodedVideo)]
         inputs: dict[str, Any] = {"images": images} if images else {}
-        return inputs | ({"videos": films, "videos_kwargs": {"input_data_format": "channels_last"}} if films else {})
+        return inputs | ({"videos": videos, "videos_kwargs": {"input_data_format": "channels_last"}} if videos else {})
 
-    def frame(self, request: VisionRequest) -> Frame:
+    def image_transform(self, request: VisionRequest) -> ImageTransform:
         """The square in the middle of the picture: the rest lies beyond the edges of what was seen."""
         width, height = request.media.width, request.media.height
         side = min(width, height)
-        return Frame(width, height, side, side, (side - width) / 2, (side - height) / 2, width, height)
+        return ImageTransform(width, height, side, side, (side - width) / 2, (side - height) / 2, width, height)
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         enrichment = request.enrichment
         if enrichment.capability.gives_text:
             return plain_text(text, prompt.choices)
         if enrichment.capability is Capability.VISUAL_GROUNDING:
-            return read_fraction_boxes(prompt, text, self.frame(request))
-        return read_regions(text, enrichment, FRACTIONS, self.frame(request))
+            return read_fraction_boxes(prompt, text, self.image_transform(request))
+        return read_regions(text, enrichment, FRACTIONS, self.image_transform(request))
 
 
 def eight_frames(video: DecodedVideo) -> list[Any]:

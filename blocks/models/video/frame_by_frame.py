@@ -29,7 +29,7 @@ def asked_of_a_frame(enrichment: Enrichment) -> Enrichment:
 def frame_requests(request: VisionRequest, video: DecodedVideo) -> list[VisionRequest]:
     """One request for each frame; its `width, height` are those of the upright original."""
     asked = asked_of_a_frame(request.enrichment)
-    frames = [DecodedImage(picture, video.width, video.height, video.sha256) for picture in video.frames]
+    frames = [DecodedImage(image, video.width, video.height, video.sha256) for image in video.frames]
     return [VisionRequest(request.uri, asked, frame) for frame in frames]
 
 

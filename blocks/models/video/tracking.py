@@ -91,11 +91,11 @@ def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
 
 def _distance(detection: Any, tracked: Any) -> float:
     """0: the same place; above `_FARTHEST`: another object."""
-    stranger = 0.0 if detection.data.label == tracked.last_detection.data.label else _OTHER_LABEL
+    fallback_profile = 0.0 if detection.data.label == tracked.last_detection.data.label else _OTHER_LABEL
     here, there = detection.points, tracked.estimate
     diagonals = np.linalg.norm(here[1] - here[0]), np.linalg.norm(there[1] - there[0])
     apart = np.linalg.norm(here.mean(axis=0) - there.mean(axis=0)) / max(float(np.mean(diagonals)), 1e-6)
-    return float(0.5 * apart + 0.5 * (1 - _overlap(here, there)) + stranger)
+    return float(0.5 * apart + 0.5 * (1 - _overlap(here, there)) + fallback_profile)
 
 
 def _label(regions: Sequence[Region]) -> str:
@@ -105,7 +105,7 @@ def _label(regions: Sequence[Region]) -> str:
 def _overlap(here: Any, there: Any) -> float:
     if not (there[0] < there[1]).all():  # an estimate may turn inside out
         return 0.0
-    return Box(*here.ravel()).overlap(Box(*there.ravel()))
+    return Box(*here.ravel()).iou(Box(*there.ravel()))
 
 
 def _corners(box: Box) -> Any:
@@ -147,7 +147,7 @@ def _agreement(a: Track, b: Track) -> float:
     if a.label != b.label:
         return 0.0
     places = {point.frame_index: point.box for point in a.points}
-    overlaps = [places[p.frame_index].overlap(p.box) for p in b.points if p.frame_index in places]
+    overlaps = [places[p.frame_index].iou(p.box) for p in b.points if p.frame_index in places]
     return float(np.mean(overlaps)) if overlaps else 0.0
 
 

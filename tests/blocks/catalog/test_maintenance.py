@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from tests.blocks.test_catalog import cases, rows
+from tests.blocks.catalog.test_catalog import cases, rows
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName
-from sightflow.blocks.catalog.maintenance import TABLES, kept_days, tend
+from sightflow.blocks.catalog.maintenance import TABLES, kept_days, maintain
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.report import RUNS_SCHEMA
 from sightflow.schemas.spec import Upkeep
@@ -54,7 +54,7 @@ def test_few_files_with_the_same_rows_and_the_second_time_no_commit(catalog: Cat
     fill(catalog, 6)
     before = {name: content(catalog, name) for name in TABLES}
     past = {name: {v: content(catalog, name, v) for v in (1, 3, 5)} for name in TABLES}
-    done = tend(catalog, DUE, even_if_not_due=True)
+    done = maintain(catalog, DUE, even_if_not_due=True)
     assert [each.table for each in done] == [*TABLES]
     assert all(each.files_before > each.files_after == files(catalog, each.table) == 1 for each in done)
     for name in TABLES:
@@ -62,8 +62,8 @@ def test_few_files_with_the_same_rows_and_the_second_time_no_commit(catalog: Cat
         for version, then in past[name].items():
             assert_frame_equal(content(catalog, name, version), then)
     reached = versions(catalog)
-    assert tend(catalog, DUE) == []
-    again = tend(catalog, DUE, even_if_not_due=True)
+    assert maintain(catalog, DUE) == []
+    again = maintain(catalog, DUE, even_if_not_due=True)
     assert [(each.files_before, each.files_after, each.vacuumed) for each in again] == [(1, 1, 0)] * 3
     assert versions(catalog) == reached
     catalog.publish(rows(range(20), "later"))
@@ -73,10 +73,10 @@ def test_few_files_with_the_same_rows_and_the_second_time_no_commit(catalog: Cat
 def test_a_table_is_due_by_its_small_files_and_not_before(catalog: Catalog) -> None:
     for k in range(4):
         catalog.publish(rows(range(k, k + 1)))
-    assert tend(catalog, DUE) == []
+    assert maintain(catalog, DUE) == []
     catalog.publish(rows(range(4, 5)))
-    assert tend(catalog, Upkeep(compact_files=None)) == []
-    assert [(each.table, each.files_before) for each in tend(catalog, DUE)] == [("enrichments", 5)]
+    assert maintain(catalog, Upkeep(compact_files=None)) == []
+    assert [(each.table, each.files_before) for each in maintain(catalog, DUE)] == [("enrichments", 5)]
 
 
 def test_neighbours_are_joined_so_that_merges_go_on_to_skip_files(
@@ -85,7 +85,7 @@ def test_neighbours_are_joined_so_that_merges_go_on_to_skip_files(
     monkeypatch.setattr("sightflow.blocks.catalog.maintenance._FILE_BYTES", 40_000)
     for k in range(9):
         catalog.publish(rows(range(k * 10, k * 10 + 10)))
-    tend(catalog, DUE, even_if_not_due=True)
+    maintain(catalog, DUE, even_if_not_due=True)
     reach = pl.DataFrame(catalog.table("enrichments").get_add_actions(flatten=True)).sort("min.uri")
     assert 1 < reach.height < 9
     assert (reach["max.uri"].shift().drop_nulls() < reach["min.uri"][1:]).all()
@@ -109,7 +109,7 @@ def test_two_writers_while_tables_are_looked_after_lose_nothing_and_double_nothi
     def look_after() -> None:
         try:
             while not written.is_set():
-                tend(catalog, Upkeep(compact_files=2))
+                maintain(catalog, Upkeep(compact_files=2))
         except BaseException as error:
             errors.append(error)
 
@@ -139,9 +139,9 @@ def test_a_race_that_is_lost_is_told_and_costs_nothing(catalog: Catalog, monkeyp
     catalog.publish(rows(range(5), "two"))
     opened = Catalog.table
     monkeypatch.setattr(Catalog, "table", lambda *given: stale if given[1:] == ("enrichments",) else opened(*given))
-    (done,) = tend(catalog, DUE)
+    (done,) = maintain(catalog, DUE)
     monkeypatch.undo()
-    assert done.words == "enrichments: left as it is, another writer came first"
+    assert done.summary == "enrichments: left as it is, another writer came first"
     assert content(catalog, "enrichments")["fingerprint"].to_list() == ["two"] * 5
 
 
@@ -174,7 +174,7 @@ def test_killed_in_the_middle_and_run_again(catalog: Catalog) -> None:
     process.wait()
     process.stdout.close()
     assert_frame_equal(content(catalog, "enrichments"), before)
-    tend(catalog, Upkeep(compact_files=2))
+    maintain(catalog, Upkeep(compact_files=2))
     assert files(catalog, "enrichments") == 1
     assert_frame_equal(content(catalog, "enrichments"), before)
 
@@ -218,7 +218,7 @@ def test_what_no_kept_version_needs_is_removed_and_nothing_else(catalog: Catalog
     orphan.write_bytes(b"half a file")
     os.utime(orphan, (0, 0))
     young.write_bytes(b"half a file")
-    (done,) = tend(catalog, Upkeep(keep_days=20), even_if_not_due=True)
+    (done,) = maintain(catalog, Upkeep(keep_days=20), even_if_not_due=True)
     assert done.vacuumed == 2 and not orphan.exists() and young.exists()
     assert kept_days(catalog) == 20
     assert set(content(catalog, "enrichments")["fingerprint"]) == {"fourth"}
@@ -226,7 +226,7 @@ def test_what_no_kept_version_needs_is_removed_and_nothing_else(catalog: Catalog
     for version, said in {recent - 2: "second", recent - 1: "third", recent: "fourth"}.items():
         assert set(content(catalog, "enrichments", version)["fingerprint"]) == {said}
     reached = catalog.version()
-    (again,) = tend(catalog, Upkeep(keep_days=20), even_if_not_due=True)
+    (again,) = maintain(catalog, Upkeep(keep_days=20), even_if_not_due=True)
     assert (again.vacuumed, catalog.version()) == (0, reached)
     with pytest.raises(StoreError, match="cannot be read"):
         catalog.read(catalog.scan("enrichments", recent - 3))

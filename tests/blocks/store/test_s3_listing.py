@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.blocks.store.patterns import takes
+from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.s3_listing import Listing, Root
 from sightflow.schemas.failure import StoreError
 from tests.loopback.s3_proxy import Refuse, S3Proxy
@@ -194,4 +194,4 @@ def test_a_store_that_refuses_in_the_middle_of_a_listing_stops_it(bucket: Any, m
 def test_a_pattern_takes_what_its_regular_expression_takes(pattern: str, rest: str) -> None:
     whole = glob_translate(pattern + "**" if pattern.endswith("/") else pattern)
     for uri in (f"s3://b/{rest}", f"s3://b/p/{rest}"):
-        assert takes([pattern])(uri) == bool(re.match(whole, uri))
+        assert source_filter([pattern])(uri) == bool(re.match(whole, uri))

@@ -21,11 +21,11 @@ DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)
 TOLERANCE = 0.01
 
 
-def written(picture: Image.Image, form: str = "JPEG", orientation: int = 1) -> bytes:
+def written(image: Image.Image, form: str = "JPEG", orientation: int = 1) -> bytes:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     content = io.BytesIO()
-    picture.save(content, form, exif=exif, quality=95)
+    image.save(content, form, exif=exif, quality=95)
     return content.getvalue()
 
 

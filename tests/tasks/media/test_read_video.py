@@ -15,7 +15,7 @@ from sightflow.schemas.enrichment import FrameSampling
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.spec import Limits
 from sightflow.tasks.media.read_video import VideoError, index_video, read_frames, sampled
-from tests.films import number_of, write_video
+from tests.videos import number_of, write_video
 
 LIMITS = Limits()
 CONSTANT = [k * 40 for k in range(120)]
@@ -62,7 +62,7 @@ def test_the_index_counts_every_frame_and_its_time(video: Path) -> None:
 @given(st.lists(st.integers(0, 119), min_size=1, max_size=9))
 def test_every_frame_asked_for_is_the_right_one(video: Path, wanted: list[int]) -> None:
     index = index_video(video, LIMITS)
-    got = [(k, number_of(picture)) for k, picture in read_frames(video, index, wanted)]
+    got = [(k, number_of(image)) for k, image in read_frames(video, index, wanted)]
     assert got == [(k, k) for k in sorted(set(wanted))]
 
 
@@ -79,12 +79,12 @@ def test_rotation_is_applied(tmp_path: Path, rotation: int) -> None:
     path = write_video(tmp_path / "v.mp4", CONSTANT[:5], rotation=rotation)
     index = index_video(path, LIMITS)
     assert (index.width, index.height) == ((64, 48) if rotation % 180 == 0 else (48, 64))
-    (_, picture), *_ = read_frames(path, index, [1])
-    assert picture.size == (index.width, index.height)
+    (_, image), *_ = read_frames(path, index, [1])
+    assert image.size == (index.width, index.height)
     with av.open(str(path)) as container:
         stored = next(container.decode(video=0))
         assert int(stored.rotation) % 360 == index.rotation
-    bright = np.asarray(picture.convert("L")) > 125
+    bright = np.asarray(image.convert("L")) > 125
     # Frame 1 has its first column bright; turned counter-clockwise by `rotation`, that side is found here.
     side = {0: bright[:, 0], 90: bright[-1, :], 180: bright[:, -1], 270: bright[0, :]}[index.rotation]
     assert side.mean() > 0.9
@@ -170,7 +170,7 @@ def test_a_stream_cut_short_gives_the_frames_it_has(tmp_path: Path) -> None:
     index = index_video(path, LIMITS)
     assert 10 < index.frame_count < 115
     frames = dict(read_frames(path, index, range(index.frame_count)))
-    assert all(number_of(picture) == k for k, picture in list(frames.items())[:-6])
+    assert all(number_of(image) == k for k, image in list(frames.items())[:-6])
     assert len(frames) >= index.frame_count - 3
 
 
@@ -186,7 +186,7 @@ def test_a_broken_frame_in_the_middle_costs_itself_and_what_is_built_on_it(tmp_p
     good = [k for k in range(120) if not 60 <= k < 72]
     frames = dict(read_frames(path, index, good))
     assert sorted(frames) == good
-    assert all(number_of(picture) == k for k, picture in frames.items())
+    assert all(number_of(image) == k for k, image in frames.items())
 
 
 def test_limits_are_checked_before_a_frame_is_decoded(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import pytest
 from prefect.utilities.collections import visit_collection
 
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.run.plan import Shard, ShardItem, Work
+from sightflow.schemas.run.plan import RunPlan, Shard, ShardItem
 from sightflow.schemas.spec import Policy
 from sightflow.schemas.vision import Replies
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.plan import shards_of
 from sightflow.tasks.runtime import shard_sizing as pacing
-from sightflow.tasks.runtime.shard_sizing import Pace
+from sightflow.tasks.runtime.shard_sizing import ShardSizer
 from sightflow.tasks.validate import Validated
 
 
@@ -32,56 +32,56 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def work(objects: int, kind: MediaKind = MediaKind.IMAGE, bytes_each: int = 1) -> Work:
+def work(objects: int, kind: MediaKind = MediaKind.IMAGE, bytes_each: int = 1) -> RunPlan:
     rows = [("florence-2", str(kind), f"s3://b/{k:06d}", "v", bytes_each, ["caption"]) for k in range(objects)]
     columns = ["system", "media_kind", "uri", "object_version", "bytes", "enrichments"]
     frame = pl.DataFrame(rows, schema=columns, orient="row")
-    return Work(frame, pl.DataFrame(), pl.DataFrame(), (), (), objects, 0)
+    return RunPlan(frame, pl.DataFrame(), pl.DataFrame(), (), (), objects, 0)
 
 
-def sizes(todo: Work, policy: Policy, clock: Clock, a_second: float, pace: Pace) -> list[int]:
+def sizes(todo: RunPlan, policy: Policy, clock: Clock, a_second: float, pace: ShardSizer) -> list[int]:
     """The sizes of shards of which each is done, at so many objects a second, before the next is cut."""
     found = []
     for shard in shards_of(todo, policy, pace):
         clock.now += len(shard.items) / a_second
-        pace.took(shard)
+        pace.record(shard)
         found.append(len(shard.items))
     return found
 
 
 def test_a_fast_model_is_given_large_shards_and_a_slow_one_small_ones(clock: Clock) -> None:
-    fast = sizes(work(7000), Policy(), clock, 1000, Pace())
+    fast = sizes(work(7000), Policy(), clock, 1000, ShardSizer())
     assert fast[:-1] == [16, 32, 64, 128, 256, 512, 1024, 2048, 2048]
-    assert set(sizes(work(1000), Policy(), clock, 2, Pace())[2:-1]) == {64}
-    steady = sizes(work(3000), Policy(), clock, 40, Pace())
+    assert set(sizes(work(1000), Policy(), clock, 2, ShardSizer())[2:-1]) == {64}
+    steady = sizes(work(3000), Policy(), clock, 40, ShardSizer())
     assert all(190 <= size <= 210 for size in steady[6:-1]), "five seconds of work"
 
 
 def test_the_policy_is_never_exceeded(clock: Clock) -> None:
-    assert max(sizes(work(300), Policy(shard_size=10), clock, 1000, Pace())) == 10
-    assert max(sizes(work(300, bytes_each=100), Policy(shard_bytes=1000), clock, 1000, Pace())) == 10
+    assert max(sizes(work(300), Policy(shard_size=10), clock, 1000, ShardSizer())) == 10
+    assert max(sizes(work(300, bytes_each=100), Policy(shard_bytes=1000), clock, 1000, ShardSizer())) == 10
 
 
 def test_many_places_share_the_speed(clock: Clock) -> None:
-    assert all(95 <= size <= 105 for size in sizes(work(3000), Policy(), clock, 40, Pace(2))[6:-1])
+    assert all(95 <= size <= 105 for size in sizes(work(3000), Policy(), clock, 40, ShardSizer(2))[6:-1])
 
 
 def test_films_after_pictures_begin_small_again(clock: Clock) -> None:
     both = work(2000)
-    films = work(200, MediaKind.VIDEO)
-    cut = list(sizes(replace(both, frame=pl.concat([both.frame, films.frame])), Policy(), clock, 1000, Pace()))
+    videos = work(200, MediaKind.VIDEO)
+    cut = list(sizes(replace(both, frame=pl.concat([both.frame, videos.frame])), Policy(), clock, 1000, ShardSizer()))
     after = cut[cut.index(max(cut)) + 1 :]
     assert 16 in after and after[after.index(16) :][:3] == [16, 32, 64]
 
 
 def test_nothing_is_known_of_a_model_before_two_of_its_shards_are_done(clock: Clock) -> None:
-    pace = Pace()
+    pace = ShardSizer()
     shard = Shard(0, "florence-2", MediaKind.IMAGE, (ShardItem("s3://b/k", "v", 1, ("caption",)),) * 50, ())
     assert pace.objects("florence-2", MediaKind.IMAGE) == 64
-    pace.took(shard)
+    pace.record(shard)
     assert pace.objects("florence-2", MediaKind.IMAGE) == 64
     clock.now = 0.1
-    pace.took(shard)
+    pace.record(shard)
     assert pace.objects("florence-2", MediaKind.IMAGE) == 2500
     assert pace.objects("florence-2", MediaKind.VIDEO) == 64
 

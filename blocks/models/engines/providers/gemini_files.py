@@ -65,7 +65,7 @@ class UploadedVideos:
         with self._lock:
             self._needed.update(videos)
 
-    def let_go(self, client: Any, videos: Iterable[str]) -> None:
+    def release(self, client: Any, videos: Iterable[str]) -> None:
         """A run has ended. What cannot be deleted now the provider deletes after two days."""
         with self._lock:
             self._needed.subtract(videos)

@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class EncodedPicture:
+class EncodedImage:
     """A picture's file, ready to send, and its size in pixels."""
 
     data: bytes
@@ -56,7 +56,7 @@ def on_grid(size: Size, step: int, min_pixels: int, max_pixels: int) -> Size:
     return width, height
 
 
-def encode_picture(image: Image.Image, size: Size) -> EncodedPicture:
+def encode_image(image: Image.Image, size: Size) -> EncodedImage:
     """Resize a picture and encode it: small ones as PNG, which costs little and loses nothing, others as JPEG.
 
     The same picture gives the same bytes, and nothing but its pixels is sent: no comments, no places.
@@ -66,6 +66,6 @@ def encode_picture(image: Image.Image, size: Size) -> EncodedPicture:
     file = io.BytesIO()
     if size[0] * size[1] <= _LOSSLESS_PIXELS:
         sent.save(file, "PNG")
-        return EncodedPicture(file.getvalue(), "image/png", *size)
+        return EncodedImage(file.getvalue(), "image/png", *size)
     sent.save(file, "JPEG", quality=_JPEG_QUALITY)
-    return EncodedPicture(file.getvalue(), "image/jpeg", *size)
+    return EncodedImage(file.getvalue(), "image/jpeg", *size)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from sightflow.blocks.models.engines.providers.image_encoding import EncodedPicture
+from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
 from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
 from sightflow.blocks.models.replies.frame_regions import frame_titles
 from sightflow.blocks.models.vision_model import Generated, Prompt
@@ -25,28 +25,28 @@ _MAX_TOKENS = 10**9
 
 
 @dataclass(frozen=True)
-class Question:
+class ProviderRequest:
     """One prompt about one media object, as it is sent.
 
-    `pictures`: the image or the frames, encoded once for all tries. `correction`: an unreadable reply to this question
+    `images`: the image or the frames, encoded once for all tries. `correction`: an unreadable reply to this question
     and what to say about it, when the question is put again.
     """
 
     request: VisionRequest
     prompt: Prompt
-    pictures: tuple[EncodedPicture, ...] = ()
+    images: tuple[EncodedImage, ...] = ()
     correction: tuple[str, str] | None = None
 
     @property
-    def shown(self) -> list[tuple[str, EncodedPicture]]:
+    def shown(self) -> list[tuple[str, EncodedImage]]:
         """The pictures, each with the words that stand before it: of an image none, of a frame number and time."""
         media = self.request.media
         titles = frame_titles(media) if isinstance(media, DecodedVideo) else [""]
-        return list(zip(titles, self.pictures, strict=False))
+        return list(zip(titles, self.images, strict=False))
 
 
 @dataclass(frozen=True)
-class Answered:
+class ProviderResponse:
     """The model was run, and the tokens are billed.
 
     `cause`: why the text is no reply all the same (refused, empty), with `why` in words; a reply that
@@ -64,31 +64,31 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Declined:
+class ProviderError:
     """The model was not run, or nobody knows. `status`: of HTTP, None if no whole answer came back.
 
     `cause`: set if the request itself is to blame (a safety filter, say), so that it is not sent again.
-    `fatal`: set, in words, if it concerns every request: no credit left, say.
+    `fatal_reason`: set, in words, if it concerns every request: no credit left, say.
     """
 
     status: int | None
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
     cause: Cause | None = None
-    fatal: str = ""
+    fatal_reason: str = ""
     retry_after: float | None = None
 
     @property
-    def worth_another_try(self) -> bool:
+    def retryable(self) -> bool:
         """Whether the same request may be answered a little later."""
-        if self.cause is not None or self.stops_the_run:
+        if self.cause is not None or self.fatal:
             return False
         return self.status is None or self.status in _RETRIED or self.status >= 500
 
     @property
-    def stops_the_run(self) -> bool:
+    def fatal(self) -> bool:
         """Whether every other request would be declined as well: key, permission, model id, account."""
-        return bool(self.fatal) or (self.cause is None and self.status in (401, 403, 404))
+        return bool(self.fatal_reason) or (self.cause is None and self.status in (401, 403, 404))
 
     @property
     def as_cause(self) -> Cause:
@@ -111,7 +111,7 @@ class Declined:
 
 
 @dataclass
-class Exchange:
+class CallRecord:
     """All that was said about one question, and what it cost."""
 
     outcome: Generated | Failure
@@ -121,7 +121,7 @@ class Exchange:
     served_id: str | None = None
 
 
-class Run:
+class CallScope:
     """One call of `run`; what concerns every item stops it, in all its threads."""
 
     def __init__(self) -> None:
@@ -145,10 +145,12 @@ def retry_after(headers: Mapping[str, str], epoch: float) -> float | None:
         return None
 
 
-def reason_to_stop(answer: Declined, told: str, model_id: str, successor: str, key_variables: Sequence[str]) -> str:
+def reason_to_stop(
+    answer: ProviderError, told: str, model_id: str, successor: str, key_variables: Sequence[str]
+) -> str:
     """What ends a run, in words, with what to do about it. `told`: the provider's words, without the key."""
-    if answer.fatal:
-        return answer.fatal
+    if answer.fatal_reason:
+        return answer.fatal_reason
     if answer.status == 401:
         return f"the API key was refused (HTTP 401); check {' or '.join(key_variables)} or the block's api_key"
     if answer.status == 403:
@@ -168,13 +170,13 @@ def bare_choice(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def words(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A text as a provider reports it; what should be text and is not, as JSON."""
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def count(value: Any) -> int:
+def as_token_count(value: Any) -> int:
     """A number of tokens as a provider reports it; 0 for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_TOKENS else 0

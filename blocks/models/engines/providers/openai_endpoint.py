@@ -13,12 +13,17 @@ from urllib.parse import urlsplit
 from pydantic import PrivateAttr
 
 from sightflow.blocks.models.engines.providers.image_encoding import Size
-from sightflow.blocks.models.engines.providers.messages import Answered, Declined, Question, bare_choice
+from sightflow.blocks.models.engines.providers.messages import (
+    ProviderError,
+    ProviderRequest,
+    ProviderResponse,
+    bare_choice,
+)
 from sightflow.blocks.models.systems.gpt_4o import GPT4o, OpenAIProfile, read_completion
 from sightflow.blocks.models.vision_model import Availability, Prompt
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
-from sightflow.schemas.geometry import Frame
+from sightflow.schemas.geometry import ImageTransform
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
 if TYPE_CHECKING:
@@ -86,8 +91,8 @@ class EndpointEngine(GPT4o):
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         return self.adapter.parse(request, prompt, bare_choice(text) if prompt.choices else text)
 
-    def frame(self, request: VisionRequest) -> Frame:
-        return self.adapter.frame(request)
+    def image_transform(self, request: VisionRequest) -> ImageTransform:
+        return self.adapter.image_transform(request)
 
     def sent_size(self, size: Size) -> Size:
         return self.adapter.sent_size(size)
@@ -132,7 +137,7 @@ class EndpointEngine(GPT4o):
             api_key=key or "none", base_url=self.base_url, timeout=timeout or self.timeout, max_retries=0
         )
 
-    def send(self, question: Question) -> Answered | Declined:
+    def send(self, question: ProviderRequest) -> ProviderResponse | ProviderError:
         import openai
 
         extras = self._extras(question.prompt)
@@ -165,7 +170,7 @@ class EndpointEngine(GPT4o):
             extras["response_format"] = {"type": "json_schema", "json_schema": reply_format}
         return extras
 
-    def _sent(self, question: Question, extras: dict[str, Any]) -> Answered:
+    def _sent(self, question: ProviderRequest, extras: dict[str, Any]) -> ProviderResponse:
         response = self._client.chat.completions.with_raw_response.create(
             model=self.ref.id,
             messages=self._messages(question),
@@ -176,7 +181,7 @@ class EndpointEngine(GPT4o):
         return read_completion(response.parse(), dict(response.headers), response.text)
 
 
-def stays_near(url: str) -> bool:
+def is_private_endpoint(url: str) -> bool:
     """Whether an endpoint is on this machine or in its private network: by its address, or by a name that no
     public server has (without a dot, or under .local, .internal or .localhost). Names are not looked up.
     """

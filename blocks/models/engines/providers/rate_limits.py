@@ -28,7 +28,7 @@ class Clock:
         stop.wait(seconds)
 
 
-class Spent:
+class Reservation:
     """What one request took from the limits; `tokens` is an estimate until it is settled."""
 
     def __init__(self, at: float, tokens: int) -> None:
@@ -50,45 +50,45 @@ class RateLimiter:
         self._tokens = _Bucket(tokens_per_minute)
         self._clock = clock
         self._lock = threading.Lock()
-        self._recent: deque[Spent] = deque()
+        self._recent: deque[Reservation] = deque()
         self._recent_tokens = 0
         self._held_until = 0.0
 
-    def acquire(self, tokens: int, stop: threading.Event) -> Spent | None:
+    def acquire(self, tokens: int, stop: threading.Event) -> Reservation | None:
         """Wait for a turn of a request of about so many tokens; None if `stop` was set before it came."""
         while not stop.is_set():
             with self._lock:
                 now = self._clock.monotonic()
                 wait = self._wait(now, tokens)
                 if wait <= 0:
-                    spent = Spent(now, tokens)
-                    self._recent.append(spent)
+                    reservation = Reservation(now, tokens)
+                    self._recent.append(reservation)
                     self._recent_tokens += tokens
                     self._requests.take(1)
                     self._tokens.take(tokens)
-                    return spent
+                    return reservation
             self._clock.wait(wait, stop)
         return None
 
-    def settle(self, spent: Spent, tokens: int) -> None:
+    def reconcile(self, reservation: Reservation, tokens: int) -> None:
         """Put the tokens that a request really took in the place of its estimate."""
         with self._lock:
-            if spent.counts:
-                self._recent_tokens += tokens - spent.tokens
-                spent.tokens = tokens
+            if reservation.counts:
+                self._recent_tokens += tokens - reservation.tokens
+                reservation.tokens = tokens
 
-    def hold(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Let nothing through for so long: the provider said so to one request and means them all."""
         with self._lock:
             self._held_until = max(self._held_until, self._clock.monotonic() + seconds)
 
-    def learn(self, headers: Mapping[str, str]) -> None:
+    def update_from_headers(self, headers: Mapping[str, str]) -> None:
         """Take over limits and what is left of them from a response's headers; nonsense is ignored."""
         said = {name.lower(): str(value) for name, value in headers.items()}
         with self._lock:
             now = self._clock.monotonic()
             for bucket, what in ((self._requests, "requests"), (self._tokens, "tokens")):
-                bucket.learn(
+                bucket.update_from_headers(
                     _count(said.get(f"x-ratelimit-limit-{what}")),
                     _count(said.get(f"x-ratelimit-remaining-{what}")),
                     parse_duration(said.get(f"x-ratelimit-reset-{what}", "")),
@@ -107,11 +107,11 @@ class RateLimiter:
             waits.append(oldest.at + MINUTE - now)
         if self._tokens.limit is not None:
             excess = self._recent_tokens + tokens - self._tokens.limit
-            for spent in self._recent:
+            for reservation in self._recent:
                 if excess <= 0:
                     break
-                excess -= spent.tokens
-                waits.append(spent.at + MINUTE - now)
+                excess -= reservation.tokens
+                waits.append(reservation.at + MINUTE - now)
         return max(waits)
 
 
@@ -125,7 +125,7 @@ class _Bucket:
         self._rate = 0.0
         self._at = 0.0
 
-    def learn(self, limit: int | None, remaining: int | None, reset: float | None, now: float) -> None:
+    def update_from_headers(self, limit: int | None, remaining: int | None, reset: float | None, now: float) -> None:
         if limit is not None and limit > 0:
             self.limit = limit if self._configured is None else min(limit, self._configured)
         if limit and remaining is not None and reset is not None:

@@ -24,7 +24,7 @@ from sightflow.schemas.vision import VisionReply, VisionRequest
 from tests.loopback import fake_vllm
 from tests.loopback.fake_vllm import RECORDED, Seen
 from tests.tiny_models import llava_next, qwen_vl
-from tests.tiny_models.families import noise, noisy_film, request
+from tests.tiny_models.families import noise, noisy_video, request
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 ASK = Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question="What colour is it?", name="ask")
@@ -33,7 +33,7 @@ CHOOSE = Enrichment(
 )
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION, labels=("box", "star"))
 GROUND = Enrichment(capability=Capability.VISUAL_GROUNDING, phrases=("a red circle",))
-FILM = Enrichment(capability=Capability.VIDEO_CAPTIONING)
+VIDEO = Enrichment(capability=Capability.VIDEO_CAPTIONING)
 SIZES = [(90, 70), (33, 120)]
 LIMIT = 6
 ADAPTERS: dict[str, type[InstructionTunedModel]] = {"llava": LlavaNext} | dict.fromkeys(qwen_vl.GENERATIONS, Qwen2VL)
@@ -83,11 +83,11 @@ def said(replies: list[VisionReply]) -> list[Any]:
     return [(r.uri, r.enrichment, r.outcome, r.raw_reply, r.usage) for r in replies]
 
 
-def asked_of(family: str, film: bool = True) -> list[VisionRequest]:
-    about_pictures = (CAPTION, CHOOSE, ASK, GROUND) if family == "llava" else (CAPTION, CHOOSE, DETECT, GROUND)
-    requests = [request(e, noise(*size), f"s3://b/{size}") for size in SIZES for e in about_pictures]
-    if family != "llava" and film:
-        requests += [request(e, noisy_film(n, 120, 90)) for n in (1, 3, 8) for e in (FILM, CHOOSE)]
+def asked_of(family: str, video: bool = True) -> list[VisionRequest]:
+    about_images = (CAPTION, CHOOSE, ASK, GROUND) if family == "llava" else (CAPTION, CHOOSE, DETECT, GROUND)
+    requests = [request(e, noise(*size), f"s3://b/{size}") for size in SIZES for e in about_images]
+    if family != "llava" and video:
+        requests += [request(e, noisy_video(n, 120, 90)) for n in (1, 3, 8) for e in (VIDEO, CHOOSE)]
     return requests
 
 
@@ -111,7 +111,7 @@ def test_the_same_weights_say_in_vllm_what_they_say_in_transformers(
 @QWEN
 def test_a_limit_on_pixels_is_vllm_s_too(vllm: Seen, folders: dict[str, Path], family: str) -> None:
     here, there = both(folders, family, max_pixels=10_000)
-    requests = [request(CAPTION, noise(250, 190)), *(request(FILM, noisy_film(n, 300, 200)) for n in (1, 5))]
+    requests = [request(CAPTION, noise(250, 190)), *(request(VIDEO, noisy_video(n, 300, 200)) for n in (1, 5))]
     assert said(there.run(requests)) == said(here.run(requests))
     unlimited, _ = both(folders, family)
     for asked in requests:
@@ -171,7 +171,7 @@ def test_a_context_that_is_full_before_the_reply_s_limit_says_what_to_raise(
 
 def test_what_is_asked_of_one_object_stands_together(vllm: Seen, folders: dict[str, Path]) -> None:
     _, model = both(folders, "qwen2_5_vl")
-    media = [noise(60, 60), noise(84, 60), noisy_film(2)]
+    media = [noise(60, 60), noise(84, 60), noisy_video(2)]
     requests = [request(e, m, f"s3://b/{k}") for e in (ASK, CHOOSE) for k, m in enumerate(media)]
     replies = model.run(requests)
     assert [(r.uri, r.enrichment) for r in replies] == [(r.uri, r.enrichment.name) for r in requests]
@@ -184,11 +184,13 @@ def test_regions_of_a_film_are_asked_frame_by_frame_and_a_frame_s_questions_stan
     vllm: Seen, folders: dict[str, Path]
 ) -> None:
     here, there = both(folders, "qwen2_vl")
-    film = noisy_film(3)
-    requests = [request(DETECT, film), request(GROUND, film)]
+    video = noisy_video(3)
+    requests = [request(DETECT, video), request(GROUND, video)]
     assert said(there.run(requests)) == said(here.run(requests))
     shown = [id(prompt["multi_modal_data"]["image"]) for prompt in vllm.calls[0]]
-    assert shown == [id(frame.pixels if hasattr(frame, "pixels") else frame) for frame in film.frames for _ in range(3)]
+    assert shown == [
+        id(frame.pixels if hasattr(frame, "pixels") else frame) for frame in video.frames for _ in range(3)
+    ]
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
@@ -215,7 +217,7 @@ def test_a_film_for_a_system_that_sees_none_and_a_picture_of_absurd_shape_are_th
 ) -> None:
     _, llava = both(folders, "llava")
     llava.prepare()
-    replies = llava._vllm.run([request(ASK, noisy_film(2)), request(CHOOSE, noise(60, 60))])
+    replies = llava._vllm.run([request(ASK, noisy_video(2)), request(CHOOSE, noise(60, 60))])
     assert replies[0].failure and replies[0].failure.cause is Cause.UNSUPPORTED
     assert isinstance(replies[1].outcome, TextResult)
     _, qwen = both(folders, "qwen2_vl")
@@ -290,7 +292,7 @@ def test_what_keeps_vllm_from_starting_is_told_with_what_to_do(
 def test_only_systems_that_vllm_has_can_be_asked_of_it(system: str) -> None:
     model: Any = open_model(system)
     has = model.weights_class in RECORDED["architectures"]
-    assert model.in_vllm is has
+    assert model.supports_vllm is has
     if has:
         assert open_model(system, {"engine": "vllm"})
         return

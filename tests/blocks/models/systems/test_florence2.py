@@ -39,8 +39,8 @@ def model() -> Florence2:
 
 
 def image(seed: int) -> DecodedImage:
-    picture = draw_scene(seed).image
-    return DecodedImage(picture, picture.width, picture.height, f"{seed:064d}")
+    image = draw_scene(seed).image
+    return DecodedImage(image, image.width, image.height, f"{seed:064d}")
 
 
 def request(enrichment: Enrichment, media: DecodedImage | None = None) -> VisionRequest:

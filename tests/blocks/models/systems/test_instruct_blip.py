@@ -87,5 +87,8 @@ def test_grounding_is_asked_for_without_braces_which_t5_cannot_write() -> None:
 
 def test_what_it_is_rated_0_for_is_refused() -> None:
     detect = Enrichment(capability=Capability.OBJECT_DETECTION)
-    assert InstructBlip().refuses(detect, MediaKind.IMAGE) == "instruct-blip cannot do object_detection (rated 0)"
-    assert InstructBlip().refuses(ASK, MediaKind.VIDEO) == "instruct-blip takes no video"
+    assert (
+        InstructBlip().unsupported_reason(detect, MediaKind.IMAGE)
+        == "instruct-blip cannot do object_detection (rated 0)"
+    )
+    assert InstructBlip().unsupported_reason(ASK, MediaKind.VIDEO) == "instruct-blip takes no video"

@@ -23,7 +23,7 @@ from tests.tiny_models.families import (
     assert_asked_as_the_library_does,
     blank,
     noise,
-    noisy_film,
+    noisy_video,
     request,
     units,
 )
@@ -82,8 +82,8 @@ def test_older_checkpoints_whose_processor_does_not_know_its_patches_are_told(tm
 
 
 def test_a_film_is_not_for_it(model: LlavaNext) -> None:
-    assert model.refuses(Enrichment(capability=Capability.VIDEO_CAPTIONING), MediaKind.VIDEO)
-    assert model.refuses(DETECT, MediaKind.IMAGE) == "llava-next cannot do object_detection (rated 0)"
+    assert model.unsupported_reason(Enrichment(capability=Capability.VIDEO_CAPTIONING), MediaKind.VIDEO)
+    assert model.unsupported_reason(DETECT, MediaKind.IMAGE) == "llava-next cannot do object_detection (rated 0)"
 
 
 def test_each_phrase_is_asked_with_the_question_it_was_trained_with() -> None:
@@ -150,7 +150,7 @@ def test_a_box_comes_back_within_one_native_step(adapter: type[LocalVisionModel]
     left, top = (width - seen_width) / 2, (height - seen_height) / 2
     box = Box(left + 0.2 * seen_width, top + 0.1 * seen_height, left + 0.9 * seen_width, top + 0.8 * seen_height)
     asked = request(GROUND, blank(width, height))
-    numbers = [round(n, 2) for n in FRACTIONS.from_pixels(box, model.frame(asked))]
+    numbers = [round(n, 2) for n in FRACTIONS.from_pixels(box, model.image_transform(asked))]
     (region,) = model.parse(asked, Prompt("", subject="a red circle"), str(numbers)).regions
     steps = (0.01 * seen_width, 0.01 * seen_height) * 2
     for back, there, step in zip(edges(region.box), edges(box), steps, strict=True):
@@ -190,8 +190,8 @@ def test_a_reply_of_a_million_characters_is_a_failure(adapter: type[LocalVisionM
 
 def test_a_whole_film_given_by_mistake_costs_its_own_item(model: LlavaNext) -> None:
     ask = Enrichment(capability=Capability.VISUAL_REASONING, question="why?")
-    film, picture = request(ask, noisy_film(2)), request(CHOOSE, noise(40, 30))
+    video, image = request(ask, noisy_video(2)), request(CHOOSE, noise(40, 30))
     with torch.inference_mode():
-        replies = model._generate(units(model, film, picture), BatchSize(8))
+        replies = model._generate(units(model, video, image), BatchSize(8))
     assert isinstance(replies[0], Failure) and replies[0].cause is Cause.UNSUPPORTED
     assert isinstance(replies[1], Generated)

@@ -23,7 +23,7 @@ from tests.tiny_models.families import (
     assert_asked_as_the_library_does,
     blank,
     noise,
-    noisy_film,
+    noisy_video,
     request,
     units,
 )
@@ -33,7 +33,7 @@ DETECT_ALL = Enrichment(capability=Capability.OBJECT_DETECTION)
 GROUND = Enrichment(capability=Capability.VISUAL_GROUNDING, phrases=("the man in red",))
 SEGMENT = Enrichment(capability=Capability.SEGMENTATION, labels=("cat",))
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
-FILM = Enrichment(capability=Capability.VIDEO_CAPTIONING)
+VIDEO = Enrichment(capability=Capability.VIDEO_CAPTIONING)
 CHOOSE = Enrichment(
     capability=Capability.VISUAL_QUESTION_ANSWERING, question="what colour?", choices=("red", "dark blue", "green")
 )
@@ -221,7 +221,7 @@ def test_a_box_comes_back_within_one_native_step(
     box = Box(width * 0.2, height * 0.1, width * 0.9, height * 0.8)
     asked = request(DETECT, blank(width, height))
     space = PIXELS_SEEN if generation == "qwen2_5_vl" else PER_MILLE
-    numbers = [round(n) for n in space.from_pixels(box, model.frame(asked))]
+    numbers = [round(n) for n in space.from_pixels(box, model.image_transform(asked))]
     text = f'[{{"bbox_2d": {numbers}, "label": "cat"}}]'
     if generation == "qwen2_vl":
         text = "<|box_start|>({},{}),({},{})<|box_end|>".format(*numbers)
@@ -236,10 +236,10 @@ def test_a_box_comes_back_within_one_native_step(
 def test_the_size_seen_is_that_which_the_processor_makes(
     models: dict[str, Qwen2VL], generation: str, size: tuple[int, int]
 ) -> None:
-    model, picture = models[generation], blank(*size).pixels
+    model, image = models[generation], blank(*size).pixels
     looks = model._processor.image_processor
-    _, down, across = looks(picture, return_tensors="pt")["image_grid_thw"][0].tolist()
-    assert model.seen_size(picture.size) == (across * looks.patch_size, down * looks.patch_size)
+    _, down, across = looks(image, return_tensors="pt")["image_grid_thw"][0].tolist()
+    assert model.seen_size(image.size) == (across * looks.patch_size, down * looks.patch_size)
 
 
 def test_boxes_of_a_picture_decoded_at_reduced_scale_are_those_of_the_original(models: dict[str, Qwen2VL]) -> None:
@@ -257,7 +257,7 @@ def test_a_smaller_budget_of_pixels_is_a_smaller_picture_before_and_after_loadin
     model.prepare()
     assert model.seen_size(blank(1000, 500).pixels.size) == before == (140, 56)
     assert model.media_inputs(units(model, request(CAPTION, blank(1000, 500))))
-    grid = model.inputs(units(model, request(FILM, noisy_film(4, 300, 200))))["video_grid_thw"][0]
+    grid = model.inputs(units(model, request(VIDEO, noisy_video(4, 300, 200))))["video_grid_thw"][0]
     assert grid[1:].prod() * 14 * 14 <= 100 * 100
 
 
@@ -282,8 +282,8 @@ def test_a_picture_is_asked_about_as_the_library_does_it(models: dict[str, Qwen2
 
 @EACH
 def test_a_film_is_seen_at_the_times_of_its_frames(models: dict[str, Qwen2VL], generation: str) -> None:
-    model, film = models[generation], noisy_film(6, spacing=0.4)
-    (unit,) = units(model, request(FILM, film))
+    model, video = models[generation], noisy_video(6, spacing=0.4)
+    (unit,) = units(model, request(VIDEO, video))
     inputs = model.inputs([unit])
     if generation == "qwen2_5_vl":
         assert inputs["second_per_grid_ts"][0] == pytest.approx(0.8)  # two frames a step
@@ -292,7 +292,7 @@ def test_a_film_is_seen_at_the_times_of_its_frames(models: dict[str, Qwen2VL], g
         assert re.findall(r"<(\d+\.\d) seconds>", words) == ["0.2", "1.0", "1.8"]
     theirs = model._processor(
         text=model.texts([unit]),
-        videos=[list(film.frames)],
+        videos=[list(video.frames)],
         do_sample_frames=False,
         video_metadata=[{"frames_indices": [0, 10, 20, 30, 40, 50], "fps": 25.0, "total_num_frames": 60}],
         return_tensors="pt",
@@ -303,7 +303,7 @@ def test_a_film_is_seen_at_the_times_of_its_frames(models: dict[str, Qwen2VL], g
 
 @EACH
 def test_a_film_of_one_frame_is_seen_too(models: dict[str, Qwen2VL], generation: str) -> None:
-    (reply,) = models[generation].run([request(CHOOSE, noisy_film(1))])
+    (reply,) = models[generation].run([request(CHOOSE, noisy_video(1))])
     assert isinstance(reply.outcome, TextResult)
 
 

@@ -14,10 +14,10 @@ from sightflow.schemas.enrichment import Enrichment, FrameSampling, RegionsResul
 from sightflow.schemas.geometry import Box
 from sightflow.schemas.masks import decode_mask
 from tests.tiny_models import video_llava
-from tests.tiny_models.families import blank, noise, noisy_film, request, said_by_the_library, units
+from tests.tiny_models.families import blank, noise, noisy_video, request, said_by_the_library, units
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
-FILM = Enrichment(capability=Capability.VIDEO_CAPTIONING)
+VIDEO = Enrichment(capability=Capability.VIDEO_CAPTIONING)
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION, labels=("cat", "dog"))
 SEGMENT = Enrichment(capability=Capability.SEGMENTATION, labels=("cat",))
 LIMIT = 10
@@ -59,9 +59,9 @@ def test_a_picture_is_asked_about_as_the_library_does_it(model: VideoLlava, size
 
 
 def test_a_film_is_asked_about_as_the_library_does_it(model: VideoLlava) -> None:
-    film = noisy_film(8)
-    (unit,) = units(model, request(FILM, film))
-    clip = np.stack([np.asarray(frame) for frame in film.frames])
+    video = noisy_video(8)
+    (unit,) = units(model, request(VIDEO, video))
+    clip = np.stack([np.asarray(frame) for frame in video.frames])
     theirs = model._processor(text=f"USER: <video>\n{unit.prompt.text} ASSISTANT:", videos=clip, return_tensors="pt")
     same(model.inputs([unit]), theirs)
     (tokens,) = said_by_the_library(model, theirs, theirs["input_ids"].shape[1], LIMIT)
@@ -70,11 +70,11 @@ def test_a_film_is_asked_about_as_the_library_does_it(model: VideoLlava) -> None
 
 
 def test_pictures_and_films_of_one_batch_keep_to_their_own(model: VideoLlava) -> None:
-    film, picture = noisy_film(8), noise(60, 40)
-    inputs = model.inputs(units(model, request(FILM, film), request(CAPTION, picture), request(FILM, film)))
+    video, image = noisy_video(8), noise(60, 40)
+    inputs = model.inputs(units(model, request(VIDEO, video), request(CAPTION, image), request(VIDEO, video)))
     assert len(inputs["pixel_values_videos"]) == 2
-    pictures = inputs.get("pixel_values", inputs.get("pixel_values_images"))
-    assert len(pictures) == 1
+    images = inputs.get("pixel_values", inputs.get("pixel_values_images"))
+    assert len(images) == 1
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_pictures_and_films_of_one_batch_keep_to_their_own(model: VideoLlava) ->
     ],
 )
 def test_a_film_is_always_eight_frames_in_their_order(given_: int, places: list[int]) -> None:
-    film = noisy_film(given_)
-    seen = eight_frames(film)
-    assert [next(k for k, f in enumerate(film.frames) if np.array_equal(f, frame)) for frame in seen] == places
+    video = noisy_video(given_)
+    seen = eight_frames(video)
+    assert [next(k for k, f in enumerate(video.frames) if np.array_equal(f, frame)) for frame in seen] == places
 
 
 def test_eight_frames_are_asked_for_whatever_else_is_wished_but_the_stretch() -> None:
-    wished = FILM.model_copy(update={"sampling": FrameSampling(fps=5, start=2, end=9)})
-    assert VideoLlava().sampling(FILM) == FrameSampling(frames=8)
+    wished = VIDEO.model_copy(update={"sampling": FrameSampling(fps=5, start=2, end=9)})
+    assert VideoLlava().sampling(VIDEO) == FrameSampling(frames=8)
     assert VideoLlava().sampling(wished) == FrameSampling(frames=8, start=2, end=9)
     tracked = Enrichment(capability=Capability.OBJECT_TRACKING, sampling=FrameSampling(fps=5))
     assert VideoLlava().sampling(tracked) == tracked.sampling
@@ -112,8 +112,8 @@ def test_the_square_is_what_the_processor_cuts_out(model: VideoLlava) -> None:
     wide = np.zeros((56, 112, 3), dtype=np.uint8)
     wide[:, 28:84] = 255  # the square in the middle, and nothing else
     inputs = model._processor(text="<image>", images=Image.fromarray(wide), return_tensors="pt")
-    pictures = inputs.get("pixel_values", inputs.get("pixel_values_images"))
-    assert (pictures > 1).all()
+    images = inputs.get("pixel_values", inputs.get("pixel_values_images"))
+    assert (images > 1).all()
 
 
 def test_an_outline_becomes_a_mask_of_the_original_s_size() -> None:

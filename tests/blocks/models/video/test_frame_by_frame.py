@@ -20,11 +20,11 @@ DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)
 TRACK = Enrichment(capability=Capability.OBJECT_TRACKING)
 
 
-def film(frames: int, first: float = 0.0, duration: float = 100.0) -> DecodedVideo:
+def video(frames: int, first: float = 0.0, duration: float = 100.0) -> DecodedVideo:
     """A frame a second of a video of ten frames a second."""
     seconds = tuple(first + k for k in range(frames))
-    pictures = (Image.new("RGB", (32, 24)),) * frames
-    return DecodedVideo(pictures, tuple(int(10 * s) for s in seconds), seconds, 640, 480, duration, 10.0, "0" * 64)
+    images = (Image.new("RGB", (32, 24)),) * frames
+    return DecodedVideo(images, tuple(int(10 * s) for s in seconds), seconds, 640, 480, duration, 10.0, "0" * 64)
 
 
 def gathered(
@@ -45,30 +45,30 @@ def boxes(k: int) -> RegionsResult:
 
 
 def test_each_frame_is_asked_as_a_picture_of_the_size_of_the_original() -> None:
-    asked = frame_requests(VisionRequest("s3://bucket/film.mp4", TRACK, film(3)), film(3))
+    asked = frame_requests(VisionRequest("s3://bucket/film.mp4", TRACK, video(3)), video(3))
     assert {r.enrichment.capability for r in asked} == {Capability.OBJECT_DETECTION}
     assert {(r.media.kind, r.media.width, r.media.height) for r in asked} == {(MediaKind.IMAGE, 640, 480)}
 
 
 def test_equal_captions_become_one_segment_from_when_they_are_first_seen() -> None:
     said = [TextResult(text) for text in ("a car", "a car", "a dog", "a car")]
-    outcome = gathered(DESCRIBE, film(4, first=30.0), said).outcome
+    outcome = gathered(DESCRIBE, video(4, first=30.0), said).outcome
     spans = (Segment(30.0, 32.0, "a car"), Segment(32.0, 33.0, "a dog"), Segment(33.0, 34.0, "a car"))
     assert outcome == TextResult("a car; then a dog; then a car", spans)
 
 
 def test_a_segment_does_not_pass_the_end_of_the_video() -> None:
-    outcome = gathered(DESCRIBE, film(3, first=0.5, duration=3.0), [TextResult("a car")] * 3).outcome
+    outcome = gathered(DESCRIBE, video(3, first=0.5, duration=3.0), [TextResult("a car")] * 3).outcome
     assert outcome == TextResult("a car", (Segment(0.5, 3.0, "a car"),))
 
 
 def test_of_answers_the_most_frequent_is_taken() -> None:
-    outcome = gathered(ASK, film(3), [TextResult("red"), TextResult("blue"), TextResult("blue")]).outcome
+    outcome = gathered(ASK, video(3), [TextResult("red"), TextResult("blue"), TextResult("blue")]).outcome
     assert isinstance(outcome, TextResult) and outcome.text == "blue"
 
 
 def test_regions_know_their_frame_and_what_was_used_is_added_up() -> None:
-    reply = gathered(DETECT, film(3), [boxes(k) for k in range(3)])
+    reply = gathered(DETECT, video(3), [boxes(k) for k in range(3)])
     assert isinstance(reply.outcome, RegionsResult)
     assert [(r.frame_index, r.seconds) for r in reply.outcome.regions] == [(0, 0.0), (10, 1.0), (20, 2.0)]
     assert reply.usage == Usage(6, 3) and reply.raw_reply == "raw 0\nraw 1\nraw 2"
@@ -77,7 +77,7 @@ def test_regions_know_their_frame_and_what_was_used_is_added_up() -> None:
 @pytest.mark.parametrize(("lost", "survives"), [(1, True), (2, False)])
 def test_one_frame_in_twenty_may_fail_and_is_told(lost: int, survives: bool) -> None:
     failure = Failure(Cause.MALFORMED, "no boxes")
-    reply = gathered(TRACK, film(20), [failure if 5 <= k < 5 + lost else boxes(k) for k in range(20)])
+    reply = gathered(TRACK, video(20), [failure if 5 <= k < 5 + lost else boxes(k) for k in range(20)])
     assert "[5.00 s: malformed: no boxes] raw 5" in (reply.raw_reply or "")
     if survives:
         assert isinstance(reply.outcome, TracksResult)

@@ -27,10 +27,10 @@ from tests.loopback.hosted_systems import (
     REASON,
     SEGMENT,
     SYSTEMS,
+    image_with_box,
     mask_png,
     named,
     perfect,
-    picture_with_box,
     request,
     seen_box,
 )
@@ -42,15 +42,15 @@ BOX = (100.0, 120.0, 300.0, 360.0)
 @pytest.mark.parametrize("system", SYSTEMS, ids=named)
 def test_serves_every_capability_that_is_not_rated_0(system) -> None:
     model = system.model(id=system.id)
-    served = {e.capability for e in ALL if model.refuses(e, MediaKind.IMAGE) is None}
+    served = {e.capability for e in ALL if model.unsupported_reason(e, MediaKind.IMAGE) is None}
     assert served == {c for c in model.rating.can if MediaKind.IMAGE in c.media_kinds}
 
 
 @pytest.mark.parametrize("system", GENERATIONS, ids=named)
 def test_answers_every_capability(system) -> None:
     with system.on_loopback(perfect(system)) as provider:
-        picture = picture_with_box((640, 480), BOX)
-        replies = system.connect(provider).run([request(enrichment, picture) for enrichment in ALL])
+        image = image_with_box((640, 480), BOX)
+        replies = system.connect(provider).run([request(enrichment, image) for enrichment in ALL])
     assert provider.complaints == []
     assert [reply.failure for reply in replies] == [None] * len(ALL)
     outcomes = {enrichment: reply.outcome for enrichment, reply in zip(ALL, replies, strict=True)}
@@ -63,7 +63,7 @@ def test_answers_every_capability(system) -> None:
         assert isinstance(result, RegionsResult)
         (region,) = result.regions
         assert region.label == label
-        assert region.box.overlap(Box(*BOX)) > 0.97
+        assert region.box.iou(Box(*BOX)) > 0.97
     mask = decode_mask(outcomes[SEGMENT].regions[0].mask, 640, 480)
     inside = mask[122:358, 102:298]
     assert inside.mean() > 0.99
@@ -84,11 +84,11 @@ def test_answers_every_capability(system) -> None:
 )
 def test_a_known_box_comes_back_in_original_pixels(system, size, box) -> None:
     with system.on_loopback(perfect(system)) as provider:
-        (reply,) = system.connect(provider).run([request(DETECT, picture_with_box(size, box))])
+        (reply,) = system.connect(provider).run([request(DETECT, image_with_box(size, box))])
         (received,) = provider.received
     (region,) = reply.outcome.regions
     # One native step, or one pixel of the picture that was sent, in pixels of the original: whichever is coarser.
-    sent = received.pictures[0].size
+    sent = received.images[0].size
     for found, true, axis in zip(
         (region.box.x_min, region.box.y_min, region.box.x_max, region.box.y_max), box, (0, 1, 0, 1), strict=True
     ):
@@ -98,12 +98,12 @@ def test_a_known_box_comes_back_in_original_pixels(system, size, box) -> None:
 
 @pytest.mark.parametrize("system", GENERATIONS, ids=named)
 def test_a_picture_decoded_at_reduced_scale_gives_boxes_of_the_original(system) -> None:
-    small = picture_with_box((800, 600), (200, 150, 400, 450))
+    small = image_with_box((800, 600), (200, 150, 400, 450))
     media = DecodedImage(small, 3200, 2400, "0" * 64)
     with system.on_loopback(perfect(system)) as provider:
         (reply,) = system.connect(provider).run([VisionRequest("s3://b/x", DETECT, media)])
     (region,) = reply.outcome.regions
-    assert region.box.overlap(Box(800, 600, 1600, 1800)) > 0.98
+    assert region.box.iou(Box(800, 600, 1600, 1800)) > 0.98
 
 
 @pytest.mark.parametrize("system", [GEMINI, GEMINI_OLD], ids=named)
@@ -115,7 +115,7 @@ def test_gemini_masks_are_read_in_both_forms_whatever_was_asked(system) -> None:
         {"label": "box", "box_2d": [250, 250, 750, 750], "mask": [[250, 250], [500, 250], [500, 750], [250, 750]]},
     ]
     with system.on_loopback(lambda _: Say(system.regions(entries))) as provider:
-        (reply,) = system.connect(provider).run([request(SEGMENT, picture_with_box((640, 480), BOX))])
+        (reply,) = system.connect(provider).run([request(SEGMENT, image_with_box((640, 480), BOX))])
     drawn, outlined = (decode_mask(region.mask, 640, 480) for region in reply.outcome.regions)
     assert drawn[240, 170] and not drawn[240, 400] and not drawn[100, 170]
     assert (drawn & outlined).sum() / (drawn | outlined).sum() > 0.95
@@ -143,24 +143,24 @@ def test_a_mask_in_no_known_form_is_malformed(mask) -> None:
 )
 def test_pictures_are_sent_no_larger_than_they_are_used(system, size, sent) -> None:
     with system.on_loopback(perfect(system)) as provider:
-        system.connect(provider).run([request(CAPTION, picture_with_box(size, (100, 100, 300, 300)))])
-        assert provider.received[0].pictures[0].size == sent
+        system.connect(provider).run([request(CAPTION, image_with_box(size, (100, 100, 300, 300)))])
+        assert provider.received[0].images[0].size == sent
 
 
 @pytest.mark.parametrize("size", [(100, 80), (1000, 800)], ids=["as PNG", "as JPEG"])
 def test_nothing_but_pixels_is_sent(size) -> None:
-    picture = picture_with_box(size, (10, 10, 50, 50))
-    picture.info |= {"comment": b"taken at home", "icc_profile": b"profile", "dpi": (300, 300)}
+    image = image_with_box(size, (10, 10, 50, 50))
+    image.info |= {"comment": b"taken at home", "icc_profile": b"profile", "dpi": (300, 300)}
     with GPT.on_loopback(perfect(GPT)) as provider:
-        GPT.connect(provider).run([request(CAPTION, picture)])
-        assert not {"comment", "icc_profile", "exif", "dpi"} & set(provider.received[0].pictures[0].info)
+        GPT.connect(provider).run([request(CAPTION, image)])
+        assert not {"comment", "icc_profile", "exif", "dpi"} & set(provider.received[0].images[0].info)
 
 
 def test_low_detail_is_sent_small() -> None:
     with GPT.on_loopback(perfect(GPT)) as provider:
-        GPT.connect(provider, detail="low").run([request(CAPTION, picture_with_box((2000, 1000), (0, 0, 900, 900)))])
+        GPT.connect(provider, detail="low").run([request(CAPTION, image_with_box((2000, 1000), (0, 0, 900, 900)))])
         (received,) = provider.received
-    assert received.pictures[0].size == (512, 256)
+    assert received.images[0].size == (512, 256)
     assert received.body["messages"][0]["content"][0]["image_url"]["detail"] == "low"
 
 
@@ -168,27 +168,27 @@ def test_a_question_that_names_a_file_is_sent_as_words(tmp_path, monkeypatch) ->
     secret = tmp_path / "secret.txt"
     secret.write_text("private")
     monkeypatch.chdir(tmp_path)
-    questions = [str(secret), f"file://{secret}", "secret.txt", "oss://bucket/key", "~/secret.txt"]
-    asked = [CAPTION.model_copy(update={"prompt": question}) for question in questions]
+    effective_prompts = [str(secret), f"file://{secret}", "secret.txt", "oss://bucket/key", "~/secret.txt"]
+    asked = [CAPTION.model_copy(update={"prompt": question}) for question in effective_prompts]
     with QWEN.on_loopback(lambda _: Say("words")) as provider:
         replies = QWEN.connect(provider).run([request(enrichment) for enrichment in asked])
     assert provider.complaints == []
-    assert [reply.failure for reply in replies] == [None] * len(questions)
-    assert {received.texts[0].strip() for received in provider.received} == set(questions)
+    assert [reply.failure for reply in replies] == [None] * len(effective_prompts)
+    assert {received.texts[0].strip() for received in provider.received} == set(effective_prompts)
 
 
 def test_replies_come_in_the_order_of_the_requests_each_to_its_own_picture() -> None:
-    pictures = [Image.new("RGB", (64, 64), (n, 0, 255 - n)) for n in range(0, 250, 5)]
+    images = [Image.new("RGB", (64, 64), (n, 0, 255 - n)) for n in range(0, 250, 5)]
 
     def name_the_colour(received):
-        return Say(f"colour {received.pictures[0].getpixel((5, 5))[0]}")
+        return Say(f"colour {received.images[0].getpixel((5, 5))[0]}")
 
     for system in SYSTEMS:
         with system.on_loopback(name_the_colour) as provider:
             replies = system.connect(provider, max_concurrency=16).run(
-                [request(CAPTION, picture, f"s3://b/{n}") for n, picture in enumerate(pictures)]
+                [request(CAPTION, image, f"s3://b/{n}") for n, image in enumerate(images)]
             )
-        assert [reply.uri for reply in replies] == [f"s3://b/{n}" for n in range(len(pictures))]
+        assert [reply.uri for reply in replies] == [f"s3://b/{n}" for n in range(len(images))]
         assert [reply.outcome.text for reply in replies] == [f"colour {n}" for n in range(0, 250, 5)]
 
 
@@ -213,4 +213,4 @@ def test_thinking_is_turned_down_and_sampling_is_sent_only_where_it_is_taken() -
 
 
 def test_the_test_sees_the_box_where_it_is() -> None:
-    assert seen_box(picture_with_box((640, 480), BOX)) == BOX
+    assert seen_box(image_with_box((640, 480), BOX)) == BOX

@@ -105,7 +105,7 @@ def test_tries_end_and_the_cause_is_kept(system) -> None:
 def test_waits_are_full_jitter_within_doubling_bounds(system) -> None:
     with system.on_loopback(in_turn(Status(503))) as provider:
         model = system.connect(provider, max_attempts=7, max_concurrency=1)
-        model._chance = random.Random(5)
+        model._rng = random.Random(5)
         model.run([request(CAPTION)] * 3)
     rounds = [model._clock.waits[k : k + 6] for k in (0, 6, 12)]
     for waits in rounds:
@@ -217,7 +217,7 @@ def test_an_unreadable_reply_is_asked_to_be_repaired_once(system, enrichment) ->
     first, second = provider.received
     assert second.texts[0] == first.texts[0]
     assert "Well, let me see..." in second.texts[1]
-    assert len(second.pictures) == 1
+    assert len(second.images) == 1
     assert reply.raw_reply.startswith("Well, let me see...\n")
     assert reply.usage.input_tokens == provider.billed_tokens["input"]
     assert reply.usage.output_tokens == provider.billed_tokens["output"]
@@ -357,7 +357,7 @@ def test_with_one_in_ten_failing_every_item_is_answered_right_or_has_its_cause(s
     kinds = ["429", "500", "cut", "garbage", *(kind for kind in causes if not (system is QWEN and kind == "refusal"))]
 
     def behave(received):
-        red, green, _ = received.pictures[0].getpixel((2, 2))
+        red, green, _ = received.images[0].getpixel((2, 2))
         item = red * 256 + green
         with lock:
             seen[item] += 1
@@ -375,10 +375,10 @@ def test_with_one_in_ten_failing_every_item_is_answered_right_or_has_its_cause(s
                 return Body(b"<html>")
         return Say(f"item {item}", kind="text" if kind == "fine" else kind)
 
-    pictures = [Image.new("RGB", (16, 16), (n // 256, n % 256, 77)) for n in range(count)]
+    images = [Image.new("RGB", (16, 16), (n // 256, n % 256, 77)) for n in range(count)]
     with system.on_loopback(behave) as provider:
         model = system.connect(provider, max_concurrency=16)
-        replies = model.run([request(CAPTION, picture, f"s3://b/{n}") for n, picture in enumerate(pictures)])
+        replies = model.run([request(CAPTION, image, f"s3://b/{n}") for n, image in enumerate(images)])
     assert provider.complaints == []
     unlucky = sum(kind != "fine" for kind in planned.values())
     assert len(planned) == count and 0.06 * count < unlucky < 0.15 * count

@@ -30,7 +30,7 @@ from tests.loopback.hosted_systems import (
 from tests.loopback.server import Body, Received, Say
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = DecodedImage(Image.new("RGB", (WIDTH, HEIGHT)), WIDTH, HEIGHT, "0" * 64)
+IMAGE = DecodedImage(Image.new("RGB", (WIDTH, HEIGHT)), WIDTH, HEIGHT, "0" * 64)
 
 odd_numbers = st.one_of(
     st.integers(-5, 1005), st.floats(), st.integers(), st.sampled_from([10**400, -(10**30), 1e308, 0, 1000, 1001])
@@ -112,8 +112,8 @@ def check(outcome, enrichment) -> None:
 @given(text=replies, enrichment=st.sampled_from([DETECT, GROUND, SEGMENT, CHOOSE]))
 def test_no_text_raises_and_no_invalid_region_comes_through(system, text, enrichment) -> None:
     model = system.model(id=system.id)
-    asked = VisionRequest("s3://b/x", enrichment, PICTURE)
-    (prompt,) = model.prompts(enrichment, PICTURE.kind)
+    asked = VisionRequest("s3://b/x", enrichment, IMAGE)
+    (prompt,) = model.prompts(enrichment, IMAGE.kind)
     check(model.reply(asked, [(prompt, Generated(text))]).outcome, enrichment)
 
 
@@ -151,7 +151,7 @@ def test_no_envelope_raises(system) -> None:
     body = b""
     with system.on_loopback(lambda _: Body(body)) as provider:
         model = system.connect(provider, max_attempts=1)
-        good = Received(0, system.id, "", ("JSON array",), (PICTURE.pixels,), {}, {})
+        good = Received(0, system.id, "", ("JSON array",), (IMAGE.pixels,), {}, {})
         answer = provider.answer(good, Say("all is well"), 10, 5)
 
         @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from sightflow.blocks.models.chat_model import InstructionTunedModel
-from sightflow.blocks.models.engines.providers.openai_endpoint import EndpointEngine, stays_near
+from sightflow.blocks.models.engines.providers.openai_endpoint import EndpointEngine, is_private_endpoint
 from sightflow.blocks.models.local_model import LocalVisionModel
 from sightflow.blocks.models.registry import open_model
 from sightflow.blocks.models.systems.llava_next import LlavaNext
@@ -30,11 +30,11 @@ from sightflow.schemas.failure import Cause, ModelError, SpecError
 from sightflow.schemas.media import DecodedImage
 from sightflow.schemas.spec import Policy
 from tests.loopback.endpoint_api import EndpointOnLoopback
-from tests.loopback.hosted_systems import picture_with_box, seen_box
+from tests.loopback.hosted_systems import image_with_box, seen_box
 from tests.loopback.server import Received, Say, Status, in_turn
 from tests.loopback.virtual_clock import VirtualClock
 from tests.tiny_models import llava_next, qwen_vl
-from tests.tiny_models.families import noise, noisy_film, request
+from tests.tiny_models.families import noise, noisy_video, request
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 ASK = Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question="What colour is it?", name="ask")
@@ -42,7 +42,7 @@ CHOOSE = Enrichment(
     capability=Capability.VISUAL_QUESTION_ANSWERING, question="Is there a box?", choices=("yes", "no"), name="choose"
 )
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION, labels=("box",))
-FILM = Enrichment(capability=Capability.VIDEO_CAPTIONING)
+VIDEO = Enrichment(capability=Capability.VIDEO_CAPTIONING)
 KEY = "sk-Secret0123456789-VeryPrivate"
 LIMIT = 8
 
@@ -140,18 +140,18 @@ def connect(server: EndpointOnLoopback, adapter: type[LocalVisionModel] = Qwen2V
 
 
 def boxed(size: tuple[int, int], box: tuple[int, int, int, int]) -> DecodedImage:
-    return DecodedImage(picture_with_box(size, box), *size, "0" * 64)
+    return DecodedImage(image_with_box(size, box), *size, "0" * 64)
 
 
 def sees_the_box(generation: str) -> Any:
     """A perfect model of a generation, which tells where the box is in the picture that it was sent."""
 
     def behave(received: Received) -> Say:
-        picture = received.pictures[0]
-        x_min, y_min, x_max, y_max = (round(n) for n in seen_box(picture))
+        image = received.images[0]
+        x_min, y_min, x_max, y_max = (round(n) for n in seen_box(image))
         if generation == "qwen2_5_vl":
             return Say(json.dumps([{"bbox_2d": [x_min, y_min, x_max, y_max], "label": "box"}]))
-        across, down = 1000 / picture.width, 1000 / picture.height
+        across, down = 1000 / image.width, 1000 / image.height
         numbers = [round(n) for n in (x_min * across, y_min * down, x_max * across, y_max * down)]
         if generation == "qwen3_vl":
             return Say(json.dumps([{"bbox_2d": numbers, "label": "box"}]))
@@ -171,7 +171,7 @@ def test_a_box_found_far_away_is_at_its_place_in_the_original(generation: str, s
     assert isinstance(reply.outcome, RegionsResult), reply.outcome
     (region,) = reply.outcome.regions
     found = (region.box.x_min, region.box.y_min, region.box.x_max, region.box.y_max)
-    sent = server.received[0].pictures[0]
+    sent = server.received[0].images[0]
     step = max(width / sent.width, height / sent.height, width / 1000, height / 1000)
     assert found == pytest.approx(box, abs=1.5 * step)
     assert server.complaints == []
@@ -217,7 +217,7 @@ def test_many_requests_are_in_flight_and_each_gets_its_own_answer() -> None:
     def behave(received: Received) -> Say:
         if received.number:  # the first goes alone, to try the key
             together.wait(timeout=60)
-        return Say(f"{received.pictures[0].size}")
+        return Say(f"{received.images[0].size}")
 
     media = [noise(56 + 28 * k, 84) for k in range(17)]
     with EndpointOnLoopback(behave) as server:
@@ -253,15 +253,15 @@ def test_a_reply_that_was_cut_off_is_truncated() -> None:
 
 
 def test_a_film_is_sent_as_frames_with_their_times_and_regions_are_asked_frame_by_frame() -> None:
-    film = noisy_film(3, 84, 56, spacing=0.5)
+    video = noisy_video(3, 84, 56, spacing=0.5)
     with EndpointOnLoopback(lambda received: Say("a film")) as server:
-        (reply,) = connect(server).run([request(FILM, film)])
+        (reply,) = connect(server).run([request(VIDEO, video)])
     assert reply.outcome == TextResult("a film")
-    assert len(server.received[0].pictures) == 3
+    assert len(server.received[0].images) == 3
     assert "Frame 2, at 0.50 s:" in server.received[0].texts
     with EndpointOnLoopback(lambda received: Say("none")) as server:
-        (reply,) = connect(server).run([request(DETECT, film)])
-    assert [len(received.pictures) for received in server.received] == [1, 1, 1]
+        (reply,) = connect(server).run([request(DETECT, video)])
+    assert [len(received.images) for received in server.received] == [1, 1, 1]
     assert reply.outcome == RegionsResult(())
 
 
@@ -286,7 +286,7 @@ def test_a_film_is_sent_as_frames_with_their_times_and_regions_are_asked_frame_b
 def test_media_stay_near_or_the_policy_for_hosted_systems_holds(url: str, near: bool) -> None:
     from sightflow.tasks.route import _forbidden
 
-    assert stays_near(url) is near
+    assert is_private_endpoint(url) is near
     model = Qwen2VL(engine="endpoint", endpoint_url=url)
     assert model.hosted is not near
     why = _forbidden(model, Policy(hosted="deny"), 0.0)
@@ -295,7 +295,7 @@ def test_media_stay_near_or_the_policy_for_hosted_systems_holds(url: str, near: 
 
 def test_an_address_that_holds_a_name_is_refused_and_deceives_nobody() -> None:
     deceiving = "https://127.0.0.1@models.example.com/v1"
-    assert not stays_near(deceiving)
+    assert not is_private_endpoint(deceiving)
     with pytest.raises(ValueError, match="holds a user name or a password"):
         Qwen2VL(engine="endpoint", endpoint_url=deceiving)
 

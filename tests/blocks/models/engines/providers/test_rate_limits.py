@@ -43,9 +43,9 @@ def test_threads_share_the_limits() -> None:
 
     def work() -> None:
         for _ in range(20):
-            spent = limiter.acquire(25, GO)
+            reservation = limiter.acquire(25, GO)
             with lock:
-                entries.append((spent.at, spent.tokens))
+                entries.append((reservation.at, reservation.tokens))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -80,12 +80,12 @@ def test_estimates_are_settled() -> None:
     clock = VirtualClock()
     limiter = RateLimiter(None, 1000, clock)
     first = limiter.acquire(900, GO)
-    limiter.settle(first, 100)
+    limiter.reconcile(first, 100)
     limiter.acquire(900, GO)
     assert clock.now == 0
     limiter.acquire(1, GO)
     assert clock.now == 60
-    limiter.settle(first, 10**6)  # long gone: changes nothing
+    limiter.reconcile(first, 10**6)  # long gone: changes nothing
     limiter.acquire(999, GO)
     assert clock.now == 60
 
@@ -105,8 +105,8 @@ def test_a_stop_ends_the_wait() -> None:
 def test_a_hold_holds_everybody() -> None:
     clock = VirtualClock()
     limiter = RateLimiter(None, None, clock)
-    limiter.hold(30)
-    limiter.hold(10)
+    limiter.pause(30)
+    limiter.pause(10)
     limiter.acquire(1, GO)
     assert clock.now == 30
 
@@ -122,7 +122,7 @@ def headers(limit: int, remaining: int, reset: str, what: str = "requests") -> d
 def test_headers_set_a_limit_where_none_is_configured() -> None:
     clock = VirtualClock()
     limiter = RateLimiter(None, None, clock)
-    limiter.learn(headers(5, 5, "0s"))
+    limiter.update_from_headers(headers(5, 5, "0s"))
     for _ in range(6):
         limiter.acquire(1, GO)
     assert clock.now == pytest.approx(60)
@@ -131,13 +131,13 @@ def test_headers_set_a_limit_where_none_is_configured() -> None:
 def test_headers_tighten_a_configured_limit_and_never_loosen_it() -> None:
     clock = VirtualClock()
     tightened = RateLimiter(100, None, clock)
-    tightened.learn(headers(2, 2, "0s"))
+    tightened.update_from_headers(headers(2, 2, "0s"))
     for _ in range(3):
         tightened.acquire(1, GO)
     assert clock.now == pytest.approx(60)
     clock = VirtualClock()
     kept = RateLimiter(2, None, clock)
-    kept.learn(headers(1000, 1000, "0s"))
+    kept.update_from_headers(headers(1000, 1000, "0s"))
     for _ in range(3):
         kept.acquire(1, GO)
     assert clock.now == pytest.approx(60)
@@ -146,14 +146,14 @@ def test_headers_tighten_a_configured_limit_and_never_loosen_it() -> None:
 def test_what_is_left_is_spent_and_then_waited_for_as_it_refills() -> None:
     clock = VirtualClock()
     limiter = RateLimiter(None, None, clock)
-    limiter.learn(headers(60, 2, "58s"))  # 58 are missing and come back in 58 seconds: one a second
+    limiter.update_from_headers(headers(60, 2, "58s"))  # 58 are missing and come back in 58 seconds: one a second
     times = []
     for _ in range(4):
         limiter.acquire(1, GO)
         times.append(clock.now)
     assert times == pytest.approx([0, 0, 1, 2])
     limiter = RateLimiter(None, None, clock := VirtualClock())
-    limiter.learn(headers(6000, 0, "1m0s", "tokens"))
+    limiter.update_from_headers(headers(6000, 0, "1m0s", "tokens"))
     limiter.acquire(500, GO)
     assert clock.now == pytest.approx(5)
 
@@ -165,7 +165,7 @@ def test_what_is_left_is_spent_and_then_waited_for_as_it_refills() -> None:
 def test_nonsense_in_headers_is_ignored_and_never_raises(nonsense) -> None:
     clock = VirtualClock()
     limiter = RateLimiter(None, None, clock)
-    limiter.learn(nonsense)
+    limiter.update_from_headers(nonsense)
     assert limiter.acquire(1, GO)
 
 

@@ -22,9 +22,9 @@ from tests.loopback.hosted_systems import (
     REASON,
     SEGMENT,
     SYSTEMS,
+    image_with_box,
     named,
     perfect,
-    picture_with_box,
     request,
 )
 from tests.loopback.server import CutBody, Say, Status, in_turn
@@ -262,5 +262,5 @@ def test_openais_headers_slow_it_down() -> None:
 def test_large_pictures_are_downsized_before_their_tokens_are_estimated() -> None:
     with QWEN.on_loopback(perfect(QWEN)) as provider:
         model = QWEN.connect(provider, tokens_per_minute=3000)
-        model.run([request(CAPTION, picture_with_box((3000, 2000), (10, 10, 900, 900)))] * 2)
+        model.run([request(CAPTION, image_with_box((3000, 2000), (10, 10, 900, 900)))] * 2)
     assert model._clock.now >= 60

@@ -20,8 +20,8 @@ from tests.loopback.hosted_systems import (
     GPT,
     QWEN,
     SYSTEMS,
+    image_with_box,
     named,
-    picture_with_box,
     seen_box,
 )
 from tests.loopback.server import Say, Status, in_turn
@@ -43,13 +43,13 @@ FILE = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41" + b"\x00" * 5
 
 
 def video(source: bytes | None = None, frames: int = 6) -> DecodedVideo:
-    pictures = tuple(picture_with_box(SIZE, box) for box in BOXES[:frames])
+    images = tuple(image_with_box(SIZE, box) for box in BOXES[:frames])
     indices = tuple(range(3, 3 + 25 * frames, 25))
     sha256 = hashlib.sha256(source or b"").hexdigest()
     path = Path(FOLDER.name) / sha256 if source else None
     if path and source:
         path.write_bytes(source)
-    return DecodedVideo(pictures, indices, tuple(i / 25 for i in indices), 1280, 720, 10.0, 25.0, sha256, path)
+    return DecodedVideo(images, indices, tuple(i / 25 for i in indices), 1280, 720, 10.0, 25.0, sha256, path)
 
 
 def ask(enrichment: Enrichment, media: DecodedVideo) -> VisionRequest:
@@ -64,11 +64,11 @@ def perfect(system):
         if "exactly one of these" in asked:
             return Say(system.choice("it moves"))
         if "JSON array" not in asked:
-            return Say(f"A box moves through {len(received.pictures)} frames.")
+            return Say(f"A box moves through {len(received.images)} frames.")
         entries = []
-        for number, picture in reversed(list(enumerate(received.pictures, start=1))):
+        for number, image in reversed(list(enumerate(received.images, start=1))):
             write = system.outline if "outline" in asked or "segmentation mask" in asked else system.native
-            entry = {"frame": number, "label": "box", **write(seen_box(picture), picture.size)}
+            entry = {"frame": number, "label": "box", **write(seen_box(image), image.size)}
             entries.append(entry | ({"track": 7} if '"track"' in asked else {}))
         return Say(system.regions(entries))
 
@@ -78,15 +78,15 @@ def perfect(system):
 @pytest.mark.parametrize("system", SYSTEMS, ids=named)
 def test_serves_every_video_capability_that_is_not_rated_0(system) -> None:
     model = system.model(id=system.id)
-    served = {e.capability for e in ALL if model.refuses(e, MediaKind.VIDEO) is None}
+    served = {e.capability for e in ALL if model.unsupported_reason(e, MediaKind.VIDEO) is None}
     assert served == {c for c in model.rating.can if MediaKind.VIDEO in c.media_kinds}
 
 
 @pytest.mark.parametrize("system", GENERATIONS, ids=named)
 def test_answers_every_capability_of_a_video(system) -> None:
-    film = video()
+    clip = video()
     with system.on_loopback(perfect(system)) as provider:
-        replies = system.connect(provider).run([ask(enrichment, film) for enrichment in ALL])
+        replies = system.connect(provider).run([ask(enrichment, clip) for enrichment in ALL])
     assert provider.complaints == []
     assert [reply.failure for reply in replies] == [None] * len(ALL)
     described, moves, reasoned, detected, tracked, segmented = (reply.outcome for reply in replies)
@@ -94,17 +94,17 @@ def test_answers_every_capability_of_a_video(system) -> None:
     assert moves == TextResult("it moves")
     assert isinstance(detected, RegionsResult) and isinstance(segmented, RegionsResult)
     for result in (detected, segmented):
-        assert sorted(region.frame_index for region in result.regions) == list(film.indices)
+        assert sorted(region.frame_index for region in result.regions) == list(clip.indices)
         for region in result.regions:
-            place = film.indices.index(region.frame_index)
-            assert region.seconds == film.seconds[place]
-            assert region.box.overlap(Box(*(2 * edge for edge in BOXES[place]))) > 0.96  # of 1280 x 720
+            place = clip.indices.index(region.frame_index)
+            assert region.seconds == clip.seconds[place]
+            assert region.box.iou(Box(*(2 * edge for edge in BOXES[place]))) > 0.96  # of 1280 x 720
     assert all(region.mask for region in segmented.regions)
     assert isinstance(tracked, TracksResult)
     (track,) = tracked.tracks
     assert (track.track_id, track.label) == (1, "box")
-    assert [point.frame_index for point in track.points] == list(film.indices)
-    assert track.points[0].box.overlap(Box(*(2 * edge for edge in BOXES[0]))) > 0.96
+    assert [point.frame_index for point in track.points] == list(clip.indices)
+    assert track.points[0].box.iou(Box(*(2 * edge for edge in BOXES[0]))) > 0.96
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=named)
@@ -113,8 +113,8 @@ def test_frames_are_sent_in_order_with_their_times_and_downsized(system) -> None
         system.connect(provider, frame_side=320).run([ask(DETECT, video())])
         (received,) = provider.received
     assert [text.strip() for text in received.texts[:-1]] == [f"Frame {k + 1}, at {0.12 + k:.2f} s:" for k in range(6)]
-    assert all(max(picture.size) <= 320 for picture in received.pictures)
-    lefts = [seen_box(picture)[0] for picture in received.pictures]
+    assert all(max(image.size) <= 320 for image in received.images)
+    lefts = [seen_box(image)[0] for image in received.images]
     assert lefts == sorted(lefts)
 
 
@@ -173,21 +173,21 @@ def test_gemini_is_sent_a_small_file_inline_with_rate_and_offsets() -> None:
     assert (part.inline_data.data, part.inline_data.mime_type) == (FILE, "video/mp4")
     assert metadata.fps == 1.0
     assert metadata.start_offset is None and metadata.end_offset == "6.120s"
-    assert received.pictures == ()
+    assert received.images == ()
 
 
 def test_gemini_is_sent_frames_for_places_and_for_what_is_no_known_file() -> None:
     with GEMINI.on_loopback(perfect(GEMINI)) as provider:
         GEMINI.connect(provider).run([ask(DETECT, video(FILE)), ask(DESCRIBE, video(b"what is this?"))])
-        assert [len(received.pictures) for received in provider.received] == [6, 6]
+        assert [len(received.images) for received in provider.received] == [6, 6]
 
 
 def test_a_large_file_is_uploaded_once_for_all_questions_and_deleted(monkeypatch) -> None:
     monkeypatch.setattr(gemini_videos, "INLINE_BYTES", 1000)
-    film = video(FILE)
+    clip = video(FILE)
     with GEMINI.on_loopback(perfect(GEMINI)) as provider:
         model = GEMINI.connect(provider)
-        replies = model.run([ask(DESCRIBE, film), ask(ASK, film), ask(REASON, film)])
+        replies = model.run([ask(DESCRIBE, clip), ask(ASK, clip), ask(REASON, clip)])
     assert [reply.failure for reply in replies] == [None] * 3
     assert provider.complaints == []
     assert provider.uploads == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sightflow.blocks.models.engines.transformers.batch_size import BatchSize, kept_sizes
-from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.local_model import GenerationRequest
 from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.blocks.models.vision_model import Generated
 from sightflow.infra.demo.bucket import MODEL_FOLDER
@@ -39,7 +39,7 @@ class Device:
     def free(self) -> int:
         return self.room
 
-    def generate(self, units: Sequence[Unit], ready: object) -> list[Generated]:
+    def generate(self, units: Sequence[GenerationRequest], ready: object) -> list[Generated]:
         objects = len({unit.request.uri for unit in units})
         self.tried.append(objects)
         if self.an_object * objects > self.room or any(unit.request.uri == self.greedy for unit in units):

@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 
 from sightflow.blocks.models.chat_model import InstructionTunedModel
 from sightflow.blocks.models.engines.transformers.cpu_threads import chosen_threads, cpu_threads
-from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.local_model import GenerationRequest
 from sightflow.blocks.models.vision_model import Generated
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, TextResult
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.vision import VisionReply, VisionRequest
-from tests.tiny_models.families import FAMILIES, Family, noise, noisy_film, request, units
+from tests.tiny_models.families import FAMILIES, Family, noise, noisy_video, request, units
 
 EACH = pytest.mark.parametrize("family", FAMILIES, ids=str)
 CHOICES = ("red", "dark blue", "green", "yes", "no")
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
-FILM = Enrichment(capability=Capability.VIDEO_CAPTIONING)
+VIDEO = Enrichment(capability=Capability.VIDEO_CAPTIONING)
 CHOOSE = Enrichment(
     capability=Capability.VISUAL_QUESTION_ANSWERING, question="what colour is it ?", choices=CHOICES, name="choose"
 )
@@ -74,7 +74,7 @@ def everything_asked(model: InstructionTunedModel) -> list[VisionRequest]:
         for enrichment in (CAPTION, CHOOSE, ASK, GROUND)
     ]
     if MediaKind.VIDEO in model.media_kinds:
-        requests += [request(e, noisy_film(frames)) for frames in (1, 3, 8) for e in (FILM, CHOOSE)]
+        requests += [request(e, noisy_video(frames)) for frames in (1, 3, 8) for e in (VIDEO, CHOOSE)]
     return requests
 
 
@@ -213,7 +213,7 @@ def test_what_several_prompts_are_about_is_encoded_once(
     loaded: Loaded, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded[family]
-    if model.prompt_guides_vision:
+    if model.prompt_conditioned_vision:
         pytest.skip("what it sees depends on the prompt")
     seen: list[int] = []
     places = {"image": "get_image_features", "video": "get_video_features"}
@@ -230,7 +230,7 @@ def test_what_several_prompts_are_about_is_encoded_once(
         monkeypatch.setattr(owner, places[kind], spied)
     media = [noise(60, 40), noise(33, 90)]
     if MediaKind.VIDEO in model.media_kinds:
-        media += [noisy_film(4)]
+        media += [noisy_video(4)]
     asked = [(m, e) for m in media for e in (ASK, CHOOSE)]
     together = said(model.run([request(e, m) for m, e in asked]))
     encoded = sum(seen)
@@ -247,7 +247,7 @@ class Starved:
         self.real, self.room, self.greedy = model.generate, room, greedy
         self.sizes: list[int] = []
 
-    def __call__(self, batch: Sequence[Unit], ready: Any = None) -> list[Generated]:
+    def __call__(self, batch: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
         self.sizes.append(len(batch))
         if len(batch) > self.room or any(unit.request.uri == self.greedy for unit in batch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -284,17 +284,17 @@ def test_only_the_item_that_does_not_fit_alone_is_lost(
 def test_a_batch_is_made_ready_while_another_is_on_the_device(family: Family, loaded: Loaded) -> None:
     """Of two calls at once, the second one's pictures are made ready before the first one's batch has been answered."""
     model = load(family, loaded.folder / family.name)
-    make_ready, generate = model.make_ready, model.generate
+    preprocess, generate = model.preprocess, model.generate
     answering, made = threading.Event(), threading.Event()
     overlapped: list[bool] = []
 
-    def noted(units: Sequence[Unit]) -> Any:
-        ready = make_ready(units)
+    def noted(units: Sequence[GenerationRequest]) -> Any:
+        ready = preprocess(units)
         if answering.is_set():
             made.set()
         return ready
 
-    def waited(units: Sequence[Unit], ready: Any = None) -> list[Generated]:
+    def waited(units: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
         if not answering.is_set():
             answering.set()
             overlapped.append(made.wait(60))  # not asserted here: what fails here is tried again in halves

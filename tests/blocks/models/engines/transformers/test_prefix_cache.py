@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from sightflow.blocks.models.chat_model import InstructionTunedModel
-from sightflow.blocks.models.local_model import Unit
+from sightflow.blocks.models.local_model import GenerationRequest
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.media import Media
-from tests.tiny_models.families import FAMILIES, Family, noise, noisy_film, request
+from tests.tiny_models.families import FAMILIES, Family, noise, noisy_video, request
 
-DECODERS = tuple(family for family in FAMILIES if not family.adapter.prompt_guides_vision)
+DECODERS = tuple(family for family in FAMILIES if not family.adapter.prompt_conditioned_vision)
 EACH = pytest.mark.parametrize("family", DECODERS, ids=str)
 QUESTIONS = (
     "what colour is it ?",
@@ -43,7 +43,7 @@ def load(family: Family, folder: Path, **settings: object) -> InstructionTunedMo
     return model
 
 
-def asked(model: InstructionTunedModel, media: Media, count: int, first: int = 0) -> list[Unit]:
+def asked(model: InstructionTunedModel, media: Media, count: int, first: int = 0) -> list[GenerationRequest]:
     """`count` questions about one medium, every second of them with choices, each with a limit of its own."""
     made = []
     for k in range(first, first + count):
@@ -55,15 +55,15 @@ def asked(model: InstructionTunedModel, media: Media, count: int, first: int = 0
         )
         (prompt,) = model.prompts(enrichment, media.kind)
         limit = 12 if prompt.choices else LIMITS[k % 5]
-        made.append(Unit(request(enrichment, media), replace(prompt, max_new_tokens=limit)))
+        made.append(GenerationRequest(request(enrichment, media), replace(prompt, max_new_tokens=limit)))
     return made
 
 
-def mixed(model: InstructionTunedModel) -> list[Unit]:
+def mixed(model: InstructionTunedModel) -> list[GenerationRequest]:
     """Five, two and one questions about pictures of different sizes, and two and one about films, interleaved."""
     units = asked(model, noise(60, 40), 5) + asked(model, noise(33, 90), 2, 3) + asked(model, noise(120, 61), 1, 2)
     if MediaKind.VIDEO in model.media_kinds:
-        units += asked(model, noisy_film(8), 2, 1) + asked(model, noisy_film(3, 40, 60), 1)
+        units += asked(model, noisy_video(8), 2, 1) + asked(model, noisy_video(3, 40, 60), 1)
     return units[::2] + units[1::2]
 
 
@@ -110,7 +110,7 @@ def test_a_film_of_many_frames_keeps_the_places_of_its_words(folder: Path) -> No
     """In the Qwen-VL line words after a film go on from its height or width, however long it is."""
     for family in DECODERS[2:]:
         model = load(family, folder)
-        units = asked(model, noisy_film(20, 30, 30), 3)
+        units = asked(model, noisy_video(20, 30, 30), 3)
         with torch.inference_mode():
             assert model.generate(units) == [each for unit in units for each in model.generate([unit])]
 

@@ -1,6 +1,6 @@
 """How true tracks and captions of the demo's films are, on held-out films and through the whole program.
 
-    python -m sightflow.infra.demo.evaluate_films --films 30
+    python -m sightflow.infra.demo.evaluate_videos --videos 30
 
 Needs the development packages (TrackEval is the reference for HOTA and CLEAR MOT).
 """
@@ -19,8 +19,8 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from sightflow.infra.demo.bucket import FILM_MODEL_FOLDER, KEYS, MODEL_FOLDER, fill_bucket, s3_on_loopback
-from sightflow.infra.demo.moving_scenes import LEAST_VISIBLE, Clip, draw_clip, write_film
+from sightflow.infra.demo.bucket import KEYS, MODEL_FOLDER, VIDEO_MODEL_FOLDER, fill_bucket, s3_on_loopback
+from sightflow.infra.demo.moving_scenes import LEAST_VISIBLE, Clip, draw_clip, write_video
 from sightflow.schemas.geometry import Box
 
 _SPEC: Final = """\
@@ -44,9 +44,9 @@ def write_evaluation(folder: Path, endpoint: str, count: int) -> tuple[list[Clip
     (folder / "media").mkdir(parents=True)
     for plot, clips in (("busy", busy), ("calm", calm)):
         for clip in clips:
-            write_film(clip, folder / "media" / f"{plot}-{clip.seed:04d}.mp4")
+            write_video(clip, folder / "media" / f"{plot}-{clip.seed:04d}.mp4")
     fill_bucket(endpoint, folder / "media", "films")
-    text = _SPEC.format(endpoint=endpoint, florence=MODEL_FOLDER, qwen=FILM_MODEL_FOLDER)
+    text = _SPEC.format(endpoint=endpoint, florence=MODEL_FOLDER, qwen=VIDEO_MODEL_FOLDER)
     (folder / "spec.yaml").write_text(text)
     return busy, calm
 
@@ -103,7 +103,7 @@ def _sequence(clip: Clip, tracks: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         objects = [(thing.placement, Box(*thing.box)) for thing in things if thing.visible >= LEAST_VISIBLE]
         hidden = [Box(*thing.box) for thing in things if thing.visible < LEAST_VISIBLE]
         found = [(k, box) for k, box in said.get(number, []) if not _matches(box, hidden, [box for _, box in objects])]
-        overlaps = [[box.overlap(other) for _, other in found] for _, box in objects]
+        overlaps = [[box.iou(other) for _, other in found] for _, box in objects]
         data["gt_ids"].append(np.array([k for k, _ in objects], dtype=int))
         data["tracker_ids"].append(np.array([k for k, _ in found], dtype=int))
         data["similarity_scores"].append(np.array(overlaps, dtype=float).reshape(len(objects), len(found)))
@@ -118,8 +118,8 @@ def _sequence(clip: Clip, tracks: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 def _matches(box: Box, hidden: Sequence[Box], objects: Sequence[Box]) -> bool:
     """Whether a box fits a mostly hidden object, and none that counts."""
-    fits = any(box.overlap(other) >= 0.5 for other in hidden)
-    return fits and not any(box.overlap(other) >= 0.5 for other in objects)
+    fits = any(box.iou(other) >= 0.5 for other in hidden)
+    return fits and not any(box.iou(other) >= 0.5 for other in objects)
 
 
 def evaluate(count: int) -> dict[str, float]:
@@ -139,14 +139,14 @@ def evaluate(count: int) -> dict[str, float]:
 def main() -> None:
     """Print the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=int, default=30)
+    parser.add_argument("--videos", type=int, default=30)
     arguments = parser.parse_args()
     from sightflow.infra.prefect_server import prefect_api
 
     with prefect_api() as server:
         if server is not None:
             server.wait()
-        for name, value in evaluate(arguments.films).items():
+        for name, value in evaluate(arguments.videos).items():
             print(f"{name:50} {value:.3f}")
 
 

@@ -14,15 +14,15 @@ MS = Fraction(1, 1000)
 
 def numbered(k: int, width: int, height: int) -> np.ndarray:
     """A picture that says its number: eight black or white columns, the bits of k."""
-    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    image = np.zeros((height, width, 3), dtype=np.uint8)
     for bit in range(8):
         left, right = bit * width // 8, (bit + 1) * width // 8
-        picture[:, left:right] = 235 if k >> bit & 1 else 16
-    return picture
+        image[:, left:right] = 235 if k >> bit & 1 else 16
+    return image
 
 
-def number_of(picture: Image.Image) -> int:
-    pixels = np.asarray(picture.convert("L")).astype(float)
+def number_of(image: Image.Image) -> int:
+    pixels = np.asarray(image.convert("L")).astype(float)
     height, width = pixels.shape
     columns = [pixels[height // 4 : -height // 4 or None, int((b + 0.5) * width / 8)].mean() for b in range(8)]
     return sum(1 << b for b, value in enumerate(columns) if value > 125)
