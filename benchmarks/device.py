@@ -5,22 +5,32 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from pydantic import PrivateAttr
-
+from sightflow.blocks.models.contract import Availability, Engine, Generated, GenerationRequest, Output
 from sightflow.blocks.models.systems.florence2 import Florence2
-from sightflow.blocks.models.vision_model import Availability, Generated
 from sightflow.schemas.enrichment import Result, TextResult
-from sightflow.schemas.vision import VisionReply, VisionRequest
+from sightflow.schemas.vision import VisionRequest
 
 
 class Device(Florence2):
-    """Captions with the picture's size, after 20 ms an image; takes Florence-2's place in `blocks.systems`."""
+    """Captions with the picture's size, after 20 ms an image; takes Florence-2's place in the registry."""
 
     _block_type_slug = "sightflow-benchmark-device"
     seconds_an_image: float = 0.020
-    _on_the_device: Any = PrivateAttr(default_factory=threading.Lock)
+
+    def make_engine(self) -> Engine:
+        return _Sleeping(self.seconds_an_image)
+
+    def parse(self, request: VisionRequest, prompt: object, text: str) -> Result:
+        return TextResult(f"{request.media.width} by {request.media.height}")
+
+
+class _Sleeping(Engine):
+    """Holds one device, an image after the other."""
+
+    def __init__(self, seconds_an_image: float) -> None:
+        self._seconds = seconds_an_image
+        self._on_the_device = threading.Lock()
 
     def availability(self) -> Availability:
         return Availability(True, "a stand-in")
@@ -28,19 +38,14 @@ class Device(Florence2):
     def weights_digest(self) -> str:
         return "device@1"
 
-    def prepare(self) -> None:
-        pass
+    @property
+    def max_calls(self) -> int:
+        return 2  # as one on a GPU has: a batch is preprocessed while another is on the device
 
-    def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
         with self._on_the_device:
-            time.sleep(self.seconds_an_image * len({request.uri for request in requests}))
-        return [self.reply(request, [(p, Generated("x")) for p in self._prompts(request)]) for request in requests]
-
-    def _prompts(self, request: VisionRequest) -> tuple[object, ...]:
-        return tuple(self.prompts(request.enrichment, request.media.kind))
-
-    def parse(self, request: VisionRequest, prompt: object, text: str) -> Result:
-        return TextResult(f"{request.media.width} by {request.media.height}")
+            time.sleep(self._seconds * len({each.request.uri for each in requests}))
+        return [Generated("x") for _ in requests]
 
 
 class Light(Device):

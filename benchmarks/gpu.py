@@ -19,8 +19,9 @@ import torch
 
 from benchmarks.random_weights import SHAPES
 from benchmarks.sharing import ASKED_OF_A_SCENE, QUESTIONS
-from sightflow.blocks.models.chat_model import InstructionTunedModel
-from sightflow.blocks.models.local_model import GenerationRequest, LocalVisionModel
+from sightflow.blocks.models.contract import GenerationRequest
+from sightflow.blocks.models.engines.transformers.chat_generation import ChatGenerator
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause
@@ -80,9 +81,9 @@ def now() -> float:
     return time.perf_counter()
 
 
-def requests(model: LocalVisionModel, tiny: bool) -> Iterator[list[VisionRequest]]:
+def requests(model: OpenWeightsModel, tiny: bool) -> Iterator[list[VisionRequest]]:
     """What is asked of OBJECTS pictures at a time, without end."""
-    instructed = isinstance(model, InstructionTunedModel)
+    instructed = is_chat(model)
     asked = [Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question=q) for q in QUESTIONS]
     sizes, objects = (TINY_SIZES, 3) if tiny else (SIZES, OBJECTS)
     images = [noise(*sizes[k % len(sizes)], k) for k in range(objects)]
@@ -94,7 +95,22 @@ def requests(model: LocalVisionModel, tiny: bool) -> Iterator[list[VisionRequest
         ]
 
 
-def ours(model: LocalVisionModel, asked: Sequence[VisionRequest]) -> tuple[int, int]:
+def module(model: Any) -> Any:
+    """The torch module of a model whose weights are in memory."""
+    return model.open_engine().weights.model
+
+
+def processor(model: Any) -> Any:
+    """Its processor."""
+    return model.open_engine().weights.processor
+
+
+def is_chat(model: Any) -> bool:
+    """Whether it is prompted through a chat template."""
+    return isinstance(model.open_engine().generator, ChatGenerator)
+
+
+def ours(model: OpenWeightsModel, asked: Sequence[VisionRequest]) -> tuple[int, int]:
     """Answer with the adapter; the number of prompts and of tokens written."""
     replies = model.run(asked)
     for failure in filter(None, (reply.failure for reply in replies)):
@@ -103,31 +119,31 @@ def ours(model: LocalVisionModel, asked: Sequence[VisionRequest]) -> tuple[int, 
     return len(replies), sum(reply.usage.output_tokens for reply in replies)
 
 
-def plain(model: LocalVisionModel, asked: Sequence[VisionRequest], size: int) -> tuple[int, int]:
+def plain(model: OpenWeightsModel, asked: Sequence[VisionRequest], size: int) -> tuple[int, int]:
     """Answer as the library's own examples do, `size` prompts at a time; likewise."""
     units = [GenerationRequest(r, p) for r in asked for p in model.prompts(r.enrichment, r.media.kind)]
-    tokens, pad = 0, model._model.generation_config.pad_token_id
+    tokens, pad = 0, module(model).generation_config.pad_token_id
     for k in range(0, len(units), size):
         batch = units[k : k + size]
-        texts = model.texts(batch) if isinstance(model, InstructionTunedModel) else [u.prompt.text for u in batch]
+        texts = model.texts(batch) if is_chat(model) else [u.prompt.text for u in batch]
         images = [unit.request.media.pixels for unit in batch]  # type: ignore[union-attr]
-        inputs = model._processor(text=texts, images=images, padding=True, return_tensors="pt")
-        inputs = inputs.to(model._model.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(model._model.dtype)
+        inputs = processor(model)(text=texts, images=images, padding=True, return_tensors="pt")
+        inputs = inputs.to(module(model).device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(module(model).dtype)
         with torch.inference_mode():
-            said = model._model.generate(**inputs, max_new_tokens=model.max_new_tokens, do_sample=False, num_beams=1)
-        written = said[:, inputs["input_ids"].shape[1] :] if isinstance(model, InstructionTunedModel) else said[:, 1:]
+            said = module(model).generate(**inputs, max_new_tokens=model.max_new_tokens, do_sample=False, num_beams=1)
+        written = said[:, inputs["input_ids"].shape[1] :] if is_chat(model) else said[:, 1:]
         tokens += int((written != pad).sum())
     return len(units), tokens
 
 
-def measure(model: LocalVisionModel, way: Callable[..., tuple[int, int]], seconds: float, tiny: bool) -> Measured:
+def measure(model: OpenWeightsModel, way: Callable[..., tuple[int, int]], seconds: float, tiny: bool) -> Measured:
     """Go on for so many seconds, after a first turn that is not counted: in it batches find their size."""
     stream, done = requests(model, tiny), Measured()
     way(next(stream))
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with Clock(model._model) as clock:
+    with Clock(module(model)) as clock:
         began = now()
         while not done.items or now() - began < seconds:
             items, tokens = way(next(stream))
@@ -138,15 +154,15 @@ def measure(model: LocalVisionModel, way: Callable[..., tuple[int, int]], second
     return done
 
 
-def compare(name: str, load: Callable[..., LocalVisionModel], given: argparse.Namespace) -> None:
+def compare(name: str, load: Callable[..., OpenWeightsModel], given: argparse.Namespace) -> None:
     """Print a line for each way with one model."""
     device = "cpu" if given.tiny else "cuda"
     model = load(device, given.tiny, max_new_tokens=4 if given.tiny else 32, batch_size=given.batch)
-    prompts = given.batch * (len(QUESTIONS) if isinstance(model, InstructionTunedModel) else len(ASKED_OF_A_SCENE))
+    prompts = given.batch * (len(QUESTIONS) if is_chat(model) else len(ASKED_OF_A_SCENE))
     ways: dict[str, Callable[..., tuple[int, int]]] = {"ours": lambda asked: ours(model, asked)}
-    if isinstance(model, InstructionTunedModel):
+    if is_chat(model):
         apart = model.model_copy(update={"share_prefix": False})
-        apart._model, apart._processor = model._model, model._processor
+        apart.open_engine().adopt(module(model), processor(model))
         ways["ours, prefixes not shared"] = lambda asked: ours(apart, asked)
     ways["transformers alone"] = lambda asked: plain(model, asked, prompts)
     print(f"{name}, {given.batch} pictures or {prompts} prompts a batch", flush=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from sightflow.blocks.models.local_model import LocalVisionModel
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
 from sightflow.infra.demo.bucket import MODEL_FOLDER, VIDEO_MODEL_FOLDER
@@ -56,7 +56,7 @@ def videos() -> list[VisionRequest]:
     return requests
 
 
-def differing(model: LocalVisionModel, requests: Sequence[VisionRequest]) -> int:
+def differing(model: OpenWeightsModel, requests: Sequence[VisionRequest]) -> int:
     """How many replies of batches are not word for word those of single calls."""
     together = [reply.raw_reply for reply in model.run(requests)]
     alone = [model.run([request])[0].raw_reply for request in requests]

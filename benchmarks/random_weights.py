@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 import transformers
 
-from sightflow.blocks.models.local_model import LocalVisionModel
+from sightflow.blocks.models.engines.transformers.device import resolve_device
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.blocks.models.systems.llava_next import LlavaNext
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
@@ -23,7 +24,7 @@ from sightflow.infra.demo.small_florence2 import build_tokenizer
 from tests.tiny_models import llava_next, qwen_vl
 from tests.tiny_models.vocabularies import llama_tokenizer, qwen_tokenizer
 
-Model = TypeVar("Model", bound=LocalVisionModel)
+Model = TypeVar("Model", bound=OpenWeightsModel)
 
 _QWEN_IDS = {"bos_token_id": 151643, "eos_token_id": 151645, "pad_token_id": 151643}
 _QWEN_TEXT: dict[str, dict[str, Any]] = {
@@ -91,7 +92,7 @@ class Shape:
     """One model to measure: `load(device, tiny)` gives its adapter, ready to run, with a seed of its own."""
 
     name: str
-    load: Callable[..., LocalVisionModel]
+    load: Callable[..., OpenWeightsModel]
 
 
 def qwen2_vl(
@@ -166,7 +167,7 @@ def florence2(device: str, tiny: bool = False, size: str = "large", **changes: A
     processor = transformers.Florence2Processor(image_processor=images, tokenizer=tokenizer, post_processor_config={})
     adapter = Florence2(device=device, **changes)
     model = _ready(adapter, transformers.Florence2ForConditionalGeneration, config, processor)
-    model._model.generation_config.update(**ids, **starts)
+    model.open_engine().weights.model.generation_config.update(**ids, **starts)
     return model
 
 
@@ -180,10 +181,9 @@ SHAPES = (
 
 def _ready(adapter: Model, model_class: Any, config: Any, processor: Any) -> Model:
     """The adapter as `prepare` would leave it, with weights drawn on the device itself."""
-    device = adapter.resolved_device()
+    device = resolve_device(adapter.device)
     torch.manual_seed(5)
     with torch.device(device):
         model = model_class._from_config(config, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    adapter._model, adapter._processor = model.to(device).eval(), processor
-    adapter.on_loaded()
+    adapter.open_engine().adopt(model.to(device).eval(), processor)  # type: ignore[attr-defined]
     return adapter

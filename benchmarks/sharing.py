@@ -15,13 +15,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from benchmarks.random_weights import florence2, qwen2_vl
-from sightflow.blocks.models.local_model import GenerationRequest, LocalVisionModel
+from sightflow.blocks.models.contract import Generated, GenerationRequest
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import draw_scene
@@ -47,7 +49,7 @@ ASKED_OF_A_SCENE = (
 
 
 def units(
-    model: LocalVisionModel, enrichments: Sequence[Enrichment], media: DecodedImage, limit: int
+    model: OpenWeightsModel, enrichments: Sequence[Enrichment], media: DecodedImage, limit: int
 ) -> list[GenerationRequest]:
     asked = [VisionRequest("s3://bench/x", each, media) for each in enrichments]
     made = [
@@ -56,6 +58,12 @@ def units(
         for prompt in model.prompts(request.enrichment, media.kind)
     ]
     return [replace(unit, prompt=replace(unit.prompt, max_new_tokens=limit)) for unit in made]
+
+
+def generate(model: Any, batch: Sequence[GenerationRequest]) -> list[Generated]:
+    """One batch, preprocessed and generated."""
+    runs = model.open_engine().generator
+    return list(runs.generate(batch, runs.preprocess(batch)))
 
 
 def seconds(ways: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
@@ -78,12 +86,12 @@ def questions(repetitions: int, limit: int) -> tuple[str, dict[str, float]]:
     media = DecodedImage(Image.fromarray(noise), SIDE, SIDE, "0" * 64)
     asked = [Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question=question) for question in QUESTIONS]
     five = units(shared, asked, media, limit)
-    length = shared.inputs(five[:1])["input_ids"].shape[1]
+    length = shared.open_engine().generator.inputs(five[:1])["input_ids"].shape[1]
     took = seconds(
         {
-            "one": lambda: shared.generate(five[:1]),
-            "five, shared": lambda: shared.generate(five),
-            "five, not shared": lambda: apart.generate(five),
+            "one": lambda: generate(shared, five[:1]),
+            "five, shared": lambda: generate(shared, five),
+            "five, not shared": lambda: generate(apart, five),
         },
         repetitions,
     )
@@ -97,12 +105,12 @@ def enrichments(model: Florence2, repetitions: int, limit: int) -> tuple[str, di
     three = units(model, ASKED_OF_A_SCENE, media, limit)
     names = ("caption", "detection", "grounding")
     with torch.inference_mode():
-        lengths = [model.generate([unit])[0].usage.output_tokens for unit in three]
+        lengths = [generate(model, [unit])[0].usage.output_tokens for unit in three]
     ways: dict[str, Callable[[], object]] = {
-        name: lambda unit=unit: model.generate([unit])  # type: ignore[misc]
+        name: lambda unit=unit: generate(model, [unit])  # type: ignore[misc]
         for name, unit in zip(names, three, strict=True)
     }
-    took = seconds(ways | {"all three": lambda: model.generate(three)}, repetitions)
+    took = seconds(ways | {"all three": lambda: generate(model, three)}, repetitions)
     return "replies of " + ", ".join(f"{n} {k}" for n, k in zip(names, lengths, strict=True)) + " tokens", took
 
 
@@ -115,7 +123,7 @@ def rows(repetitions: int = 15, limit: int = 8) -> Iterator[tuple[str, float, st
         figures = f"{said}: {_milliseconds(took)}"
         yield f"five questions over one, {way}", took[f"five, {way}"] / took["one"], target, figures
     base = florence2("cpu", size="base")
-    base._model.generation_config.min_new_tokens = REPLY  # random weights end where they like
+    base.open_engine().weights.model.generation_config.min_new_tokens = REPLY  # random weights end where they like
     demo = Florence2(id=str(MODEL_FOLDER), device="cpu")
     demo.prepare()
     asked = (

@@ -1,28 +1,28 @@
-"""What is configured and holds a connection or a key, as Prefect blocks: `prefect block register -m blocks`.
+"""What is configured and holds a connection or a key, as Prefect blocks: `prefect block register -m sightflow.blocks`.
 
-Every process of every run imports all of them, so each imports the library of its model where it is used.
+A class is imported when it is first asked for: a process that uses one model imports one system.
 """
 
-from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.models.systems.florence2 import Florence2
-from sightflow.blocks.models.systems.gemini import Gemini
-from sightflow.blocks.models.systems.gpt_4o import GPT4o
-from sightflow.blocks.models.systems.instruct_blip import InstructBlip
-from sightflow.blocks.models.systems.llava_next import LlavaNext
-from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
-from sightflow.blocks.models.systems.qwen_vl_max import QwenVLMax
-from sightflow.blocks.models.systems.video_llava import VideoLlava
-from sightflow.blocks.store.object_store import ObjectStore
+from __future__ import annotations
 
-__all__ = [
-    "Catalog",
-    "Florence2",
-    "GPT4o",
-    "Gemini",
-    "InstructBlip",
-    "LlavaNext",
-    "ObjectStore",
-    "Qwen2VL",
-    "QwenVLMax",
-    "VideoLlava",
-]
+from importlib import import_module
+from typing import Any
+
+from sightflow.blocks.models.systems import SYSTEMS
+
+_BLOCKS: dict[str, str] = {
+    "Catalog": "sightflow.blocks.catalog.catalog",
+    "ObjectStore": "sightflow.blocks.store.object_store",
+    **{name: module for module, _, name in (where.partition(":") for where in SYSTEMS.values())},
+}
+__all__ = list(_BLOCKS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _BLOCKS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_BLOCKS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_BLOCKS})

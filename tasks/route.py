@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sightflow.blocks.models.registry import SYSTEMS, open_model, system_class
+from sightflow.blocks.models.registry import open_model, system_class
+from sightflow.blocks.models.systems import SYSTEMS
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment

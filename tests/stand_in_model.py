@@ -10,12 +10,12 @@ from typing import ClassVar
 
 from PIL import Image
 
+from sightflow.blocks.models.contract import Availability, Engine, Generated, GenerationRequest, Output, Prompt
 from sightflow.blocks.models.systems.florence2 import Florence2
-from sightflow.blocks.models.vision_model import Availability, Generated, Prompt
 from sightflow.schemas.enrichment import Region, RegionsResult, Result, TextResult
 from sightflow.schemas.geometry import Box
 from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.vision import VisionReply, VisionRequest
+from sightflow.schemas.vision import VisionRequest
 
 
 class StandIn(Florence2):
@@ -33,36 +33,8 @@ class StandIn(Florence2):
     def reset(cls) -> None:
         cls.asked.clear()
 
-    def availability(self) -> Availability:
-        return Availability(True, "a stand-in")
-
-    def weights_digest(self) -> str:
-        return f"stand-in@{self.revision or 1}"
-
-    def prepare(self) -> None:
-        pass
-
-    @property
-    def runs_at_once(self) -> int:
-        return 1
-
-    def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-        if place := os.environ.get("STAND_IN_MEETS"):
-            meet(Path(place))
-        time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")) * len(requests))
-        replies = []
-        if log := os.environ.get("STAND_IN_LOG"):
-            with open(log, "a") as file:
-                file.writelines(json.dumps([request.uri, request.enrichment.name]) + "\n" for request in requests)
-        if gate := os.environ.get("STAND_IN_GATE"):
-            wait_at(Path(gate), self.asked.total() + len(requests))
-        for request in requests:
-            self.asked[request.uri, request.enrichment.name] += 1
-            prompts = self.prompts(request.enrichment, request.media.kind)
-            assert isinstance(request.media, DecodedImage)
-            said = os.environ.get("STAND_IN_SAYS") or json.dumps(mean_colour(request.media.pixels))
-            replies.append(self.reply(request, [(prompt, Generated(said)) for prompt in prompts]))
-        return replies
+    def make_engine(self) -> Engine:
+        return StandInEngine(self)
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         assert isinstance(request.media, DecodedImage)
@@ -71,6 +43,37 @@ class StandIn(Florence2):
         dark = request.media.pixels.convert("L").point(lambda level: 255 if level < 128 else 0)
         box = dark.getbbox()
         return RegionsResult(() if box is None else (Region(prompt.subject or "dark", Box(*map(float, box))),))
+
+
+class StandInEngine(Engine):
+    """Looks at the pixels itself."""
+
+    def __init__(self, system: StandIn) -> None:
+        self.system = system
+
+    def availability(self) -> Availability:
+        return Availability(True, "a stand-in")
+
+    def weights_digest(self) -> str:
+        return f"stand-in@{self.system.revision or 1}"
+
+    def generate(self, batch: Sequence[GenerationRequest]) -> list[Output]:
+        requests = list({id(each.request): each.request for each in batch}.values())
+        if place := os.environ.get("STAND_IN_MEETS"):
+            meet(Path(place))
+        time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")) * len(requests))
+        if log := os.environ.get("STAND_IN_LOG"):
+            with open(log, "a") as file:
+                file.writelines(json.dumps([request.uri, request.enrichment.name]) + "\n" for request in requests)
+        asked = self.system.asked
+        if gate := os.environ.get("STAND_IN_GATE"):
+            wait_at(Path(gate), asked.total() + len(requests))
+        asked.update((request.uri, request.enrichment.name) for request in requests)
+        return [self.answer(each) for each in batch]
+
+    def answer(self, each: GenerationRequest) -> Output:
+        assert isinstance(each.request.media, DecodedImage)
+        return Generated(os.environ.get("STAND_IN_SAYS") or json.dumps(mean_colour(each.request.media.pixels)))
 
 
 def meet(place: Path) -> None:

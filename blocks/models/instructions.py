@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sightflow.blocks.models.vision_model import Prompt
+from sightflow.blocks.models.contract import Prompt, one_of
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 
@@ -83,4 +83,4 @@ def instruction_prompts(
         text = text_instruction(enrichment, media_kind)
     else:
         text = region_instruction(enrichment, box_form, polygon_form)
-    return (Prompt(text, choices=enrichment.choices, max_new_tokens=max_new_tokens),)
+    return (Prompt(text, reply_form=one_of(enrichment.choices), max_new_tokens=max_new_tokens),)

@@ -1,4 +1,4 @@
-"""The systems that can be asked, one line each; a class is imported when it is first used."""
+"""Systems by name: their classes, and models configured from a spec or a saved block."""
 
 from __future__ import annotations
 
@@ -8,19 +8,9 @@ from typing import Any, get_args
 
 from pydantic import SecretStr, ValidationError
 
+from sightflow.blocks.models.systems import SYSTEMS
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.failure import SpecError
-
-SYSTEMS: dict[str, str] = {
-    "llava-next": "sightflow.blocks.models.systems.llava_next:LlavaNext",
-    "florence-2": "sightflow.blocks.models.systems.florence2:Florence2",
-    "video-llava": "sightflow.blocks.models.systems.video_llava:VideoLlava",
-    "qwen2-vl": "sightflow.blocks.models.systems.qwen2_vl:Qwen2VL",
-    "instruct-blip": "sightflow.blocks.models.systems.instruct_blip:InstructBlip",
-    "gpt-4o": "sightflow.blocks.models.systems.gpt_4o:GPT4o",
-    "gemini": "sightflow.blocks.models.systems.gemini:Gemini",
-    "qwen-vl-max": "sightflow.blocks.models.systems.qwen_vl_max:QwenVLMax",
-}
 
 
 @cache

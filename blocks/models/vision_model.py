@@ -1,21 +1,33 @@
-"""The contract of the vision models: requests in, one typed reply a request out, in order.
+"""The vision models: requests in, one typed reply a request out, in order. One loop for all of them.
 
-A subclass is one system in one file and holds only what is peculiar to it: prompts, parsing,
-coordinates. `LocalVisionModel` and `HostedVisionModel` own the loops.
+A subclass is one system in one file and holds what is peculiar to it: rating, prompts, parsing, coordinates. An engine
+computes; which one, the settings say.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import threading
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PrivateAttr
 
+from sightflow.blocks.models.contract import (
+    Availability,
+    BilledFailure,
+    Engine,
+    Generated,
+    GenerationRequest,
+    Output,
+    Prompt,
+    ReplyError,
+)
+from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import (
     OUTPUT_SCHEMA_VERSION,
@@ -23,58 +35,19 @@ from sightflow.schemas.enrichment import (
     FrameSampling,
     RegionsResult,
     Result,
-    TextResult,
     TracksResult,
 )
 from sightflow.schemas.failure import Cause, Failure
 from sightflow.schemas.geometry import BoxFormat, GeometryError, ImageTransform
 from sightflow.schemas.media import DecodedVideo
-from sightflow.schemas.ratings import Rating
+from sightflow.schemas.rating import Rating
 from sightflow.schemas.vision import ModelRef, Usage, VisionReply, VisionRequest
 
-
-@dataclass(frozen=True)
-class Availability:
-    """Whether a model can be used here and now; if not, why, and what to do about it."""
-
-    usable: bool
-    why: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One question put to the model; an enrichment may need several (one a label, say).
-
-    `subject` is the label or phrase it is about. `choices`, if any, are the only answers allowed.
-    """
-
-    text: str
-    subject: str | None = None
-    choices: tuple[str, ...] = ()
-    max_new_tokens: int = 256
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What the model said to one prompt."""
-
-    text: str
-    usage: Usage = field(default_factory=Usage)
-    truncated: bool = False
-    served_id: str | None = None
-
-
-class ReplyError(ValueError):
-    """A model's reply that cannot become a result; `cause` is its class in the quarantine."""
-
-    def __init__(self, message: str, cause: Cause = Cause.MALFORMED) -> None:
-        super().__init__(message)
-        self.cause = cause
+_logger = logging.getLogger(__name__)
 
 
 class VisionModel(Block):
-    """A vision-language model that serves some of the capabilities.
+    """A vision-language model that serves some of the capabilities: a system on an engine.
 
     `run` never raises for one bad item and never returns another item's answer. It raises ModelError
     only for what concerns every item: missing weights, a refused key, a retired model id.
@@ -86,13 +59,20 @@ class VisionModel(Block):
     rating: ClassVar[Rating]
     media_kinds: ClassVar[frozenset[MediaKind]] = frozenset({MediaKind.IMAGE})
     box_format: ClassVar[BoxFormat]
-    hosted: ClassVar[bool]
     default: ClassVar[ModelRef]
     supports_custom_prompt: ClassVar[bool] = True
 
     id: str = Field(default="", description="Model id or local folder; empty: the dated default.")
     revision: str | None = Field(default=None, description="Commit, tag or dated snapshot to pin.")
     max_new_tokens: int = Field(default=512, ge=1, description="Longest reply, in tokens.")
+
+    _engine: Engine | None = PrivateAttr(default=None)
+    _opening: Any = PrivateAttr(default_factory=threading.Lock)
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied._engine, copied._opening = None, threading.Lock()  # the copy may have other settings
+        return copied
 
     @property
     def system(self) -> str:
@@ -110,13 +90,7 @@ class VisionModel(Block):
             )
         return ModelRef(self.id, self.revision)
 
-    @abstractmethod
-    def availability(self) -> Availability:
-        """Whether the model could answer here and now, without loading it or spending anything."""
-
-    @abstractmethod
-    def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-        """Answer each request, in order."""
+    # --- the system's part ----------------------------------------------------------------------
 
     @abstractmethod
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
@@ -131,24 +105,6 @@ class VisionModel(Block):
         """What anybody who uses these weights should be told in every plan and run; mostly nothing."""
         return ""
 
-    @property
-    def objects_at_once(self) -> int:
-        """How many objects one call of `run` is best given; as many are in memory as pixels, twice."""
-        return 16
-
-    @property
-    def decoded_side(self) -> int | None:
-        """The shortest side, in pixels, at which a picture may be decoded at reduced scale; None: as it is."""
-        return None
-
-    @property
-    def runs_at_once(self) -> int | None:
-        """How many calls of `run` may be under way at once, in threads; None: any number."""
-        return None if self.hosted else 1
-
-    def prepare(self) -> None:
-        """Load or connect, once; called before the first `run`. Raises ModelError."""
-
     def unsupported_reason(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
         """Why this model cannot serve an enrichment, or None if it can."""
         if not self.rating.of(enrichment.capability):
@@ -159,9 +115,9 @@ class VisionModel(Block):
             return f"{self.system} answers fixed tasks and takes no prompt of your own"
         return None
 
-    def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
-        """The expected price of one item in US dollars; local models cost nothing here."""
-        return 0.0
+    def runs_per_frame(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
+        """Whether each frame of a video is asked about alone."""
+        return False
 
     def sampling(self, enrichment: Enrichment) -> FrameSampling:
         """Which frames of a video this model is shown for an enrichment: of text 8, evenly spread; of regions one a
@@ -173,21 +129,81 @@ class VisionModel(Block):
             return FrameSampling(frames=8)
         return FrameSampling(fps=4 if enrichment.capability is Capability.OBJECT_TRACKING else 1)
 
+    def image_transform(self, request: VisionRequest) -> ImageTransform:
+        """How the image the model sees lies over the original; the whole of it unless overridden."""
+        return ImageTransform.whole(request.media.width, request.media.height)
+
     @property
     def longest_frame_side(self) -> int:
         """The longest side, in pixels, that a video's frames are best given with; larger ones are shrunk when read."""
         return 768
 
+    @property
+    def decoded_side(self) -> int | None:
+        """The shortest side, in pixels, at which an image may be decoded at reduced scale; None: as it is."""
+        return None
+
+    def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
+        """The expected price of one item in US dollars; local models cost nothing here."""
+        return 0.0
+
+    # --- the engine's part ----------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def engine_name(self) -> str:
+        """Which engine computes, by its name in `engines/factory.py`."""
+
+    def make_engine(self) -> Engine:
+        """The engine that the settings name, not yet loaded."""
+        from sightflow.blocks.models.engines.factory import make_engine  # which may need what this module does not
+
+        return make_engine(self.engine_name, self)
+
+    def open_engine(self) -> Engine:
+        """The engine of this model, made once; `prepare` loads it."""
+        with self._opening:
+            if self._engine is None:
+                self._engine = self.make_engine()
+            return self._engine
+
+    def availability(self) -> Availability:
+        """Whether the model could answer here and now, without loading it or spending anything."""
+        return self.open_engine().availability()
+
+    def prepare(self) -> None:
+        """Load or connect, once; called before the first `run`. Raises ModelError."""
+        self.open_engine().load()
+
+    @property
+    def hosted(self) -> bool:
+        """Whether media leave for another's machine."""
+        return self.open_engine().is_remote
+
+    @property
+    def objects_at_once(self) -> int:
+        """How many objects one call of `run` is best given; as many are in memory as pixels, twice."""
+        return self.open_engine().preferred_objects
+
+    @property
+    def runs_at_once(self) -> int | None:
+        """How many calls of `run` may be under way at once, in threads; None: any number."""
+        return self.open_engine().max_calls
+
+    # --- the fingerprint ------------------------------------------------------------------------
+
     def weights_digest(self) -> str:
-        """What identifies the weights in a fingerprint: the id and revision."""
-        return f"{self.ref.id}@{self.ref.revision or ''}"
+        """What identifies the weights in a fingerprint: id and revision, or a digest of a folder."""
+        return self.open_engine().weights_digest()
 
     def generation_settings(self) -> dict[str, Any]:
         """The settings that a reply depends on besides the prompt."""
-        return {"max_new_tokens": self.max_new_tokens}
+        return {"max_new_tokens": self.max_new_tokens} | self.open_engine().fingerprint_parts()
 
     def effective_prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
-        """The prompts that are put in the end: `prompts`, unless a video is taken apart into its frames."""
+        """The prompts that the engine is given in the end: those of a frame, if each is asked about alone."""
+        if self.runs_per_frame(enrichment, media_kind):
+            return self.prompts(as_frame_enrichment(enrichment), MediaKind.IMAGE)
         return self.prompts(enrichment, media_kind)
 
     def recipe(self, enrichment: Enrichment, media_kind: MediaKind) -> str:
@@ -207,52 +223,78 @@ class VisionModel(Block):
         canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    def image_transform(self, request: VisionRequest) -> ImageTransform:
-        """How the picture the model sees lies over the original; the whole of it unless overridden."""
-        return ImageTransform.whole(request.media.width, request.media.height)
+    # --- the loop -------------------------------------------------------------------------------
 
-    def reply(self, request: VisionRequest, said: Sequence[tuple[Prompt, Generated | Failure]]) -> VisionReply:
-        """Gather what was said to an enrichment's prompts into its one reply; never raises for content."""
-        usage = Usage()
-        raw: list[str] = []
-        results: list[Result] = []
+    def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
+        """Answer each request, in order: a video that is asked about frame by frame gets one reply all the same."""
+        self.prepare()
+        frames = [self._frames(request) for request in requests]
+        singles = [single for request, apart in zip(requests, frames, strict=True) for single in apart or [request]]
+        prompts = [self.prompts(single.enrichment, single.media.kind) for single in singles]
+        batch = [GenerationRequest(s, p) for s, asked in zip(singles, prompts, strict=True) for p in asked]
+        outputs = iter(self.open_engine().generate(batch))
+        replies = iter(
+            [self.reply(s, [(p, next(outputs)) for p in asked]) for s, asked in zip(singles, prompts, strict=True)]
+        )
+        merged = []
+        for request, apart in zip(requests, frames, strict=True):
+            if isinstance(request.media, DecodedVideo) and apart is not None:
+                merged.append(merge_frame_replies(request, request.media, [next(replies) for _ in apart]))
+            else:
+                merged.append(next(replies))
+        return merged
+
+    def _frames(self, request: VisionRequest) -> list[VisionRequest] | None:
+        """The requests about a video's frames, if it is to be taken apart; never an empty list."""
+        media = request.media
+        if isinstance(media, DecodedVideo) and self.runs_per_frame(request.enrichment, media.kind):
+            return frame_requests(request, media)
+        return None
+
+    def reply(self, request: VisionRequest, outputs: Sequence[tuple[Prompt, Output]]) -> VisionReply:
+        """Gather what was generated for an enrichment's prompts into its one reply, with all that was spent on it, also
+        by what failed; never raises for content.
+        """
+        usage, texts, results, served = Usage(), list[str](), list[Result](), list[str]()
         failure: Failure | None = None
-        served_id = self.ref.id
-        for prompt, generated in said:
-            if isinstance(generated, Failure):
-                failure = failure or generated
+        for prompt, output in outputs:
+            if isinstance(output, Generated | BilledFailure):
+                usage += output.usage
+                texts += output.transcript or ([output.text] if isinstance(output, Generated) else [])
+                served += [output.served_id] if output.served_id else []
+            if isinstance(output, Failure):
+                failure = failure or output
                 continue
-            usage += generated.usage
-            raw.append(generated.text)
-            served_id = generated.served_id or served_id
-            if generated.truncated:
-                failure = failure or Failure(
-                    Cause.TRUNCATED,
-                    f"the reply reached the limit of {prompt.max_new_tokens} tokens; raise max_new_tokens",
-                )
-                continue
-            try:
-                results.append(self.parse(request, prompt, generated.text))
-            except ReplyError as error:
-                failure = failure or Failure(error.cause, str(error))
-            except GeometryError as error:
-                failure = failure or Failure(Cause.MALFORMED, str(error))
-            except Exception as error:  # a hostile reply must cost its own item and nothing else
-                message = f"the reply could not be parsed: {type(error).__name__}: {error}"
-                failure = failure or Failure(Cause.MALFORMED, message[:500])
-        raw_reply = "\n".join(raw) if raw else None
+            parsed = self._parsed(request, prompt, output)
+            if isinstance(parsed, Failure):
+                failure = failure or parsed
+            else:
+                results.append(parsed)
+        raw_reply = "\n".join(texts) if texts else None
         outcome: Result | Failure
-        if failure is not None:
-            outcome = Failure(
-                failure.cause,
-                failure.message,
-                failure.stage,
-                failure.attempts,
-                failure.raw_reply or raw_reply,
-            )
-        else:
+        if failure is None:
             outcome = combine(request.enrichment, results)
-        return VisionReply(request.uri, request.enrichment.name, outcome, self.system, served_id, raw_reply, usage)
+        else:
+            attempts = max(output.attempts for _, output in outputs)
+            raw = failure.raw_reply or raw_reply
+            outcome = Failure(failure.cause, failure.message, failure.stage, attempts, raw)
+        model_id = served[0] if served else self.ref.id
+        return VisionReply(request.uri, request.enrichment.name, outcome, self.system, model_id, raw_reply, usage)
+
+    def _parsed(self, request: VisionRequest, prompt: Prompt, generated: Generated) -> Result | Failure:
+        if generated.truncated:
+            message = f"the reply reached the limit of {prompt.max_new_tokens} tokens; raise max_new_tokens"
+            return Failure(Cause.TRUNCATED, message)
+        try:
+            return self.parse(request, prompt, generated.text)
+        except ReplyError as error:
+            return Failure(error.cause, str(error))
+        except GeometryError as error:
+            return Failure(Cause.MALFORMED, str(error))
+        except Exception as error:  # a parser's bug costs the reply that met it, and is written down with its traceback
+            _logger.exception("%s: the parser failed on a reply to %s", self.system, request.uri)
+            message = f"the reply could not be parsed: {type(error).__name__}: {error}"
+            return Failure(Cause.MALFORMED, message[:500])
 
 
 def combine(enrichment: Enrichment, results: Sequence[Result]) -> Result:
@@ -263,27 +305,3 @@ def combine(enrichment: Enrichment, results: Sequence[Result]) -> Result:
     if enrichment.capability is Capability.OBJECT_TRACKING:
         return TracksResult(tuple(t for r in results if isinstance(r, TracksResult) for t in r.tracks))
     return RegionsResult(tuple(g for r in results if isinstance(r, RegionsResult) for g in r.regions))
-
-
-def video_of(request: VisionRequest) -> DecodedVideo:
-    """The request's video; raises ReplyError with cause `unsupported` if it is an image."""
-    if not isinstance(request.media, DecodedVideo):
-        raise ReplyError("a video was expected and this is an image", Cause.UNSUPPORTED)
-    return request.media
-
-
-def plain_text(text: str, choices: Sequence[str] = ()) -> TextResult:
-    """A reply as text; with choices, matched to one of them without regard to case and punctuation.
-
-    Raises ReplyError if it is empty, or matches none of the choices.
-    """
-    said = text.strip()
-    if not said:
-        raise ReplyError("the reply is empty")
-    if not choices or said in choices:
-        return TextResult(said)
-    bare = said.strip(" .!\"'`").casefold()
-    for choice in choices:
-        if choice.strip().casefold() == bare:
-            return TextResult(choice)
-    raise ReplyError(f"the answer {said[:80]!r} is none of the choices {list(choices)}")

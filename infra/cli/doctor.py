@@ -78,7 +78,8 @@ def _prefect() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from sightflow.blocks.models.registry import SYSTEMS, open_model
+    from sightflow.blocks.models.registry import open_model
+    from sightflow.blocks.models.systems import SYSTEMS
 
     for system in SYSTEMS:
         model = open_model(system)

@@ -30,8 +30,9 @@ def models(context: typer.Context) -> None:
     """Show the comparison table (0 to 5, 0: cannot) and whether each system can be used here and now."""
     if context.invoked_subcommand is not None:
         return
-    from sightflow.blocks.models.hosted_model import HostedVisionModel
-    from sightflow.blocks.models.registry import SYSTEMS, open_model
+    from sightflow.blocks.models.hosted_model import HostedModel
+    from sightflow.blocks.models.registry import open_model
+    from sightflow.blocks.models.systems import SYSTEMS
 
     rows, notes = [], []
     for system in SYSTEMS:
@@ -39,7 +40,7 @@ def models(context: typer.Context) -> None:
         available = model.availability()
         stars = (str(model.rating.of(capability) or "-") for capability in _SHORT)
         rows.append((system, *stars, "yes" if available.usable else "no"))
-        where = f"hosted by {model.vendor}" if isinstance(model, HostedVisionModel) else "local"
+        where = f"hosted by {model.vendor}" if isinstance(model, HostedModel) else "local"
         remedy = f"; {available.remedy}" if available.remedy else ""
         notes.append(f"{system}: {where}, {model.ref.id}, licence {model.ref.licence}; {available.why}{remedy}")
     console.print(table("", "system", *_SHORT.values(), "here", rows=rows))
@@ -55,10 +56,10 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="A commit or tag to pin.")] = None,
 ) -> None:
     """Download the weights of a local system (safetensors only); files that arrived stay if it breaks off."""
-    from sightflow.blocks.models.local_model import LocalVisionModel
+    from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 
     model = _opened(system, {"id": id, "revision": revision})
-    if not isinstance(model, LocalVisionModel):
+    if not isinstance(model, OpenWeightsModel):
         raise SpecError(f"{system} is hosted: there is nothing to pull; check it with: sightflow models check {system}")
     console.print(f"pulling {safe(model.ref.id)} at {safe(model.ref.revision)}; licence {safe(model.ref.licence)}")
     console.print(f"the weights are in [bold]{safe(model.pull())}[/bold]", soft_wrap=True)

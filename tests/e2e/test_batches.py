@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from sightflow.blocks.models.local_model import GenerationRequest
-from sightflow.blocks.models.systems.florence2 import Florence2
-from sightflow.blocks.models.vision_model import Generated
+from sightflow.blocks.models.contract import Generated, GenerationRequest, LoadedWeights
+from sightflow.blocks.models.systems.florence2 import Florence2, Florence2Generator
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import Scene, draw_scene
 from sightflow.schemas.capability import Capability
@@ -30,6 +29,12 @@ def model() -> Florence2:
     return loaded
 
 
+def share(model: Florence2, other: Florence2) -> None:
+    """Let another model compute with the weights that one has loaded."""
+    weights: Any = model.open_engine().weights  # type: ignore[attr-defined]
+    other.open_engine().adopt(weights.model, weights.processor)  # type: ignore[attr-defined]
+
+
 def asked(scenes: Sequence[Scene]) -> list[VisionRequest]:
     """A caption and the objects of each scene."""
     requests = []
@@ -46,7 +51,7 @@ def test_any_composition_of_batches_says_the_same(model: Florence2) -> None:
     for size in (2, 5, 16):
         order = chance.sample(range(len(requests)), len(requests))
         batched = model.model_copy(update={"batch_size": size})
-        batched._model, batched._processor = model._model, model._processor
+        share(model, batched)
         replies = batched.run([requests[k] for k in order])
         assert [reply.outcome for reply in replies] == [single[k] for k in order]
         assert [reply.uri for reply in replies] == [requests[k].uri for k in order]
@@ -59,16 +64,21 @@ class Greedy(Florence2):
     batches: ClassVar[list[int]] = []
     culprit: ClassVar[str] = "s3://bucket/305.png"
 
-    def generate(self, units: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
-        self.batches.append(len(units))
-        if any(unit.request.uri == self.culprit for unit in units):
+    def batch_generator(self, weights: LoadedWeights) -> Florence2Generator:
+        return Generator(weights)
+
+
+class Generator(Florence2Generator):
+    def generate(self, batch: Sequence[GenerationRequest], inputs: Any) -> list[Generated]:
+        Greedy.batches.append(len(batch))
+        if any(each.request.uri == Greedy.culprit for each in batch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().generate(units, ready)
+        return super().generate(batch, inputs)
 
 
 def test_out_of_memory_halves_the_batch_until_the_culprit_stands_alone(model: Florence2) -> None:
     greedy = Greedy(id=str(MODEL_FOLDER), device="cpu", dtype="float32", batch_size=16)
-    greedy._model, greedy._processor = model._model, model._processor
+    share(model, greedy)
     requests = asked(SCENES)
     replies = greedy.run(requests)
     for request, reply, plain in zip(requests, replies, model.run(requests), strict=True):

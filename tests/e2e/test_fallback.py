@@ -1,8 +1,6 @@
 """When a system cannot answer, the next one does, and the row tells the route."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +9,12 @@ from PIL import Image
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models import registry as systems
+from sightflow.blocks.models.contract import Engine, GenerationRequest, Output
+from sightflow.blocks.models.registry import system_class
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.failure import Cause, Failure
-from sightflow.schemas.ratings import rated
 from sightflow.schemas.spec import read_spec
-from sightflow.schemas.vision import VisionReply, VisionRequest
-from tests.stand_in_model import StandIn
+from tests.stand_in_model import StandIn, StandInEngine
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -25,26 +23,30 @@ class First(StandIn):
     """The best rated system, which cannot do what the test says."""
 
     _block_type_slug = "sightflow-first"
-    rating = rated("qwen2-vl")
+    rating = system_class("qwen2-vl").rating
     fails_with: ClassVar[dict[str, Cause]] = {}
     put: ClassVar[list[str]] = []
 
-    def _answer(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-        replies = super()._answer(requests)
-        for place, request in enumerate(requests):
-            name = request.uri.rpartition("/")[2]
-            self.put.append(name)
-            if cause := self.fails_with.get(name, self.fails_with.get("*")):
-                failed = Failure(cause, "it was told to fail")
-                replies[place] = replace(replies[place], outcome=failed)
-        return replies
+    def make_engine(self) -> Engine:
+        return Failing(self)
+
+
+class Failing(StandInEngine):
+    """Fails for the objects that the test names."""
+
+    def answer(self, each: GenerationRequest) -> Output:
+        name = each.request.uri.rpartition("/")[2]
+        First.put.append(name)
+        if cause := First.fails_with.get(name, First.fails_with.get("*")):
+            return Failure(cause, "it was told to fail")
+        return super().answer(each)
 
 
 class Second(StandIn):
     """The next one."""
 
     _block_type_slug = "sightflow-second"
-    rating = rated("llava-next")
+    rating = system_class("llava-next").rating
 
 
 @pytest.fixture

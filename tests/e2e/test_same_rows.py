@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.models.local_model import LocalVisionModel
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
 from sightflow.flows.enrich import enrich
@@ -79,15 +79,15 @@ def test_everything_on_and_everything_off_give_the_same_rows(
     tmp_path: Path, write_spec: Any, scenes: str, qwen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sightflow.blocks.models.local_model.chosen_threads", lambda: 2
+        "sightflow.blocks.models.engines.transformers.engine.chosen_threads", lambda: 2
     )  # two batches at once, with `threads: 1`
     rows(write_spec, scenes, tmp_path / "fast", qwen, fast=True, asked=ASKED)
 
-    def nothing_ready(self: LocalVisionModel, units: object) -> None:
+    def nothing_ready(self: OpenWeightsModel, units: object) -> None:
         return None
 
-    monkeypatch.setattr(LocalVisionModel, "_ready", nothing_ready)
-    monkeypatch.setattr(LocalVisionModel, "runs_at_once", property(lambda self: 1))
+    monkeypatch.setattr(OpenWeightsModel, "_ready", nothing_ready)
+    monkeypatch.setattr(OpenWeightsModel, "runs_at_once", property(lambda self: 1))
     seen: list[int] = []
     for system in (Florence2, Qwen2VL):
         generate = system.generate

@@ -17,13 +17,15 @@ import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models import registry as systems
-from sightflow.blocks.models.local_model import GenerationRequest, LocalVisionModel
-from sightflow.blocks.models.vision_model import Generated
+from sightflow.blocks.models.contract import Generated, GenerationRequest
+from sightflow.blocks.models.engines.transformers.chat_generation import ChatGenerator
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
+from sightflow.blocks.models.systems import SYSTEMS
+from sightflow.blocks.models.systems.florence2 import Florence2Generator
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.ratings import RATINGS
 from sightflow.schemas.spec import read_spec
 from sightflow.tasks.route import resolve_enrichments
 from tests.loopback.hosted_systems import GEMINI, GPT, KEY, QWEN, System, image_with_box, seen_box
@@ -58,7 +60,9 @@ SEES_ONLY_IMAGES = {"llava-next", "instruct-blip"}
 
 def served(system: str, capability: Capability, kind: MediaKind) -> bool:
     """What the comparison table promises."""
-    return bool(RATINGS[system].of(capability)) and not (kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES)
+    return bool(systems.system_class(system).rating.of(capability)) and not (
+        kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES
+    )
 
 
 def asked(system: str, capability: Capability, kind: MediaKind) -> dict[str, Any]:
@@ -124,11 +128,10 @@ def media(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("system", list(RATINGS))
+@pytest.mark.parametrize("system", list(SYSTEMS))
 def test_every_cell_is_served_with_a_valid_row_or_refused(
     system: str, media: Path, tmp_path: Path, write_spec: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(systems.SYSTEMS) == set(RATINGS)
     provider: AbstractContextManager[Any] = nullcontext()
     if system in HOSTED:
         provider = HOSTED[system].on_loopback(perfect(HOSTED[system]))
@@ -136,12 +139,13 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
             monkeypatch.setenv(variable, KEY)
     else:
         model_class = systems.system_class(system)
-        assert issubclass(model_class, LocalVisionModel)
+        assert issubclass(model_class, OpenWeightsModel)
 
-        def generate(_self: Any, units: Sequence[GenerationRequest], _ready: Any) -> list[Generated]:
-            return [Generated(written(system, unit)) for unit in units]
+        def generate(_self: Any, batch: Sequence[GenerationRequest], _inputs: Any) -> list[Generated]:
+            return [Generated(written(system, each)) for each in batch]
 
-        monkeypatch.setattr(model_class, "generate", generate)
+        for generator in (ChatGenerator, Florence2Generator):
+            monkeypatch.setattr(generator, "generate", generate)
     with provider as endpoint:
         if system in HOSTED:
             settings: dict[str, Any] = {"base_url": endpoint.url, "timeout": 20}
@@ -182,6 +186,6 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
 
 
 def test_no_cell_is_skipped() -> None:
-    counts = {system: sum(served(system, *cell) for cell in CELLS) for system in RATINGS}
+    counts = {system: sum(served(system, *cell) for cell in CELLS) for system in SYSTEMS}
     assert len(CELLS) == 12
-    assert counts == {system: 4 if system in SEES_ONLY_IMAGES else 12 for system in RATINGS}
+    assert counts == {system: 4 if system in SEES_ONLY_IMAGES else 12 for system in SYSTEMS}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sightflow.blocks.models.hosted_model import HostedVisionModel
+from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.systems.gemini import Gemini
 from sightflow.blocks.models.systems.gpt_4o import GPT4o
 from sightflow.blocks.models.systems.qwen_vl_max import QwenVLMax
@@ -48,16 +48,16 @@ class System:
 
     name: str
     id: str
-    model: type[HostedVisionModel]
+    model: type[HostedModel]
     provider: type[LoopbackProvider]
     native: Callable[[Corners, tuple[int, int]], dict[str, Any]]
     outline: Callable[[Corners, tuple[int, int]], dict[str, Any]]
 
-    def connect(self, provider: LoopbackProvider, **settings: Any) -> HostedVisionModel:
+    def connect(self, provider: LoopbackProvider, **settings: Any) -> HostedModel:
         """The model on its loopback provider, with virtual time."""
         defaults = {"api_key": KEY, "base_url": provider.url, "id": self.id, "timeout": 20}
         model = self.model(**(defaults | settings))
-        model._clock = VirtualClock()
+        model.open_engine().clock = VirtualClock()
         return model
 
     def on_loopback(self, behaviour: Behaviour) -> LoopbackProvider:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from sightflow.blocks.models import registry as systems
-from sightflow.blocks.models.vision_model import Availability
+from sightflow.blocks.models.contract import Availability
+from sightflow.blocks.models.registry import system_class
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.ratings import RATINGS
 from sightflow.schemas.run.plan import Route
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 from sightflow.tasks.route import resolve_enrichments, route
@@ -38,17 +38,19 @@ def why(found: Route, system: str) -> str:
 
 def test_the_better_rated_comes_first_then_local_then_cheaper() -> None:
     found = ranked(DETECT, hosted="allow")
-    stars = [RATINGS[system].of(Capability.OBJECT_DETECTION) for system in found.systems]
+    stars = [system_class(system).rating.of(Capability.OBJECT_DETECTION) for system in found.systems]
     assert stars == sorted(stars, reverse=True)
     assert found.systems[0] == "florence-2"  # 4, as gemini and qwen-vl-max, and local
     prices = {c.system: c.price_per_item for c in found.candidates}
-    hosted = [system for system in found.systems if prices[system] and RATINGS[system].of(DETECT.capability) == 4]
+    hosted = [
+        system for system in found.systems if prices[system] and system_class(system).rating.of(DETECT.capability) == 4
+    ]
     assert [prices[system] for system in hosted] == sorted(prices[system] for system in hosted)
 
 
 def test_hosted_systems_are_denied_unless_allowed() -> None:
     found = ranked(CAPTION)
-    assert not any(RATINGS[system].weights == "closed" for system in found.systems)
+    assert not any(system_class(system).rating.weights == "closed" for system in found.systems)
     assert why(found, "gemini") == "hosted, and policy.hosted is deny"
 
 

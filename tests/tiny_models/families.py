@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sightflow.blocks.models.chat_model import InstructionTunedModel
-from sightflow.blocks.models.local_model import GenerationRequest
+from sightflow.blocks.models.contract import Generated, GenerationRequest
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.systems.instruct_blip import InstructBlip
 from sightflow.blocks.models.systems.llava_next import LlavaNext
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
@@ -28,7 +28,7 @@ class Family:
     """`build(folder)` saves weights with a seed of its own; `media` are the kinds it sees."""
 
     name: str
-    adapter: type[InstructionTunedModel]
+    adapter: type[OpenWeightsModel]
     build: Callable[[Path], Path] = field(repr=False)
 
     def __str__(self) -> str:
@@ -67,9 +67,25 @@ def request(enrichment: Enrichment, media: Media, uri: str = "s3://b/x") -> Visi
     return VisionRequest(uri, enrichment, media)
 
 
-def units(model: InstructionTunedModel, *requests: VisionRequest) -> list[GenerationRequest]:
-    """Every prompt of the requests with its request, as the adapter is given them."""
+def units(model: OpenWeightsModel, *requests: VisionRequest) -> list[GenerationRequest]:
+    """Every prompt of the requests with its request, as the engine is given them."""
     return [GenerationRequest(r, prompt) for r in requests for prompt in model.prompts(r.enrichment, r.media.kind)]
+
+
+def generator(model: OpenWeightsModel) -> Any:
+    """What runs a loaded model batch by batch."""
+    return model.open_engine().generator
+
+
+def loaded(model: OpenWeightsModel) -> Any:
+    """The torch module of a loaded model."""
+    return generator(model).weights.model
+
+
+def generate(model: OpenWeightsModel, batch: Sequence[GenerationRequest]) -> list[Generated]:
+    """The replies to one batch, preprocessed and generated in one go."""
+    runs = generator(model)
+    return list(runs.generate(batch, runs.preprocess(batch)))
 
 
 def said_by_the_library(model: Any, inputs: Any, prompt_length: int, limit: int) -> list[list[int]]:
@@ -77,11 +93,11 @@ def said_by_the_library(model: Any, inputs: Any, prompt_length: int, limit: int)
     import torch
 
     with torch.inference_mode():
-        tokens = model._model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
+        tokens = loaded(model).generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
     return [row[prompt_length:].tolist() for row in tokens]
 
 
-def assert_asked_as_the_library_does(model: InstructionTunedModel, asked: VisionRequest, limit: int) -> None:
+def assert_asked_as_the_library_does(model: OpenWeightsModel, asked: VisionRequest, limit: int) -> None:
     """A picture's inputs are those of the library's own chat template, and the reply is what it says to them."""
     import torch
 
@@ -94,7 +110,7 @@ def assert_asked_as_the_library_does(model: InstructionTunedModel, asked: Vision
         return_dict=True,
         return_tensors="pt",
     )
-    ours = model.inputs([unit])
+    ours = generator(model).inputs([unit])
     assert set(ours) == set(theirs)
     for name in theirs:
         assert torch.equal(ours[name], theirs[name]), name

@@ -1,188 +1,235 @@
 """A local system in vLLM (https://docs.vllm.ai) inside this process: many prompts in flight, prefixes computed once.
 
-The system's own adapter words the prompts, reads the replies and knows the coordinates. The settings of its processor
+The system words the prompts, reads the replies and knows the coordinates. The settings of its processor
 go along, so that vLLM's, which resizes the media, shows the model the pixels that `engine: local` would show it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from sightflow.blocks.models.vision_model import Availability, Generated, ReplyError
+from sightflow.blocks.models.contract import (
+    LEAST_OBJECTS,
+    Availability,
+    Engine,
+    Generated,
+    GenerationRequest,
+    Output,
+    ReplyError,
+)
+from sightflow.blocks.models.engines.bisection import bisect_failures
+from sightflow.blocks.models.engines.transformers.device import resolve_device
+from sightflow.blocks.models.weights import local_path, weights_availability, weights_digest
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, ModelError
-from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
+from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.vision import ModelRef, Usage
 
-if TYPE_CHECKING:
-    from sightflow.blocks.models.chat_model import InstructionTunedModel
-    from sightflow.blocks.models.local_model import GenerationRequest
-
+_logger = logging.getLogger(__name__)
 _OTHERWISE = "set engine: local, or engine: endpoint for a server elsewhere"
 
 
-class VllmEngine:
-    """Puts an adapter's prompts to `vllm.LLM`, all of a call at once, those about one object side by side.
+class VllmSystem(Protocol):
+    """What this engine asks of a system: its settings and its hooks."""
+
+    @property
+    def system(self) -> str: ...
+    @property
+    def ref(self) -> ModelRef: ...
+    @property
+    def supports_video(self) -> bool: ...
+    @property
+    def supports_vllm(self) -> bool: ...
+    @property
+    def media_kinds(self) -> frozenset[MediaKind]: ...
+
+    device: str
+    dtype: str
+    attention: str
+    placement: str
+    max_concurrency: int
+    max_model_len: int | None
+    gpu_memory_utilization: float
+
+    def refuse_another_model(self, path: Path) -> None: ...
+    def load_processor(self, path: Path) -> Any: ...
+    def on_loaded(self, processor: Any, config: Any) -> None: ...
+    def prompt_tokens(self, each: GenerationRequest) -> list[int]: ...
+    def media_inputs(self, batch: Sequence[GenerationRequest]) -> dict[str, Any]: ...
+    def processor_overrides(self, media: Media | None) -> dict[str, Any]: ...
+
+
+class VllmEngine(Engine):
+    """Gives a system's prompts to `vllm.LLM`, all of a call at once, those about one object side by side.
 
     vLLM refuses a whole call for one bad prompt: then it is halved until the bad one stands alone. An engine that
     dies (of memory, say) takes the call with it, which is a ModelError; the next call starts it anew.
     """
 
-    def __init__(self, adapter: InstructionTunedModel) -> None:
-        self.adapter = adapter
+    def __init__(self, system: VllmSystem) -> None:
+        self._system = system
         self._llm: Any = None
 
-    @classmethod
-    def of(cls, adapter: Any) -> VllmEngine:
-        """The engine of an adapter whose settings name vLLM."""
-        return cls(adapter)
+    @staticmethod
+    def settings_problem(system: VllmSystem) -> str | None:
+        if not system.supports_vllm:
+            others = "engine: local runs it, engine: endpoint asks a server that has it"
+            return f"engine: vllm: vLLM has no {system.system}; {others}"
+        if system.device not in ("auto", "cuda") or system.placement != "device" or system.attention != "auto":
+            return "engine: vllm: device, placement and attention are vLLM's own; see CUDA_VISIBLE_DEVICES"
+        return None
+
+    @property
+    def preferred_objects(self) -> int:
+        return max(LEAST_OBJECTS, 2 * self._system.max_concurrency)
+
+    def weights_digest(self) -> str:
+        return weights_digest(self._system.ref)
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        dtype = {} if self._system.dtype == "auto" else {"dtype": self._system.dtype}
+        return dtype | {"engine": "vllm"}
 
     def availability(self) -> Availability:
-        """Whether vLLM is installed and has a device; importing it takes many seconds and is left to `prepare`."""
+        """Whether vLLM is installed, has a device and the weights are here; importing it takes many seconds and is left
+        to `load`.
+        """
         import torch
 
         try:
             version = metadata.version("vllm")
         except metadata.PackageNotFoundError:
-            remedy = f"run: pip install '.[vllm]' (an environment of its own: it pins torch); or {_OTHERWISE}"
+            remedy = f"run: pip install 'sightflow[vllm]' (an environment of its own: it pins torch); or {_OTHERWISE}"
             return Availability(False, "vLLM is not installed", remedy)
         if "+" not in version and not torch.cuda.is_available():  # builds for other devices carry a suffix: 0.33.0+cpu
             return Availability(False, f"vLLM {version} finds no GPU here", _OTHERWISE)
-        return Availability(True, f"vLLM {version}")
+        return weights_availability(self._system.system, self._system.ref)
 
-    def prepare(self) -> None:
+    def load(self) -> None:
         """Start vLLM with the weights that are on this machine, once. Raises ModelError."""
         if self._llm is not None:
             return
-        adapter = self.adapter
-        available, path = adapter.availability(), adapter.local_path()
+        system = self._system
+        available, path = self.availability(), local_path(system.ref)
         if not available.usable or path is None:
-            raise ModelError(f"{adapter.system}: {available.why}; {available.remedy}")
-        adapter.refuse_another_model(path)
+            raise ModelError(f"{system.system}: {available.why}; {available.remedy}")
+        system.refuse_another_model(path)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report what machine and model this is
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        on_gpu = adapter.resolved_device() == "cuda"
-        videos = adapter.supports_video and MediaKind.VIDEO in adapter.media_kinds
+        on_gpu = resolve_device(system.device) == "cuda"
+        videos = system.supports_video and MediaKind.VIDEO in system.media_kinds
         try:
             from vllm import LLM
 
-            adapter.load_processor_alone(path)
+            system.on_loaded(system.load_processor(path), None)
             self._llm = LLM(
                 model=str(path),  # a folder, or the hub's snapshot of the pinned revision: nothing is fetched
                 trust_remote_code=False,
                 load_format="safetensors",
-                dtype=("bfloat16" if on_gpu else "float32") if adapter.dtype == "auto" else adapter.dtype,
-                max_model_len=adapter.max_model_len,
-                max_num_seqs=adapter.max_concurrency,
-                gpu_memory_utilization=adapter.gpu_memory_utilization,
+                dtype=("bfloat16" if on_gpu else "float32") if system.dtype == "auto" else system.dtype,
+                max_model_len=system.max_model_len,
+                max_num_seqs=system.max_concurrency,
+                gpu_memory_utilization=system.gpu_memory_utilization,
                 enable_prefix_caching=True,
                 limit_mm_per_prompt={"image": 1, "video": 1} if videos else {"image": 1},
-                mm_processor_kwargs=adapter.processor_settings(None) or None,
+                mm_processor_kwargs=system.processor_overrides(None) or None,
             )
-        except Exception as error:
+        except Exception as error:  # vLLM raises whatever its workers met
+            _logger.warning("vLLM did not start with %s", path, exc_info=True)
             message = " ".join(str(error).split())[:500]
             raise ModelError(
-                f"{adapter.system}: vLLM did not start with {path} ({type(error).__name__}: {message}); its log says "
+                f"{system.system}: vLLM did not start with {path} ({type(error).__name__}: {message}); its log says "
                 f"more; if memory is short, lower max_model_len or gpu_memory_utilization; or {_OTHERWISE}"
             ) from None
 
-    def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-        """Answer each request, in order."""
-        from sightflow.blocks.models.local_model import GenerationRequest  # which imports this file
-
-        self.prepare()
-        asked = [self.adapter.prompts(request.enrichment, request.media.kind) for request in requests]
-        units = [GenerationRequest(r, prompt) for r, prompts in zip(requests, asked, strict=True) for prompt in prompts]
-        said = iter(self._answers(units))
-        return [self.adapter.reply(r, [(p, next(said)) for p in ps]) for r, ps in zip(requests, asked, strict=True)]
-
-    # --- what is put ----------------------------------------------------------------------------
-
-    def _answers(self, units: Sequence[GenerationRequest]) -> list[Generated | Failure]:
-        said: dict[int, Generated | Failure] = {}
-        put: dict[int, tuple[GenerationRequest, Any]] = {}
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
+        self.load()
+        outputs: dict[int, Output] = {}
+        submitted: dict[int, tuple[GenerationRequest, Any]] = {}
         shown: dict[int, Any] = {}
-        about = [_image(unit) for unit in units]
+        media = [_medium(each) for each in requests]
         # What is asked of one object stands together: its prefix and its encoding are then still there.
-        for place in sorted(range(len(units)), key=lambda k: about.index(about[k])):
-            unit, seen = units[place], about[place]
+        for index in sorted(range(len(requests)), key=lambda k: media.index(media[k])):
+            each, medium = requests[index], media[index]
             try:
-                if seen not in shown:
-                    shown[seen] = self._shown(unit)
-                put[place] = (unit, {"prompt_token_ids": self.adapter.prompt_tokens(unit)} | shown[seen])
-            except Exception as error:
-                said[place] = _failure(error)
-        said |= zip(put, self._generate(list(put.values())), strict=True)
-        return [said[place] for place in range(len(units))]
+                if medium not in shown:
+                    shown[medium] = self._media_data(each)
+                submitted[index] = (each, {"prompt_token_ids": self._system.prompt_tokens(each)} | shown[medium])
+            except Exception as error:  # what the processor makes of odd media or words is that prompt's failure
+                outputs[index] = _failure(error)
+        if submitted:
+            outputs |= zip(submitted, self._generate(list(submitted.values())), strict=True)
+        return [outputs[index] for index in range(len(requests))]
 
-    def _shown(self, unit: GenerationRequest) -> dict[str, Any]:
+    # --- what is submitted ----------------------------------------------------------------------
+
+    def _media_data(self, each: GenerationRequest) -> dict[str, Any]:
         """The media of a prompt: a PIL image, or frames (count, height, width, 3) with their times."""
-        media, inputs = unit.request.media, self.adapter.media_inputs([unit])
+        media, inputs = each.request.media, self._system.media_inputs([each])
         data: dict[str, Any]
         if isinstance(media, DecodedImage):
             data = {"image": inputs["images"][0]}
         else:
             times = inputs["videos_kwargs"]["video_metadata"][0] | {"do_sample_frames": False}
             data = {"video": (inputs["videos"][0], times)}
-        settings = self.adapter.processor_settings(media)
+        settings = self._system.processor_overrides(media)
         return {"multi_modal_data": data} | ({"mm_processor_kwargs": settings} if settings else {})
 
     @staticmethod
-    def _sampling(unit: GenerationRequest) -> Any:
+    def _sampling(each: GenerationRequest) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        choices = list(unit.prompt.choices)
+        choices = list(each.prompt.choices)
         return SamplingParams(
             temperature=0.0,
-            max_tokens=unit.prompt.max_new_tokens,
-            skip_special_tokens=unit.request.enrichment.capability.gives_text,  # boxes may be written in them
+            max_tokens=each.prompt.max_new_tokens,
+            skip_special_tokens=each.request.enrichment.capability.gives_text,  # boxes may be written in them
             spaces_between_special_tokens=False,
             structured_outputs=StructuredOutputsParams(choice=choices) if choices else None,
         )
 
     # --- what comes back ------------------------------------------------------------------------
 
-    def _generate(self, put: Sequence[tuple[GenerationRequest, Any]]) -> list[Generated | Failure]:
-        """Generate for all; when that fails, halve until the prompt that is to blame stands alone."""
-        if not put:
-            return []
+    def _generate(self, submitted: Sequence[tuple[GenerationRequest, Any]]) -> list[Output]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        try:
+        def attempt(part: Sequence[tuple[GenerationRequest, Any]]) -> list[Output]:
             outputs = self._llm.generate(
-                [prompt for _, prompt in put], [self._sampling(unit) for unit, _ in put], use_tqdm=False
+                [prompt for _, prompt in part], [self._sampling(each) for each, _ in part], use_tqdm=False
             )
-            return [self._read(unit, output) for (unit, _), output in zip(put, outputs, strict=True)]
-        except EngineDeadError:
-            self._llm = None
-            remedy = "if memory was short, lower gpu_memory_utilization, max_model_len or max_concurrency"
-            raise ModelError(f"{self.adapter.system}: vLLM's engine died; its log says why; {remedy}") from None
-        except Exception as error:
-            failure = _failure(error)
-        if len(put) > 1:
-            half = len(put) // 2
-            return self._generate(put[:half]) + self._generate(put[half:])
-        return [failure]
+            return [self._read(each, output) for (each, _), output in zip(part, outputs, strict=True)]
 
-    def _read(self, unit: GenerationRequest, output: Any) -> Generated | Failure:
+        def to_failure(error: Exception, part: Sequence[tuple[GenerationRequest, Any]]) -> Failure:
+            if isinstance(error, EngineDeadError):
+                self._llm = None
+                remedy = "if memory was short, lower gpu_memory_utilization, max_model_len or max_concurrency"
+                raise ModelError(f"{self._system.system}: vLLM's engine died; its log says why; {remedy}") from None
+            return _failure(error)
+
+        return bisect_failures(submitted, attempt, to_failure)
+
+    @staticmethod
+    def _read(each: GenerationRequest, output: Any) -> Output:
         (completion,) = output.outputs
         ended, count = completion.finish_reason, len(completion.token_ids)
         if ended not in ("stop", "length"):
             return Failure(Cause.MODEL, f"vLLM ended the reply: {ended}", raw_reply=completion.text)
-        if ended == "length" and count < unit.prompt.max_new_tokens:
+        if ended == "length" and count < each.prompt.max_new_tokens:
             why = f"the context was full after {count} tokens of the reply; raise max_model_len"
             return Failure(Cause.TRUNCATED, why, raw_reply=completion.text)
         usage = Usage(len(output.prompt_token_ids or ()), count)
         return Generated(completion.text, usage, truncated=ended == "length")
 
 
-def _image(unit: GenerationRequest) -> int:
+def _medium(each: GenerationRequest) -> int:
     """What tells the media of a prompt from those of others: a video's frames are new media in every request."""
-    media = unit.request.media
+    media = each.request.media
     return id(media.pixels if isinstance(media, DecodedImage) else media)
 
 

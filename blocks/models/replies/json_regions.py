@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sightflow.blocks.models.vision_model import ReplyError
+from sightflow.blocks.models.contract import ReplyError
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.failure import Cause

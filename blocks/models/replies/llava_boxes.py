@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sightflow.blocks.models.vision_model import Prompt, ReplyError
+from sightflow.blocks.models.contract import Prompt, ReplyError
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.geometry import BoxFormat, ImageTransform
 

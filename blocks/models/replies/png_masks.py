@@ -9,7 +9,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from sightflow.blocks.models.vision_model import ReplyError
+from sightflow.blocks.models.contract import ReplyError
 from sightflow.schemas.geometry import Box, GeometryError, ImageTransform
 from sightflow.schemas.masks import encode_mask
 

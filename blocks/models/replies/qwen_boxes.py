@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from sightflow.blocks.models.contract import Prompt, ReplyError
 from sightflow.blocks.models.replies.json_regions import asked_label
-from sightflow.blocks.models.vision_model import Prompt, ReplyError
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.geometry import PER_MILLE, ImageTransform
 

@@ -7,14 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sightflow.blocks.models.local_model import GenerationRequest, LocalVisionModel
-from sightflow.blocks.models.vision_model import Generated, Prompt, ReplyError, plain_text
+from sightflow.blocks.models.contract import Generated, GenerationRequest, LoadedWeights, Prompt, ReplyError, one_of
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
+from sightflow.blocks.models.replies.text import plain_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Result
 from sightflow.schemas.geometry import PER_MILLE, Box, GeometryError
 from sightflow.schemas.masks import encode_polygons
 from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.ratings import rated
+from sightflow.schemas.rating import Rating, stars
 from sightflow.schemas.vision import ModelRef, Usage, VisionRequest
 
 _CAPTION_TASKS = {
@@ -27,7 +28,7 @@ _LABELLED = re.compile(r"([^<]*)((?:<loc_\d+>|<poly>|</poly>|<sep>)+)")
 _BIN = re.compile(r"<loc_(\d+)>")
 
 
-class Florence2(LocalVisionModel):
+class Florence2(OpenWeightsModel):
     """Florence-2: captions, detection, grounding and segmentation by task token.
 
     It sees the whole image squeezed into a square and names places in 1000 bins a side; a coordinate is
@@ -38,7 +39,18 @@ class Florence2(LocalVisionModel):
     _block_type_name = "Sightflow Florence-2"
     _block_type_slug = "sightflow-florence-2"
 
-    rating = rated("florence-2")
+    rating = Rating(
+        system="florence-2",
+        capabilities=stars(
+            captioning=5, answering=4, reasoning=4, grounding=5, detection=4, tracking=2, video_captioning=2
+        ),
+        deployment="easy",
+        getting_started="fast",
+        weights="open",
+        used_by="transformers",
+        community="active",
+        strength="one model, many vision tasks",
+    )
     box_format = PER_MILLE
     media_kinds = frozenset(MediaKind)
     supports_custom_prompt: ClassVar[bool] = False
@@ -57,7 +69,7 @@ class Florence2(LocalVisionModel):
                 return (Prompt(_CAPTION_TASKS[enrichment.detail], max_new_tokens=limit),)
             case Capability.VISUAL_QUESTION_ANSWERING | Capability.VISUAL_REASONING:
                 question = f"<VQA>{enrichment.question}"
-                return (Prompt(question, choices=enrichment.choices, max_new_tokens=limit),)
+                return (Prompt(question, reply_form=one_of(enrichment.choices), max_new_tokens=limit),)
             case Capability.VISUAL_GROUNDING:
                 task, subjects = "<CAPTION_TO_PHRASE_GROUNDING>", enrichment.phrases
             case Capability.SEGMENTATION:
@@ -68,58 +80,8 @@ class Florence2(LocalVisionModel):
                 return (Prompt("<OD>", max_new_tokens=limit),)
         return tuple(Prompt(task + s, subject=s, max_new_tokens=limit) for s in subjects)
 
-    def preprocess(self, units: Sequence[GenerationRequest]) -> tuple[Any, list[int]]:
-        """The inputs of a batch, each image once, and for each unit which of the images it is about."""
-        images, places = self._unique_images(units)
-        processor = copy.copy(self._processor)
-        processor.image_processor = _EachOnce(processor.image_processor)
-        inputs = processor(
-            text=[unit.prompt.text for unit in units],
-            images=[images[place] for place in places],
-            return_tensors="pt",
-            padding=True,
-        )
-        return inputs, places
-
-    def generate(self, units: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
-        import torch
-
-        inputs, places = ready or self.preprocess(units)
-        inputs = inputs.to(self._model.device)
-        pixels = inputs.pop("pixel_values").to(self._model.dtype)
-        encoded = self._model.get_image_features(pixels)
-        encoded.pooler_output = encoded.pooler_output[torch.tensor(places, device=pixels.device)]
-        encoded.last_hidden_state = None
-        limit = max(unit.prompt.max_new_tokens for unit in units)
-        tokens = self._model.generate(
-            **inputs,
-            mm_encoder_outputs={"image": encoded},
-            max_new_tokens=limit,
-            do_sample=False,
-            num_beams=1,
-            prefix_allowed_tokens_fn=self.choice_constraint(units, prompt_length=0),
-        )
-        asked = inputs["attention_mask"].sum(dim=1).tolist()
-        return [self._read(row, count) for row, count in zip(tokens, asked, strict=True)]
-
-    def _unique_images(self, units: Sequence[GenerationRequest]) -> tuple[list[Any], list[int]]:
-        """The distinct images of a batch, and for each unit which of them it is about."""
-        images: dict[int, Any] = {}
-        places = []
-        for unit in units:
-            media = unit.request.media
-            if not isinstance(media, DecodedImage):
-                raise TypeError("Florence-2 is given frames of a video one by one, never a whole video")
-            images.setdefault(id(media.pixels), media.pixels)
-            places.append(list(images).index(id(media.pixels)))
-        return list(images.values()), places
-
-    def _read(self, row: Any, asked: int) -> Generated:
-        tokenizer = self.tokenizer
-        ended = tokenizer.eos_token_id in row.tolist()[1:]  # the decoder starts with the end token
-        text = _PADDING.sub("", tokenizer.decode(row, skip_special_tokens=False))
-        said = int((row != tokenizer.pad_token_id).sum())
-        return Generated(text, Usage(int(asked), said), truncated=not ended)
+    def batch_generator(self, weights: LoadedWeights) -> Florence2Generator:
+        return Florence2Generator(weights)
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         if request.enrichment.capability.gives_text:
@@ -156,6 +118,66 @@ class Florence2(LocalVisionModel):
             if polygons:
                 regions.append(mask_region(label, polygons, transform.width, transform.height))
         return regions
+
+
+class Florence2Generator:
+    """Task tokens instead of a chat template; each image of a batch is preprocessed and encoded once."""
+
+    def __init__(self, weights: LoadedWeights) -> None:
+        self.weights = weights
+
+    def preprocess(self, batch: Sequence[GenerationRequest]) -> tuple[Any, list[int]]:
+        """The inputs of a batch, each image once, and for each prompt which of the images it is about."""
+        images, indices = _distinct_images(batch)
+        processor = copy.copy(self.weights.processor)
+        processor.image_processor = _EachOnce(processor.image_processor)
+        inputs = processor(
+            text=[each.prompt.text for each in batch],
+            images=[images[index] for index in indices],
+            return_tensors="pt",
+            padding=True,
+        )
+        return inputs, indices
+
+    def generate(self, batch: Sequence[GenerationRequest], inputs: tuple[Any, list[int]]) -> list[Generated]:
+        import torch
+
+        (encodings, indices), model = inputs, self.weights.model
+        encodings = encodings.to(model.device)
+        pixels = encodings.pop("pixel_values").to(model.dtype)
+        encoded = model.get_image_features(pixels)
+        encoded.pooler_output = encoded.pooler_output[torch.tensor(indices, device=pixels.device)]
+        encoded.last_hidden_state = None
+        tokens = model.generate(
+            **encodings,
+            mm_encoder_outputs={"image": encoded},
+            max_new_tokens=max(each.prompt.max_new_tokens for each in batch),
+            do_sample=False,
+            num_beams=1,
+            prefix_allowed_tokens_fn=self.weights.choice_constraint(batch, prompt_length=0),
+        )
+        lengths = encodings["attention_mask"].sum(dim=1).tolist()
+        return [self._generated(row, length) for row, length in zip(tokens, lengths, strict=True)]
+
+    def _generated(self, row: Any, prompt_tokens: int) -> Generated:
+        tokenizer = self.weights.tokenizer
+        ended = tokenizer.eos_token_id in row.tolist()[1:]  # the decoder starts with the end token
+        text = _PADDING.sub("", tokenizer.decode(row, skip_special_tokens=False))
+        reply_tokens = int((row != tokenizer.pad_token_id).sum())
+        return Generated(text, Usage(int(prompt_tokens), reply_tokens), truncated=not ended)
+
+
+def _distinct_images(batch: Sequence[GenerationRequest]) -> tuple[list[Any], list[int]]:
+    """The distinct images of a batch, and for each prompt which of them it is about."""
+    images: dict[int, Any] = {}
+    indices = []
+    for each in batch:
+        media = each.request.media
+        if not isinstance(media, DecodedImage):
+            raise TypeError("Florence-2 is given frames of a video one by one, never a whole video")
+        images.setdefault(id(media.pixels), media.pixels)
+        indices.append(list(images).index(id(media.pixels)))
+    return list(images.values()), indices
 
 
 class _EachOnce:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,28 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
-from sightflow.blocks.models.engines.providers.image_encoding import Size, fit_within
-from sightflow.blocks.models.engines.providers.messages import (
-    ProviderError,
-    ProviderRequest,
-    ProviderResponse,
-    as_text,
-    as_token_count,
-)
-from sightflow.blocks.models.hosted_model import HostedVisionModel
-from sightflow.blocks.models.model_profiles import HostedProfile
-from sightflow.blocks.models.replies.frame_regions import media_prompts
-from sightflow.blocks.models.vision_model import Prompt
-from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.blocks.models.contract import JsonSchema, Prompt
+from sightflow.blocks.models.hosted_model import HostedModel
+from sightflow.blocks.models.hosted_profiles import HostedProfile
+from sightflow.blocks.models.image_sizes import Size, fit_within
+from sightflow.blocks.models.regions_schema import POINTS, region_properties, strict_object
+from sightflow.blocks.models.video.frame_prompts import media_prompts
+from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
-from sightflow.schemas.failure import Cause
 from sightflow.schemas.geometry import PER_MILLE
-from sightflow.schemas.ratings import rated
+from sightflow.schemas.rating import Rating, stars
 from sightflow.schemas.vision import ModelRef
 
 if TYPE_CHECKING:
-    import openai
-    from openai.types.chat import ChatCompletion
+    pass
 
 
 @dataclass(frozen=True)
@@ -63,15 +54,11 @@ _RETIRED = {
     "chatgpt-4o-latest": "gpt-6-luna",
     "gpt-4.1-nano": "gpt-5.6-luna",
 }
-_NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
-_REFUSED = frozenset({"content_policy_violation", "content_filter"})
-
 _BOX_FORM = '"box": [x_min, y_min, x_max, y_max] in thousandths of the picture\'s width and height, from its top left'
 _POLYGON_FORM = '"polygon": [[x, y], ...], its outline in the same units'
-_NUMBERS = {"type": "array", "items": {"type": "number"}}
 
 
-class GPT4o(HostedVisionModel):
+class GPT4o(HostedModel):
     """GPT-4o: top multimodal reasoning. It has no native boxes; it is asked for thousandths by a JSON schema that
     the provider enforces, and so are choices.
     """
@@ -79,9 +66,21 @@ class GPT4o(HostedVisionModel):
     _block_type_name = "Sightflow GPT-4o"
     _block_type_slug = "sightflow-gpt-4o"
 
-    rating = rated("gpt-4o")
+    rating = Rating(
+        system="gpt-4o",
+        capabilities=stars(
+            captioning=5, answering=5, reasoning=5, grounding=4, detection=3, tracking=4, video_captioning=5
+        ),
+        deployment="very easy",
+        getting_started="fastest",
+        weights="closed",
+        used_by="official API",
+        community="very complete",
+        strength="top multimodal reasoning",
+    )
     box_format = PER_MILLE
     vendor = "OpenAI"
+    vendor_engine = "openai"
     box_keys = ("box",)
     key_variables = ("OPENAI_API_KEY",)
     profiles = _PROFILES
@@ -94,11 +93,6 @@ class GPT4o(HostedVisionModel):
     @property
     def profile(self) -> OpenAIProfile:
         return cast(OpenAIProfile, super().profile)
-
-    def connect(self, key: str) -> openai.OpenAI:
-        import openai
-
-        return openai.OpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0)
 
     def generation_settings(self) -> dict[str, Any]:
         return super().generation_settings() | dict(self.profile.sampling) | {"detail": self.detail}
@@ -124,92 +118,14 @@ class GPT4o(HostedVisionModel):
         most, each_patch = self.profile.patches
         return math.ceil(min(most, math.ceil(width / 32) * math.ceil(height / 32)) * each_patch)
 
-    # --- asking ---------------------------------------------------------------------------------
+    # --- prompts --------------------------------------------------------------------------------
 
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         prompts = media_prompts(enrichment, media_kind, self.max_new_tokens, _BOX_FORM, _POLYGON_FORM)
         if enrichment.capability.gives_text:
             return prompts
+        region = region_properties(enrichment, media_kind, "box", {"polygon": POINTS})
         # Strict schemas are objects at their root.
-        return tuple(replace(p, text=f'{p.text} The array is the value of "regions" in an object.') for p in prompts)
-
-    def send(self, question: ProviderRequest) -> ProviderResponse | ProviderError:
-        asked = dict(self.profile.sampling)
-        if schema := _schema(question.request.enrichment, question.request.media.kind):
-            reply_format = {"name": "reply", "schema": schema, "strict": True}
-            asked["response_format"] = {"type": "json_schema", "json_schema": reply_format}
-        response = self._client.chat.completions.with_raw_response.create(
-            model=self.ref.id,
-            messages=self._messages(question),
-            max_completion_tokens=question.prompt.max_new_tokens + self.profile.thinking_tokens,
-            **asked,
-        )
-        return read_completion(response.parse(), dict(response.headers), response.text)
-
-    def _messages(self, question: ProviderRequest) -> list[dict[str, Any]]:
-        content: list[dict[str, Any]] = []
-        for title, image in question.shown:
-            content += [{"type": "text", "text": title}] if title else []
-            content.append({"type": "image_url", "image_url": {"url": image.data_url, "detail": self.detail}})
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt.text}]}]
-        if question.correction:
-            said, complaint = question.correction
-            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": complaint}]
-        return messages
-
-    def map_error(self, error: Exception) -> ProviderError:
-        import openai
-
-        if isinstance(error, openai.APIStatusError):
-            headers, code = dict(error.response.headers), error.code or error.type or ""
-            if code in _NO_CREDIT:
-                fatal_reason = (
-                    f"the account has no credit left ({code}); add some, or raise its limit, at {self.vendor}"
-                )
-                return ProviderError(error.status_code, error.message, headers, fatal_reason=fatal_reason)
-            cause = Cause.REFUSED if code in _REFUSED else None
-            return ProviderError(error.status_code, error.message, headers, cause)
-        if isinstance(error, openai.APIConnectionError | json.JSONDecodeError):
-            return ProviderError(None, f"{type(error).__name__}: {error}")
-        raise error
-
-
-def read_completion(completion: ChatCompletion, headers: dict[str, str], body: str) -> ProviderResponse:
-    """What a chat completion says; `body` is its JSON, kept where there is no text to keep."""
-    usage = completion.usage
-    spent = (as_token_count(usage.prompt_tokens), as_token_count(usage.completion_tokens)) if usage else (0, 0)
-    served = as_text(completion.model) or None
-    if not completion.choices:
-        return ProviderResponse(
-            body, *spent, served, cause=Cause.MALFORMED, why="the reply has no choices", headers=headers
-        )
-    choice = completion.choices[0]
-    text, cut = as_text(choice.message.content), choice.finish_reason == "length"
-    if choice.message.refusal or choice.finish_reason == "content_filter":
-        why = as_text(choice.message.refusal) or "the provider's content filter stopped the reply"
-        return ProviderResponse(text or why, *spent, served, cause=Cause.REFUSED, why=why, headers=headers)
-    if not text and not cut:
-        return ProviderResponse(body, *spent, served, cause=Cause.MALFORMED, why="the reply is empty", headers=headers)
-    return ProviderResponse(text, *spent, served, truncated=cut, headers=headers)
-
-
-def _schema(enrichment: Enrichment, media_kind: MediaKind) -> dict[str, Any] | None:
-    """The JSON schema of the reply, within the subset that strict mode takes; None for free text."""
-    if enrichment.choices:
-        return _object({"answer": {"type": "string", "enum": list(enrichment.choices)}})
-    if enrichment.capability.gives_text:
-        return None
-    names = enrichment.phrases or enrichment.labels
-    label = {"type": "string", "enum": list(names)} if names else {"type": "string"}
-    region: dict[str, Any] = {"label": label, "box": _NUMBERS | {"minItems": 4, "maxItems": 4}}
-    if enrichment.capability is Capability.OBJECT_TRACKING:
-        region = {"track": {"type": "integer"}, **region}
-    if media_kind is MediaKind.VIDEO:
-        region = {"frame": {"type": "integer"}, **region}
-    if enrichment.capability is Capability.SEGMENTATION:
-        region["polygon"] = {"type": "array", "items": _NUMBERS | {"minItems": 2, "maxItems": 2}}
-    return _object({"regions": {"type": "array", "items": _object(region)}})
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+        form = JsonSchema(strict_object({"regions": {"type": "array", "items": strict_object(region)}}))
+        words = 'The array is the value of "regions" in an object.'
+        return tuple(replace(p, text=f"{p.text} {words}", reply_form=form) for p in prompts)

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sightflow.blocks.models.chat_model import InstructionTunedModel
+from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyError, one_of
 from sightflow.blocks.models.instructions import text_instruction
-from sightflow.blocks.models.local_model import GenerationRequest
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.llava_boxes import FRACTIONS, phrase_prompts, read_fraction_boxes
-from sightflow.blocks.models.systems.llava_next import image_of
-from sightflow.blocks.models.vision_model import Prompt, ReplyError, plain_text
+from sightflow.blocks.models.replies.text import plain_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.ratings import rated
+from sightflow.schemas.rating import Rating, stars
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
 # Flan-T5 has no braces among its tokens, so JSON could not even be written by it.
 _GROUNDING = "Give the bounding box of {} as [x_min, y_min, x_max, y_max], in fractions of the width and height."
 
 
-class InstructBlip(InstructionTunedModel):
+class InstructBlip(OpenWeightsModel):
     """InstructBLIP: captions and short answers; its Q-Former reads the instruction as well as the picture.
 
     The whole picture is squeezed into a square. There is no chat template: the instruction is the prompt.
@@ -31,17 +30,28 @@ class InstructBlip(InstructionTunedModel):
     _block_type_name = "Sightflow InstructBLIP"
     _block_type_slug = "sightflow-instruct-blip"
 
-    rating = rated("instruct-blip")
+    rating = Rating(
+        system="instruct-blip",
+        capabilities=stars(
+            captioning=4, answering=5, reasoning=2, grounding=2, detection=0, tracking=0, video_captioning=0
+        ),
+        deployment="medium",
+        getting_started="medium",
+        weights="open",
+        used_by="own deployment (Hugging Face)",
+        community="older, stable",
+        strength="classic instruction model",
+    )
     box_format = FRACTIONS
     model_class = "InstructBlipForConditionalGeneration"
     memory_gib = 10.0
     prompt_conditioned_vision: ClassVar[bool] = True
     default = ModelRef("Salesforce/instructblip-flan-t5-xl", revision="main", licence="mit")
 
-    def on_loaded(self) -> None:
-        super().on_loaded()
-        if self._processor.num_query_tokens is None:
-            self._processor.num_query_tokens = self._model.config.num_query_tokens
+    def on_loaded(self, processor: Any, config: Any) -> None:
+        super().on_loaded(processor, config)
+        if config is not None and processor.num_query_tokens is None:
+            processor.num_query_tokens = config.num_query_tokens
 
     def square_side(self) -> int | None:
         size = self._processor.image_processor.size
@@ -51,24 +61,20 @@ class InstructBlip(InstructionTunedModel):
         if enrichment.capability is Capability.VISUAL_GROUNDING:
             return phrase_prompts(enrichment, self.max_new_tokens, _GROUNDING)
         text = text_instruction(enrichment, media_kind)
-        return (Prompt(text, choices=enrichment.choices, max_new_tokens=self.max_new_tokens),)
+        return (Prompt(text, reply_form=one_of(enrichment.choices), max_new_tokens=self.max_new_tokens),)
 
-    def texts(self, units: Sequence[GenerationRequest]) -> list[str]:
-        return [unit.prompt.text for unit in units]
+    def texts(self, batch: Sequence[GenerationRequest]) -> list[str]:
+        return [each.prompt.text for each in batch]
 
-    def media_inputs(self, units: Sequence[GenerationRequest]) -> dict[str, Any]:
-        return {"images": [image_of(unit) for unit in units]}
-
-    def inputs(self, units: Sequence[GenerationRequest]) -> Any:
-        inputs = super().inputs(units)
-        room = self._model.config.qformer_config.max_position_embeddings
+    def finish_inputs(self, inputs: Any) -> None:
+        room = self._config.qformer_config.max_position_embeddings
         if (length := inputs["qformer_input_ids"].shape[1]) > room:
             raise ReplyError(f"a prompt of {length} tokens; the Q-Former reads {room}", Cause.UNSUPPORTED)
-        # The processor puts the picture before the padding and pads both of its tokenizers on the same side: places
+        # The processor puts the image before the padding and pads both of its tokenizers on the same side: positions
         # would depend on the rest of the batch.
-        _pad(inputs, "input_ids", "attention_mask", left=not self.is_encoder_decoder)
+        decoder_only = not self._config.get_text_config().is_encoder_decoder
+        _pad(inputs, "input_ids", "attention_mask", left=decoder_only)
         _pad(inputs, "qformer_input_ids", "qformer_attention_mask", left=False)
-        return inputs
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         if request.enrichment.capability.gives_text:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from sightflow.blocks.models.chat_model import InstructionTunedModel
+from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.instructions import instruction_prompts
-from sightflow.blocks.models.local_model import GenerationRequest
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.llava_boxes import BOX_FORM, FRACTIONS, phrase_prompts, read_fraction_boxes
-from sightflow.blocks.models.vision_model import Prompt, ReplyError, plain_text
+from sightflow.blocks.models.replies.text import plain_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
-from sightflow.schemas.failure import Cause
-from sightflow.schemas.media import DecodedImage, Media
-from sightflow.schemas.ratings import rated
+from sightflow.schemas.media import Media
+from sightflow.schemas.rating import Rating, stars
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
 LLAVA_GROUNDING = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 """The question that the LLaVA line was trained with; its answer is `[x_min, y_min, x_max, y_max]`."""
 
 
-class LlavaNext(InstructionTunedModel):
+class LlavaNext(OpenWeightsModel):
     """LLaVA-NeXT (LLaVA 1.6): captions, answers and reasoning on pictures, which it sees whole and in tiles.
 
     The number of tokens depends on the picture's shape. Grounding is not its strength: one box a phrase, as
@@ -31,26 +29,35 @@ class LlavaNext(InstructionTunedModel):
     _block_type_name = "Sightflow LLaVA-NeXT"
     _block_type_slug = "sightflow-llava-next"
 
-    rating = rated("llava-next")
+    rating = Rating(
+        system="llava-next",
+        capabilities=stars(
+            captioning=5, answering=5, reasoning=4, grounding=2, detection=0, tracking=0, video_captioning=0
+        ),
+        deployment="medium",
+        getting_started="medium",
+        weights="open",
+        used_by="own deployment (Hugging Face)",
+        community="very active",
+        strength="community, easy to fine-tune",
+    )
     box_format = FRACTIONS
     supports_vllm = True
     model_class = "LlavaNextForConditionalGeneration"
     memory_gib = 17.0
     default = ModelRef("llava-hf/llava-v1.6-mistral-7b-hf", revision="main", licence="apache-2.0", commercial_use="yes")
 
-    def on_loaded(self) -> None:
-        super().on_loaded()
-        set_patch_size(self._processor, self._model.config)
+    def on_loaded(self, processor: Any, config: Any) -> None:
+        super().on_loaded(processor, config)
+        if config is not None:
+            set_patch_size(processor, config)
 
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         if enrichment.capability is Capability.VISUAL_GROUNDING:
             return phrase_prompts(enrichment, self.max_new_tokens, LLAVA_GROUNDING)
         return instruction_prompts(enrichment, media_kind, self.max_new_tokens, BOX_FORM)
 
-    def media_inputs(self, units: Sequence[GenerationRequest]) -> dict[str, Any]:
-        return {"images": [image_of(unit) for unit in units]}
-
-    def length_of(self, media: Media) -> float:
+    def prompt_length(self, media: Media) -> float:
         """In tokens: by the tiles that its shape is cut into, and not by its pixels."""
         said = self._processor._get_num_multimodal_tokens(image_sizes=[(media.height, media.width)])
         return float(said["num_image_tokens"][0])
@@ -59,13 +66,6 @@ class LlavaNext(InstructionTunedModel):
         if request.enrichment.capability.gives_text:
             return plain_text(text, prompt.choices)
         return read_fraction_boxes(prompt, text, self.image_transform(request))
-
-
-def image_of(unit: GenerationRequest) -> Any:
-    """The unit's picture. Raises ReplyError with cause `unsupported` if it is about a whole video."""
-    if not isinstance(unit.request.media, DecodedImage):
-        raise ReplyError("a picture was expected and this is a video", Cause.UNSUPPORTED)
-    return unit.request.media.pixels
 
 
 def set_patch_size(processor: Any, config: Any) -> None:

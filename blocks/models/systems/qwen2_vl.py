@@ -9,19 +9,19 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from sightflow.blocks.models.chat_model import InstructionTunedModel, frames_at_times
+from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyError
 from sightflow.blocks.models.instructions import instruction_prompts
-from sightflow.blocks.models.local_model import GenerationRequest
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel, frames_at_times
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.qwen_boxes import MARKED_QUESTION, read_marked_boxes
-from sightflow.blocks.models.vision_model import Prompt, ReplyError, plain_text
+from sightflow.blocks.models.replies.text import plain_text
 from sightflow.blocks.models.weights import model_type
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, ModelError
 from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, BoxFormat, ImageTransform
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
-from sightflow.schemas.ratings import rated
+from sightflow.schemas.rating import Rating, stars
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
 _CLASSES = {
@@ -33,7 +33,7 @@ _UNITS = {"qwen2_vl": "0-1000", "qwen2_5_vl": "pixels", "qwen3_vl": "0-1000"}
 _POLYGON_FORM = '"polygon": [[x, y], ...] around it, likewise'
 
 
-class Qwen2VL(InstructionTunedModel):
+class Qwen2VL(OpenWeightsModel):
     """The Qwen-VL line. Each generation has its own coordinates; which it is, the weights' config says.
 
     Qwen2-VL: `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` in 0-1000. Qwen2.5-VL: JSON `bbox_2d` in pixels of
@@ -44,7 +44,19 @@ class Qwen2VL(InstructionTunedModel):
     _block_type_name = "Sightflow Qwen2-VL"
     _block_type_slug = "sightflow-qwen2-vl"
 
-    rating = rated("qwen2-vl")
+    rating = Rating(
+        system="qwen2-vl",
+        capabilities=stars(
+            captioning=5, answering=5, reasoning=4, grounding=4, detection=3, tracking=3, video_captioning=3
+        ),
+        deployment="medium",
+        getting_started="medium",
+        weights="open",
+        used_by="own deployment (Hugging Face)",
+        community="active, strong in Chinese",
+        strength="Chinese, balanced",
+        languages=("zh", "en"),
+    )
     media_kinds = frozenset({MediaKind.IMAGE, MediaKind.VIDEO})
     box_format = PER_MILLE
     supports_video = True
@@ -77,10 +89,10 @@ class Qwen2VL(InstructionTunedModel):
     def _find_generation(self) -> str:
         path = self.local_path()
         if path is not None:
-            said = model_type(path)
-            if said not in _CLASSES:
-                raise ModelError(f"{self.system}: {path} holds weights of {said!r}; known: {', '.join(_CLASSES)}")
-            return said
+            found = model_type(path)
+            if found not in _CLASSES:
+                raise ModelError(f"{self.system}: {path} holds weights of {found!r}; known: {', '.join(_CLASSES)}")
+            return found
         number = re.search(r"qwen[-_]?(2[-_.]5|\d)[-_]?vl", self.ref.id.lower())
         named = {"2": "qwen2_vl", "3": "qwen3_vl"}.get(number.group(1), "qwen2_5_vl") if number else "qwen2_vl"
         return named
@@ -89,7 +101,7 @@ class Qwen2VL(InstructionTunedModel):
     def weights_class(self) -> str:
         return _CLASSES[self.known_generation]
 
-    def load_processor(self, path: Path | None) -> Any:
+    def load_processor(self, path: Path) -> Any:
         processor = super().load_processor(path)
         images, videos = processor.image_processor, processor.video_processor
         if videos.cap_pixels_per_frame is None:
@@ -103,7 +115,7 @@ class Qwen2VL(InstructionTunedModel):
                 _limit(videos, self.max_pixels)
         return processor
 
-    def processor_settings(self, media: Media | None) -> dict[str, Any]:
+    def processor_overrides(self, media: Media | None) -> dict[str, Any]:
         images, videos = self._processor.image_processor, self._processor.video_processor
         video_settings = {"cap_pixels_per_frame": videos.cap_pixels_per_frame, "do_sample_frames": False}
         if self.max_pixels is None:
@@ -131,12 +143,12 @@ class Qwen2VL(InstructionTunedModel):
         box_form = f'"bbox_2d": [x_min, y_min, x_max, y_max] in {_UNITS[self.known_generation]}'
         return instruction_prompts(enrichment, media_kind, limit, box_form, _POLYGON_FORM)
 
-    def media_inputs(self, units: Sequence[GenerationRequest]) -> dict[str, Any]:
+    def media_inputs(self, batch: Sequence[GenerationRequest]) -> dict[str, Any]:
         import numpy as np
 
         images, videos, times = [], [], []
-        for unit in units:
-            media = unit.request.media
+        for each in batch:
+            media = each.request.media
             _check_ratio(media.width, media.height)
             if isinstance(media, DecodedImage):
                 images.append(media.pixels)
@@ -160,17 +172,17 @@ class Qwen2VL(InstructionTunedModel):
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
         _check_ratio(*size)
-        looks = self._looks()
+        sizing = self._sizing_processor()
         height, width = smart_resize(
             size[1],
             size[0],
-            factor=looks.patch_size * looks.merge_size,
-            min_pixels=looks.size["shortest_edge"],
-            max_pixels=looks.size["longest_edge"],
+            factor=sizing.patch_size * sizing.merge_size,
+            min_pixels=sizing.size["shortest_edge"],
+            max_pixels=sizing.size["longest_edge"],
         )
         return width, height
 
-    def length_of(self, media: Media) -> float:
+    def prompt_length(self, media: Media) -> float:
         try:
             width, height = self.seen_size((media.width, media.height))
         except ReplyError:
@@ -181,7 +193,7 @@ class Qwen2VL(InstructionTunedModel):
         """As the model sees it: the server's processor leaves it alone, so both speak of the same pixels."""
         return self.seen_size(size)
 
-    def _looks(self) -> Any:
+    def _sizing_processor(self) -> Any:
         """The image processor: that of the loaded weights, else of their folder, else as the vendor recommends."""
         if self._processor is not None:
             return self._processor.image_processor

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sightflow.blocks.models.chat_model import InstructionTunedModel
+from sightflow.blocks.models.contract import GenerationRequest, Prompt
 from sightflow.blocks.models.instructions import instruction_prompts
-from sightflow.blocks.models.local_model import GenerationRequest
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.llava_boxes import (
     BOX_FORM,
@@ -16,19 +16,19 @@ from sightflow.blocks.models.replies.llava_boxes import (
     phrase_prompts,
     read_fraction_boxes,
 )
+from sightflow.blocks.models.replies.text import plain_text
 from sightflow.blocks.models.systems.llava_next import LLAVA_GROUNDING, set_patch_size
-from sightflow.blocks.models.vision_model import Prompt, plain_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, FrameSampling, Result
 from sightflow.schemas.geometry import ImageTransform
 from sightflow.schemas.media import DecodedImage, DecodedVideo
-from sightflow.schemas.ratings import rated
+from sightflow.schemas.rating import Rating, stars
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
 _FRAMES = 8
 
 
-class VideoLlava(InstructionTunedModel):
+class VideoLlava(OpenWeightsModel):
     """Video-LLaVA: captions and answers on films and pictures.
 
     What is said of a film is said of eight frames, evenly spread over it or over the stretch that was asked for. Its
@@ -39,7 +39,18 @@ class VideoLlava(InstructionTunedModel):
     _block_type_name = "Sightflow Video-LLaVA"
     _block_type_slug = "sightflow-video-llava"
 
-    rating = rated("video-llava")
+    rating = Rating(
+        system="video-llava",
+        capabilities=stars(
+            captioning=4, answering=4, reasoning=3, grounding=2, detection=3, tracking=4, video_captioning=5
+        ),
+        deployment="hard",
+        getting_started="slow",
+        weights="open",
+        used_by="own deployment (own repository)",
+        community="fair",
+        strength="native video, temporal",
+    )
     media_kinds = frozenset({MediaKind.IMAGE, MediaKind.VIDEO})
     box_format = FRACTIONS
     supports_video: ClassVar[bool] = True
@@ -47,9 +58,10 @@ class VideoLlava(InstructionTunedModel):
     memory_gib = 18.0
     default = ModelRef("LanguageBind/Video-LLaVA-7B-hf", revision="main", licence="apache-2.0")
 
-    def on_loaded(self) -> None:
-        super().on_loaded()
-        set_patch_size(self._processor, self._model.config)
+    def on_loaded(self, processor: Any, config: Any) -> None:
+        super().on_loaded(processor, config)
+        if config is not None:
+            set_patch_size(processor, config)
 
     def sampling(self, enrichment: Enrichment) -> FrameSampling:
         """For text eight frames, of the stretch asked for; regions and tracks are asked of each frame alone."""
@@ -63,10 +75,10 @@ class VideoLlava(InstructionTunedModel):
             return phrase_prompts(enrichment, self.max_new_tokens, LLAVA_GROUNDING)
         return instruction_prompts(enrichment, media_kind, self.max_new_tokens, BOX_FORM, POLYGON_FORM)
 
-    def media_inputs(self, units: Sequence[GenerationRequest]) -> dict[str, Any]:
+    def media_inputs(self, batch: Sequence[GenerationRequest]) -> dict[str, Any]:
         import numpy as np
 
-        media = [unit.request.media for unit in units]
+        media = [each.request.media for each in batch]
         images = [m.pixels for m in media if isinstance(m, DecodedImage)]
         videos = [np.stack(eight_frames(m)) for m in media if isinstance(m, DecodedVideo)]
         inputs: dict[str, Any] = {"images": images} if images else {}

@@ -20,7 +20,7 @@ _OF_A_FRAME = {
 }
 
 
-def asked_of_a_frame(enrichment: Enrichment) -> Enrichment:
+def as_frame_enrichment(enrichment: Enrichment) -> Enrichment:
     """What is asked of each frame: of tracking the detection, of a video's caption that of a picture."""
     capability = _OF_A_FRAME.get(enrichment.capability, enrichment.capability)
     return enrichment.model_copy(update={"capability": capability})
@@ -28,12 +28,12 @@ def asked_of_a_frame(enrichment: Enrichment) -> Enrichment:
 
 def frame_requests(request: VisionRequest, video: DecodedVideo) -> list[VisionRequest]:
     """One request for each frame; its `width, height` are those of the upright original."""
-    asked = asked_of_a_frame(request.enrichment)
+    asked = as_frame_enrichment(request.enrichment)
     frames = [DecodedImage(image, video.width, video.height, video.sha256) for image in video.frames]
     return [VisionRequest(request.uri, asked, frame) for frame in frames]
 
 
-def gather(request: VisionRequest, video: DecodedVideo, replies: Sequence[VisionReply]) -> VisionReply:
+def merge_frame_replies(request: VisionRequest, video: DecodedVideo, replies: Sequence[VisionReply]) -> VisionReply:
     """The replies about each frame, in their order, as the one reply about the video.
 
     Up to one frame in twenty may fail; the raw reply says which and why, and tracks bridge them. More fail the video.

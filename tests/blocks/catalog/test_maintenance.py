@@ -12,13 +12,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from tests.blocks.catalog.test_catalog import cases, rows
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName
 from sightflow.blocks.catalog.maintenance import TABLES, kept_days, maintain
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.report import RUNS_SCHEMA
 from sightflow.schemas.spec import Upkeep
+from tests.blocks.catalog.test_catalog import cases, rows
 
 DUE = Upkeep(compact_files=5)
 

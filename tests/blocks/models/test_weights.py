@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import LlavaNextForConditionalGeneration
 
-from sightflow.blocks.models import weights as local_weights
+from sightflow.blocks.models.engines.transformers import device, engine
 from sightflow.blocks.models.systems.florence2 import Florence2
 from sightflow.blocks.models.systems.instruct_blip import InstructBlip
 from sightflow.blocks.models.systems.llava_next import LlavaNext
@@ -26,6 +26,7 @@ from sightflow.schemas.enrichment import Enrichment, TextResult
 from sightflow.schemas.failure import ModelError
 from tests.loopback.hub_api import COMMIT, HubOnLoopback
 from tests.tiny_models import instruct_blip, llava_next, qwen_vl
+from tests.tiny_models.families import loaded as module
 from tests.tiny_models.families import noise, request
 
 CHOOSE = Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question="what colour?", choices=("red", "green"))
@@ -49,22 +50,22 @@ def test_weights_that_do_not_fit_are_refused_with_both_figures_before_they_are_l
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = LlavaNext(id=str(tiny), device="cpu", dtype="float32")
-    needed = model.memory_needed(tiny, 4)
+    needed = model.open_engine().memory_needed(tiny, 4)
     assert needed == pytest.approx(count_numbers(tiny) * 4 * 1.2 / 2**30)
-    monkeypatch.setattr(local_weights, "free_memory", lambda device: needed / 2)
-    monkeypatch.setattr(local_weights, "_GIB", 2**20)  # so that the figures of tiny weights are not both 0.0
-    figures = (model.memory_needed(tiny, 4), needed / 2)
+    monkeypatch.setattr(engine, "free_memory", lambda device: needed / 2)
+    monkeypatch.setattr(engine, "_GIB", 2**20)  # so that the figures of tiny weights are not both 0.0
+    figures = (model.open_engine().memory_needed(tiny, 4), needed / 2)
     with pytest.raises(
         ModelError, match=rf"needs about {figures[0]:.1f} GiB in 32-bit.*cpu has {figures[1]:.1f} GiB free"
     ):
         model.prepare()
-    assert model._model is None
+    assert model.open_engine().weights is None
 
 
 def test_half_the_numbers_bits_need_half_the_room(tiny: Path) -> None:
     model = LlavaNext(id=str(tiny))
-    assert model.memory_needed(tiny, 4) == 2 * model.memory_needed(tiny, 2)
-    assert LlavaNext().memory_needed(tiny, 2) == LlavaNext.memory_gib  # the default weights: as declared
+    assert model.open_engine().memory_needed(tiny, 4) == 2 * model.open_engine().memory_needed(tiny, 2)
+    assert LlavaNext().open_engine().memory_needed(tiny, 2) == LlavaNext.memory_gib  # the default weights: as declared
 
 
 def test_numbers_are_counted_without_loading(tiny: Path) -> None:
@@ -74,7 +75,7 @@ def test_numbers_are_counted_without_loading(tiny: Path) -> None:
 
 
 def test_weights_that_do_not_fit_can_be_placed_by_accelerate(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_weights, "free_memory", lambda device: 0.0)
+    monkeypatch.setattr(engine, "free_memory", lambda device: 0.0)
     model = LlavaNext(id=str(tiny), placement="accelerate", max_new_tokens=30)
     given: dict[str, Any] = {}
     load = LlavaNextForConditionalGeneration.from_pretrained
@@ -91,7 +92,7 @@ def test_instruct_blip_can_be_placed_by_accelerate_too(tmp_path: Path) -> None:
 
 
 def test_the_host_s_free_memory_is_known() -> None:
-    free = local_weights.free_memory("cpu")
+    free = device.free_memory("cpu")
     assert free is not None and free > 0
 
 
@@ -101,11 +102,11 @@ def test_the_host_s_free_memory_is_known() -> None:
 def test_on_a_cpu_weights_are_32_bit_and_both_can_be_overridden(tiny: Path) -> None:
     plain = LlavaNext(id=str(tiny), device="cpu")
     plain.prepare()
-    assert plain._model.dtype == torch.float32
+    assert module(plain).dtype == torch.float32
     other = LlavaNext(id=str(tiny), device="cpu", dtype="bfloat16", attention="eager")
     other.prepare()
-    assert other._model.dtype == torch.bfloat16
-    assert other._model.config._attn_implementation == "eager"
+    assert module(other).dtype == torch.bfloat16
+    assert module(other).config._attn_implementation == "eager"
     assert isinstance(other.run([request(CHOOSE, noise(60, 40))])[0].outcome, TextResult)
 
 
@@ -167,7 +168,7 @@ def test_a_broken_file_of_weights_is_refused_in_words(copy: Path, content: bytes
 def test_what_is_not_asked_is_not_loaded(tiny: Path) -> None:
     """A plan, and a run of one model, start without the libraries of all the others."""
     program = (
-        "import sys, flows.enrich; from blocks import LlavaNext; "
+        "import sys, sightflow.flows.enrich; from sightflow.blocks import LlavaNext; "
         f"available = LlavaNext(id={str(tiny)!r}).availability(); print(available.usable, "
         "*({'torch', 'transformers', 'openai', 'google.genai', 'dashscope', 'distributed'} & {*sys.modules}))"
     )

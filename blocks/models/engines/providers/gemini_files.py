@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import filetype
 
+from sightflow.blocks.models.contract import ReplyError
 from sightflow.blocks.models.engines.providers.rate_limits import Clock
-from sightflow.blocks.models.vision_model import ReplyError
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
 

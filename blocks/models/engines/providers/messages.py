@@ -6,14 +6,14 @@ import json
 import random
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from sightflow.blocks.models.contract import BilledFailure, Generated, Output, Prompt
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
 from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
-from sightflow.blocks.models.replies.frame_regions import frame_titles
-from sightflow.blocks.models.vision_model import Generated, Prompt
+from sightflow.blocks.models.video.frame_prompts import frame_titles
 from sightflow.schemas.failure import Cause, Failure
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.vision import Usage, VisionRequest
@@ -39,7 +39,7 @@ class ProviderRequest:
 
     @property
     def shown(self) -> list[tuple[str, EncodedImage]]:
-        """The pictures, each with the words that stand before it: of an image none, of a frame number and time."""
+        """The images, each with the words that stand before it: of an image none, of a frame number and time."""
         media = self.request.media
         titles = frame_titles(media) if isinstance(media, DecodedVideo) else [""]
         return list(zip(titles, self.images, strict=False))
@@ -97,32 +97,45 @@ class ProviderError:
             return self.cause
         return {429: Cause.RATE_LIMITED, 413: Cause.TOO_LARGE}.get(self.status or 0, Cause.MODEL)
 
-    def asked_wait(self, epoch: float) -> float | None:
+    def requested_wait(self, epoch: float) -> float | None:
         """The seconds that the provider asks to wait, if it does; `epoch`: the present, since 1970."""
         return self.retry_after if self.retry_after is not None else retry_after(self.headers, epoch)
 
-    def wait(self, attempt: int, asked: float | None, chance: random.Random) -> float:
+    def backoff(self, attempt: int, requested: float | None, rng: random.Random) -> float:
         """Seconds to wait after the try with this number (from 1): what was asked and up to a second more, or
         exponential backoff with full jitter.
         """
-        if asked is not None:
-            return asked + chance.uniform(0, _FIRST_WAIT)
-        return chance.uniform(0, min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** (attempt - 1)))
+        if requested is not None:
+            return requested + rng.uniform(0, _FIRST_WAIT)
+        return rng.uniform(0, min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** (attempt - 1)))
 
 
 @dataclass
 class CallRecord:
-    """All that was said about one question, and what it cost."""
+    """All that was replied to one prompt, and what it cost."""
 
     outcome: Generated | Failure
     attempts: int = 0
     usage: Usage = field(default_factory=Usage)
-    raw: list[str] = field(default_factory=list)
+    transcript: list[str] = field(default_factory=list)
     served_id: str | None = None
+
+    @property
+    def output(self) -> Output:
+        """What the model's loop is given of it."""
+        spent: dict[str, Any] = {
+            "usage": self.usage,
+            "served_id": self.served_id,
+            "transcript": tuple(self.transcript),
+        }
+        if isinstance(self.outcome, Generated):
+            return replace(self.outcome, attempts=self.attempts, **spent)
+        failure = self.outcome
+        return BilledFailure(failure.cause, failure.message, failure.stage, max(self.attempts, 1), None, **spent)
 
 
 class CallScope:
-    """One call of `run`; what concerns every item stops it, in all its threads."""
+    """One call of `generate`; what concerns every item stops it, in all its threads."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -145,9 +158,7 @@ def retry_after(headers: Mapping[str, str], epoch: float) -> float | None:
         return None
 
 
-def reason_to_stop(
-    answer: ProviderError, told: str, model_id: str, successor: str, key_variables: Sequence[str]
-) -> str:
+def stop_reason(answer: ProviderError, told: str, model_id: str, successor: str, key_variables: Sequence[str]) -> str:
     """What ends a run, in words, with what to do about it. `told`: the provider's words, without the key."""
     if answer.fatal_reason:
         return answer.fatal_reason
@@ -157,17 +168,6 @@ def reason_to_stop(
         return f"the API key may not use {model_id} (HTTP 403): {told}; allow it in the vendor's console"
     use = f", or set id to its successor, {successor}" if successor != model_id else ""
     return f"{model_id} is not served there (HTTP {answer.status}): {told}; check id and base_url{use}"
-
-
-def bare_choice(text: str) -> str:
-    """The choice in a structured reply `{"answer": ...}` or `"..."`, or the text as it stands."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if isinstance(value, dict):
-        value = value.get("answer")
-    return value if isinstance(value, str) else text
 
 
 def as_text(value: Any) -> str:

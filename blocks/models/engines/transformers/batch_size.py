@@ -114,16 +114,9 @@ class BatchSize:
             Path(new.name).replace(self._file)
 
 
-def kept_sizes() -> Path:
+def batch_size_file() -> Path:
     """The file in the user's cache folder in which the sizes that were found are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightflow" / "batch-sizes.json"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the host ran out of memory."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()
 
 
 def _read(file: Path) -> dict[str, Any]:

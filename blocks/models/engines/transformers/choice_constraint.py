@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 AllowedTokens = Callable[[int, Any], Any]
-"""Given a unit's place in the batch and its tokens so far, of shape (length,), the ids that may come next."""
+"""Given a prompt's index in the batch and its tokens so far, of shape (length,), the ids that may come next."""
 
 
-def within_choices(spelled: Sequence[list[list[int]]], start: int, end: int, everything: Any) -> AllowedTokens:
-    """A rule that keeps each unit within its choices.
+def within_choices(tokenized: Sequence[list[list[int]]], start: int, end: int, vocabulary: Any) -> AllowedTokens:
+    """A rule that keeps each reply within its choices.
 
-    `spelled`: for each unit the tokens of each choice, with `end` after them; a unit without choices may say
-    `everything`, the ids of the vocabulary. `start`: how many tokens stand before the reply.
+    `tokenized`: for each prompt the tokens of each choice, with `end` after them; a prompt without choices may be
+    answered with any id of the `vocabulary`. `start`: how many tokens stand before the reply.
     """
 
-    def allowed(place: int, tokens: Any) -> Any:
-        if not spelled[place]:
-            return everything
-        said = tokens.tolist()[start:]
-        following = {c[len(said)] for c in spelled[place] if c[: len(said)] == said and len(c) > len(said)}
+    def allowed(index: int, tokens: Any) -> Any:
+        if not tokenized[index]:
+            return vocabulary
+        reply = tokens.tolist()[start:]
+        following = {c[len(reply)] for c in tokenized[index] if c[: len(reply)] == reply and len(c) > len(reply)}
         return sorted(following) or [end]
 
     return allowed

@@ -13,8 +13,10 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from sightflow.blocks.models.chat_model import InstructionTunedModel
-from sightflow.blocks.models.registry import SYSTEMS, open_model, system_class
+from sightflow.blocks.models.contract import GenerationRequest
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
+from sightflow.blocks.models.registry import open_model, system_class
+from sightflow.blocks.models.systems import SYSTEMS
 from sightflow.blocks.models.systems.llava_next import LlavaNext
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
 from sightflow.schemas.capability import Capability, MediaKind
@@ -36,7 +38,7 @@ GROUND = Enrichment(capability=Capability.VISUAL_GROUNDING, phrases=("a red circ
 VIDEO = Enrichment(capability=Capability.VIDEO_CAPTIONING)
 SIZES = [(90, 70), (33, 120)]
 LIMIT = 6
-ADAPTERS: dict[str, type[InstructionTunedModel]] = {"llava": LlavaNext} | dict.fromkeys(qwen_vl.GENERATIONS, Qwen2VL)
+ADAPTERS: dict[str, type[OpenWeightsModel]] = {"llava": LlavaNext} | dict.fromkeys(qwen_vl.GENERATIONS, Qwen2VL)
 EACH = pytest.mark.parametrize("family", ADAPTERS)
 QWEN = pytest.mark.parametrize("family", qwen_vl.GENERATIONS)
 
@@ -91,6 +93,14 @@ def asked_of(family: str, video: bool = True) -> list[VisionRequest]:
     return requests
 
 
+def answers_of_the_engine(model: Any, *requests: VisionRequest) -> list[VisionReply]:
+    """What comes of whole requests, also where the model's loop would take a video apart."""
+    prompts = [model.prompts(each.enrichment, each.media.kind) for each in requests]
+    batch = [GenerationRequest(each, prompt) for each, asked in zip(requests, prompts, strict=True) for prompt in asked]
+    outputs = iter(model.open_engine().generate(batch))
+    return [model.reply(r, [(p, next(outputs)) for p in asked]) for r, asked in zip(requests, prompts, strict=True)]
+
+
 # --- what is said -------------------------------------------------------------------------------
 
 
@@ -124,7 +134,7 @@ def test_a_box_in_pixels_is_read_in_those_that_vllm_s_processor_makes(vllm: Seen
     model.prepare()
     for size in ((640, 480), (61, 247), (300, 300)):
         asked = request(DETECT, noise(*size))
-        told = model.processor_settings(asked.media)["images_kwargs"]
+        told = model.processor_overrides(asked.media)["images_kwargs"]
         processor = AutoProcessor.from_pretrained(folders["qwen2_5_vl"])
         _, down, across = processor.image_processor(asked.media.pixels, **told)["image_grid_thw"][0]
         assert model.seen_size(size) == (14 * across, 14 * down)
@@ -200,7 +210,7 @@ def test_a_bad_item_costs_its_neighbours_nothing(vllm: Seen, folders: dict[str, 
     wanted = said(model.run(good))
     vllm.calls.clear()
     long = replace(good[0], uri="long", enrichment=ASK.model_copy(update={"question": "what is it? " * 90}))
-    holds = model._placeholders()[0]
+    holds = model.placeholders()[0]
     odd = replace(good[1], uri="odd", enrichment=ASK.model_copy(update={"question": f"what is {holds}?"}))
     requests = [good[0], odd, *good[1:3], long, *good[3:]]
     replies = model.run(requests)
@@ -217,7 +227,7 @@ def test_a_film_for_a_system_that_sees_none_and_a_picture_of_absurd_shape_are_th
 ) -> None:
     _, llava = both(folders, "llava")
     llava.prepare()
-    replies = llava._vllm.run([request(ASK, noisy_video(2)), request(CHOOSE, noise(60, 60))])
+    replies = answers_of_the_engine(llava, request(ASK, noisy_video(2)), request(CHOOSE, noise(60, 60)))
     assert replies[0].failure and replies[0].failure.cause is Cause.UNSUPPORTED
     assert isinstance(replies[1].outcome, TextResult)
     _, qwen = both(folders, "qwen2_vl")
@@ -250,7 +260,7 @@ def test_without_vllm_it_says_how_to_install_it(folders: dict[str, Path]) -> Non
     assert "vllm" not in sys.modules
     _, model = both(folders, "qwen2_vl")
     available = model.availability()
-    assert not available.usable and "pip install '.[vllm]'" in available.remedy
+    assert not available.usable and "pip install 'sightflow[vllm]'" in available.remedy
     with pytest.raises(ModelError, match=r"vLLM is not installed; run: pip install"):
         model.prepare()
 
@@ -288,7 +298,7 @@ def test_what_keeps_vllm_from_starting_is_told_with_what_to_do(
         both(folders, "qwen2_vl")[1].prepare()
 
 
-@pytest.mark.parametrize("system", [name for name, where in SYSTEMS.items() if "in_vllm" in dir(system_class(name))])
+@pytest.mark.parametrize("system", [name for name in SYSTEMS if hasattr(system_class(name), "supports_vllm")])
 def test_only_systems_that_vllm_has_can_be_asked_of_it(system: str) -> None:
     model: Any = open_model(system)
     has = model.weights_class in RECORDED["architectures"]

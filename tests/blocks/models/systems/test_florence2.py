@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sightflow.blocks.models.contract import Prompt, ReplyError
 from sightflow.blocks.models.systems.florence2 import Florence2
-from sightflow.blocks.models.vision_model import Prompt, ReplyError
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import draw_scene
 from sightflow.schemas.capability import Capability, MediaKind
@@ -21,6 +21,7 @@ from sightflow.schemas.geometry import GeometryError
 from sightflow.schemas.masks import decode_mask
 from sightflow.schemas.media import DecodedImage
 from sightflow.schemas.vision import VisionReply, VisionRequest
+from tests.tiny_models.families import loaded
 
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION)
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
@@ -111,7 +112,7 @@ PIECES = st.sampled_from([*"ab <>/", "<loc_5>", "<loc_900>", "<poly>", "</poly>"
 @settings(max_examples=300, deadline=None)
 @given(st.lists(PIECES, max_size=40).map("".join))
 def test_any_reply_is_a_valid_result_or_a_failure_with_its_words(text: str) -> None:
-    from sightflow.blocks.models.vision_model import Generated
+    from sightflow.blocks.models.contract import Generated
 
     for enrichment in (DETECT, SEGMENT, CAPTION, COUNT):
         prompts = Florence2().prompts(enrichment, MediaKind.IMAGE)
@@ -147,7 +148,7 @@ def test_it_says_what_the_library_says(model: Florence2) -> None:
         (reply,) = model.run([VisionRequest("s3://b/x", DETECT, media)])
         inputs = model._processor(text="<OD>", images=media.pixels, return_tensors="pt")
         with torch.inference_mode():
-            tokens = model._model.generate(**inputs, max_new_tokens=512, do_sample=False, num_beams=1)
+            tokens = loaded(model).generate(**inputs, max_new_tokens=512, do_sample=False, num_beams=1)
         text = model._processor.batch_decode(tokens, skip_special_tokens=False)[0]
         read = model._processor.post_process_generation(text, task="<OD>", image_size=(media.width, media.height))[
             "<OD>"

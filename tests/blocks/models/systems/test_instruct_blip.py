@@ -10,7 +10,7 @@ from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause
 from tests.tiny_models import instruct_blip
-from tests.tiny_models.families import noise, request, units
+from tests.tiny_models.families import generator, loaded, noise, request, units
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 ASK = Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question="what colour is the large square ?")
@@ -36,12 +36,12 @@ def test_a_picture_is_asked_about_as_the_library_does_it(models: dict[str, Instr
         media = noise(*size)
         (unit,) = units(model, request(CAPTION, media))
         theirs = model._processor(images=media.pixels, text=unit.prompt.text, return_tensors="pt")
-        ours = model.inputs([unit])
+        ours = generator(model).inputs([unit])
         assert set(ours) == set(theirs)
         for name in theirs:
             assert torch.equal(ours[name], theirs[name]), name
         with torch.inference_mode():
-            row = model._model.generate(**theirs, max_new_tokens=LIMIT, do_sample=False, num_beams=1)[0]
+            row = loaded(model).generate(**theirs, max_new_tokens=LIMIT, do_sample=False, num_beams=1)[0]
         # The decoder repeats what it was asked, placeholders and all; the encoder-decoder does not.
         new = row[1:] if language_model == "t5" else row[theirs["input_ids"].shape[1] :]
         said = model.run([unit.request])[0]
@@ -55,7 +55,7 @@ def test_padding_stands_on_one_side_whatever_the_tokenizers_say(
 ) -> None:
     model = models[language_model]
     short, long = units(model, request(CAPTION, noise(28, 28)), request(ASK, noise(28, 28)))
-    alone, batch = model.inputs([short]), model.inputs([short, long])
+    alone, batch = generator(model).inputs([short]), generator(model).inputs([short, long])
     length, asked = alone["qformer_input_ids"].shape[1], alone["input_ids"].shape[1]
     assert batch["qformer_input_ids"][0, :length].tolist() == alone["qformer_input_ids"][0].tolist()
     words = batch["input_ids"][0, :asked] if language_model == "t5" else batch["input_ids"][0, -asked:]

@@ -7,13 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sightflow.blocks.models.engines.transformers.batch_size import BatchSize
-from sightflow.blocks.models.local_model import LocalVisionModel
+from sightflow.blocks.models.contract import Generated, Prompt, ReplyError
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.llava_boxes import FRACTIONS
 from sightflow.blocks.models.systems.instruct_blip import InstructBlip
 from sightflow.blocks.models.systems.llava_next import LlavaNext
 from sightflow.blocks.models.systems.video_llava import VideoLlava
-from sightflow.blocks.models.vision_model import Generated, Prompt, ReplyError
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, RegionsResult, TextResult
 from sightflow.schemas.failure import Cause, Failure
@@ -22,6 +21,7 @@ from tests.tiny_models import llava_next
 from tests.tiny_models.families import (
     assert_asked_as_the_library_does,
     blank,
+    generator,
     noise,
     noisy_video,
     request,
@@ -58,12 +58,12 @@ def test_a_picture_is_asked_about_as_the_library_does_it(model: LlavaNext, size:
 
 def test_a_template_that_writes_the_first_token_itself_does_not_get_it_twice(model: LlavaNext) -> None:
     (unit,) = units(model, request(CAPTION, noise(56, 56)))
-    wanted = model.inputs([unit])["input_ids"].tolist()
+    wanted = generator(model).inputs([unit])["input_ids"].tolist()
     template, begin = model._processor.chat_template, model._processor.tokenizer.bos_token
     assert wanted[0].count(model._processor.tokenizer.bos_token_id) == 1
     model._processor.chat_template = begin + template
     try:
-        ids = model.inputs([unit])["input_ids"].tolist()
+        ids = generator(model).inputs([unit])["input_ids"].tolist()
     finally:
         model._processor.chat_template = template
     assert ids[0].count(model._processor.tokenizer.bos_token_id) == 1
@@ -142,7 +142,7 @@ SPEAK_IN_FRACTIONS = pytest.mark.parametrize("adapter", [LlavaNext, VideoLlava, 
 
 @SPEAK_IN_FRACTIONS
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_a_box_comes_back_within_one_native_step(adapter: type[LocalVisionModel], size: tuple[int, int]) -> None:
+def test_a_box_comes_back_within_one_native_step(adapter: type[OpenWeightsModel], size: tuple[int, int]) -> None:
     model: Any = adapter()
     width, height = size
     side = min(width, height)
@@ -166,7 +166,7 @@ PIECES = st.one_of(
 @SPEAK_IN_FRACTIONS
 @settings(max_examples=150, deadline=None)
 @given(text=st.lists(PIECES, max_size=15).map("".join))
-def test_any_reply_is_a_valid_result_or_a_failure_with_its_words(adapter: type[LocalVisionModel], text: str) -> None:
+def test_any_reply_is_a_valid_result_or_a_failure_with_its_words(adapter: type[OpenWeightsModel], text: str) -> None:
     model: Any = adapter()
     for enrichment in (GROUND, CAPTION, CHOOSE) + ((DETECT,) if adapter is VideoLlava else ()):
         prompts = model.prompts(enrichment, MediaKind.IMAGE)
@@ -183,7 +183,7 @@ def test_any_reply_is_a_valid_result_or_a_failure_with_its_words(adapter: type[L
 @pytest.mark.parametrize(
     "text", ["[0.1, 0.2, 0.3, 0.4]" * 50_000, "[" * 1_000_000, "0" * 1_000_000, "[0" + " " * 999_999]
 )
-def test_a_reply_of_a_million_characters_is_a_failure(adapter: type[LocalVisionModel], text: str) -> None:
+def test_a_reply_of_a_million_characters_is_a_failure(adapter: type[OpenWeightsModel], text: str) -> None:
     reply = adapter().reply(request(GROUND, blank(9, 9)), [(Prompt("", subject="cat"), Generated(text))])
     assert reply.failure and reply.failure.cause is Cause.MALFORMED
 
@@ -192,6 +192,6 @@ def test_a_whole_film_given_by_mistake_costs_its_own_item(model: LlavaNext) -> N
     ask = Enrichment(capability=Capability.VISUAL_REASONING, question="why?")
     video, image = request(ask, noisy_video(2)), request(CHOOSE, noise(40, 30))
     with torch.inference_mode():
-        replies = model._generate(units(model, video, image), BatchSize(8))
+        replies = model.open_engine().generate(units(model, video, image))
     assert isinstance(replies[0], Failure) and replies[0].cause is Cause.UNSUPPORTED
     assert isinstance(replies[1], Generated)

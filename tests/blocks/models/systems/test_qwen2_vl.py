@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sightflow.blocks.models.contract import Generated, Prompt, ReplyError
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
-from sightflow.blocks.models.vision_model import Generated, Prompt, ReplyError
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, RegionsResult, TextResult
 from sightflow.schemas.failure import Cause, Failure, ModelError
@@ -22,6 +22,7 @@ from tests.tiny_models import qwen_vl
 from tests.tiny_models.families import (
     assert_asked_as_the_library_does,
     blank,
+    generator,
     noise,
     noisy_video,
     request,
@@ -257,7 +258,7 @@ def test_a_smaller_budget_of_pixels_is_a_smaller_picture_before_and_after_loadin
     model.prepare()
     assert model.seen_size(blank(1000, 500).pixels.size) == before == (140, 56)
     assert model.media_inputs(units(model, request(CAPTION, blank(1000, 500))))
-    grid = model.inputs(units(model, request(VIDEO, noisy_video(4, 300, 200))))["video_grid_thw"][0]
+    grid = generator(model).inputs(units(model, request(VIDEO, noisy_video(4, 300, 200))))["video_grid_thw"][0]
     assert grid[1:].prod() * 14 * 14 <= 100 * 100
 
 
@@ -284,7 +285,7 @@ def test_a_picture_is_asked_about_as_the_library_does_it(models: dict[str, Qwen2
 def test_a_film_is_seen_at_the_times_of_its_frames(models: dict[str, Qwen2VL], generation: str) -> None:
     model, video = models[generation], noisy_video(6, spacing=0.4)
     (unit,) = units(model, request(VIDEO, video))
-    inputs = model.inputs([unit])
+    inputs = generator(model).inputs([unit])
     if generation == "qwen2_5_vl":
         assert inputs["second_per_grid_ts"][0] == pytest.approx(0.8)  # two frames a step
     if generation == "qwen3_vl":

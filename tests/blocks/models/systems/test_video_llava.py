@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from sightflow.blocks.models.contract import ReplyError
 from sightflow.blocks.models.systems.video_llava import VideoLlava, eight_frames
-from sightflow.blocks.models.vision_model import ReplyError
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, FrameSampling, RegionsResult
 from sightflow.schemas.geometry import Box
 from sightflow.schemas.masks import decode_mask
 from tests.tiny_models import video_llava
-from tests.tiny_models.families import blank, noise, noisy_video, request, said_by_the_library, units
+from tests.tiny_models.families import blank, generator, noise, noisy_video, request, said_by_the_library, units
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)
 VIDEO = Enrichment(capability=Capability.VIDEO_CAPTIONING)
@@ -52,7 +52,7 @@ def test_a_picture_is_asked_about_as_the_library_does_it(model: VideoLlava, size
     (unit,) = units(model, request(CAPTION, media))
     text = f"USER: <image>\n{unit.prompt.text} ASSISTANT:"
     theirs = model._processor(text=text, images=media.pixels, return_tensors="pt")
-    same(model.inputs([unit]), theirs)
+    same(generator(model).inputs([unit]), theirs)
     (tokens,) = said_by_the_library(model, theirs, theirs["input_ids"].shape[1], LIMIT)
     said = model.run([unit.request])[0]
     assert said.raw_reply == model._processor.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -63,7 +63,7 @@ def test_a_film_is_asked_about_as_the_library_does_it(model: VideoLlava) -> None
     (unit,) = units(model, request(VIDEO, video))
     clip = np.stack([np.asarray(frame) for frame in video.frames])
     theirs = model._processor(text=f"USER: <video>\n{unit.prompt.text} ASSISTANT:", videos=clip, return_tensors="pt")
-    same(model.inputs([unit]), theirs)
+    same(generator(model).inputs([unit]), theirs)
     (tokens,) = said_by_the_library(model, theirs, theirs["input_ids"].shape[1], LIMIT)
     said = model.run([unit.request])[0]
     assert said.raw_reply == model._processor.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -71,7 +71,9 @@ def test_a_film_is_asked_about_as_the_library_does_it(model: VideoLlava) -> None
 
 def test_pictures_and_films_of_one_batch_keep_to_their_own(model: VideoLlava) -> None:
     video, image = noisy_video(8), noise(60, 40)
-    inputs = model.inputs(units(model, request(VIDEO, video), request(CAPTION, image), request(VIDEO, video)))
+    inputs = generator(model).inputs(
+        units(model, request(VIDEO, video), request(CAPTION, image), request(VIDEO, video))
+    )
     assert len(inputs["pixel_values_videos"]) == 2
     images = inputs.get("pixel_values", inputs.get("pixel_values_images"))
     assert len(images) == 1

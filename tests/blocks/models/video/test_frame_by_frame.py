@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from sightflow.blocks.models.video.frame_by_frame import frame_requests, gather
+from sightflow.blocks.models.video.frame_by_frame import frame_requests, merge_frame_replies
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Segment, TextResult, TracksResult
 from sightflow.schemas.failure import Cause, Failure
@@ -37,7 +37,7 @@ def gathered(
         VisionReply(r.uri, r.enrichment.name, outcome, "florence-2", "f", f"raw {k}", Usage(2, 1))
         for k, (r, outcome) in enumerate(zip(asked, outcomes, strict=True))
     ]
-    return gather(request, video, replies)
+    return merge_frame_replies(request, video, replies)
 
 
 def boxes(k: int) -> RegionsResult:

@@ -71,7 +71,7 @@ def test_an_endpoint_that_is_not_there_is_a_model_failure_after_the_tries(system
     (reply,) = model.run([request(CAPTION)])
     assert reply.failure.cause is Cause.MODEL
     assert reply.failure.attempts == 3
-    assert len(model._clock.waits) == 2
+    assert len(model.open_engine().clock.waits) == 2
 
 
 @EACH
@@ -87,7 +87,7 @@ def test_a_bad_request_is_not_tried_again(system) -> None:
         assert f"HTTP {status} at try 1: " in reply.failure.message
         assert "the picture is odd" in reply.failure.message
     assert len(provider.received) == 4
-    assert model._clock.waits == []
+    assert model.open_engine().clock.waits == []
 
 
 @EACH
@@ -105,9 +105,9 @@ def test_tries_end_and_the_cause_is_kept(system) -> None:
 def test_waits_are_full_jitter_within_doubling_bounds(system) -> None:
     with system.on_loopback(in_turn(Status(503))) as provider:
         model = system.connect(provider, max_attempts=7, max_concurrency=1)
-        model._rng = random.Random(5)
+        model.open_engine().rng = random.Random(5)
         model.run([request(CAPTION)] * 3)
-    rounds = [model._clock.waits[k : k + 6] for k in (0, 6, 12)]
+    rounds = [model.open_engine().clock.waits[k : k + 6] for k in (0, 6, 12)]
     for waits in rounds:
         assert all(0 <= wait <= bound for wait, bound in zip(waits, (1, 2, 4, 8, 16, 32), strict=True))
     assert len({tuple(waits) for waits in rounds}) == 3
@@ -118,10 +118,10 @@ def test_retry_after_is_honoured(system) -> None:
     asked = ({"Retry-After": "17"}, {"retry-after-ms": "27000"}, {"Retry-After": formatdate(EPOCH + 100, usegmt=True)})
     reply, _, model = run(system, *(Status(429, headers=headers) for headers in asked), GOOD)
     assert isinstance(reply.outcome, TextResult)
-    seconds, milliseconds, _ = model._clock.waits
+    seconds, milliseconds, _ = model.open_engine().clock.waits
     assert 17 <= seconds <= 18
     assert 27 <= milliseconds <= 28
-    assert 100 <= model._clock.now <= 101
+    assert 100 <= model.open_engine().clock.now <= 101
 
 
 def test_geminis_retry_info_is_honoured() -> None:
@@ -137,7 +137,7 @@ def test_geminis_retry_info_is_honoured() -> None:
         provider.error = lambda _: body
         model = GEMINI.connect(provider)
         model.run([request(CAPTION)])
-    assert 23.5 <= model._clock.waits[0] <= 24.5
+    assert 23.5 <= model.open_engine().clock.waits[0] <= 24.5
 
 
 @EACH
@@ -145,7 +145,7 @@ def test_told_to_wait_too_long_it_fails_at_once(system) -> None:
     reply, provider, model = run(system, Status(429, headers={"Retry-After": "4000"}), longest_wait=60)
     assert reply.failure.cause is Cause.RATE_LIMITED
     assert "4000 s" in reply.failure.message
-    assert len(provider.received) == 1 and model._clock.waits == []
+    assert len(provider.received) == 1 and model.open_engine().clock.waits == []
 
 
 @EACH
@@ -154,7 +154,7 @@ def test_retry_after_holds_the_other_requests_too(system) -> None:
     with system.on_loopback(in_turn(Status(429, headers={"Retry-After": "30"}), Status(429), GOOD)) as provider:
         model = system.connect(provider)
         model.prepare()
-        model._limiter.hold = held.append
+        model.open_engine().limiter.pause = held.append
         model.run([request(CAPTION)])
     assert held == [30]
 

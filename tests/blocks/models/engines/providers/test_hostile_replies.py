@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sightflow.blocks.models.vision_model import Generated
+from sightflow.blocks.models.contract import Generated
 from sightflow.schemas.enrichment import RegionsResult, TextResult
 from sightflow.schemas.failure import Failure
 from sightflow.schemas.masks import mask_fits

@@ -18,9 +18,8 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from sightflow.blocks.models.chat_model import InstructionTunedModel
-from sightflow.blocks.models.engines.providers.openai_endpoint import EndpointEngine, is_private_endpoint
-from sightflow.blocks.models.local_model import LocalVisionModel
+from sightflow.blocks.models.engines.providers.openai_endpoint import is_private_endpoint
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.registry import open_model
 from sightflow.blocks.models.systems.llava_next import LlavaNext
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
@@ -57,7 +56,7 @@ class Served:
     url: str
     folders: dict[str, Path]
 
-    def model(self, adapter: type[InstructionTunedModel], name: str, **changes: Any) -> Any:
+    def model(self, adapter: type[OpenWeightsModel], name: str, **changes: Any) -> Any:
         settings = {"id": str(self.folders[name]), "engine": "endpoint", "endpoint_url": self.url}
         return adapter(**(settings | {"max_new_tokens": LIMIT} | changes))
 
@@ -99,7 +98,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.mark.parametrize(("adapter", "name"), [(LlavaNext, "llava"), (Qwen2VL, "qwen2_5_vl")])
 def test_a_real_server_says_what_the_same_weights_say_in_this_process(
-    served: Served, adapter: type[InstructionTunedModel], name: str
+    served: Served, adapter: type[OpenWeightsModel], name: str
 ) -> None:
     # Sizes on the grid of the Qwen processors: others are resized before they are sent, by another filter.
     requests = [
@@ -130,12 +129,11 @@ def test_a_real_server_is_found_ready(served: Served) -> None:
 # --- a server on loopback ----------------------------------------------------------------------
 
 
-def connect(server: EndpointOnLoopback, adapter: type[LocalVisionModel] = Qwen2VL, **changes: Any) -> Any:
+def connect(server: EndpointOnLoopback, adapter: type[OpenWeightsModel] = Qwen2VL, **changes: Any) -> Any:
     settings = {"id": "Qwen/Qwen2-VL-2B-Instruct", "engine": "endpoint", "endpoint_url": server.url}
     model = adapter(**(settings | changes))
-    model._endpoint = EndpointEngine.of(model)
-    model._endpoint._clock = VirtualClock()
-    model._endpoint.prepare()
+    model.open_engine().clock = VirtualClock()
+    model.open_engine()._client = model.open_engine().connect()  # whether it is there is tried elsewhere
     return model
 
 
@@ -201,7 +199,7 @@ def test_a_request_that_is_to_blame_itself_is_sent_no_third_time() -> None:
         (reply,) = model.run([request(ASK, noise(56, 56))])
         assert reply.failure and "the context is 100 tokens" in reply.failure.message
         assert len(server.received) == 2
-        assert model._endpoint._takes_extras is None
+        assert model.open_engine().takes_extras is None
 
 
 def test_an_answer_outside_the_choices_is_asked_about_once_more_and_never_kept() -> None:
@@ -232,7 +230,7 @@ def test_a_busy_server_is_asked_again() -> None:
         model = connect(server)
         (reply,) = model.run([request(CAPTION, noise(56, 56))])
     assert reply.outcome == TextResult("a box")
-    assert any(wait >= 7 for wait in model._endpoint._clock.waits)
+    assert any(wait >= 7 for wait in model.open_engine().clock.waits)
 
 
 def test_a_refused_key_or_an_id_that_is_not_served_ends_the_run_with_words() -> None:

@@ -6,7 +6,7 @@ import traceback
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from sightflow.blocks.models.model_profiles import of_id
+from sightflow.blocks.models.hosted_profiles import of_id
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import ModelError
@@ -244,7 +244,7 @@ def test_the_rate_limit_is_kept_over_real_requests(system) -> None:
         model = system.connect(provider, requests_per_minute=5, max_concurrency=4)
         model.run([request(CAPTION)] * 12)
         assert len(provider.received) == 12
-    assert 120 <= model._clock.now < 600
+    assert 120 <= model.open_engine().clock.now < 600
 
 
 def test_openais_headers_slow_it_down() -> None:
@@ -256,11 +256,11 @@ def test_openais_headers_slow_it_down() -> None:
         }
         model = GPT.connect(provider, max_concurrency=1)
         model.run([request(CAPTION)] * 3)
-    assert model._clock.now == pytest.approx(2)
+    assert model.open_engine().clock.now == pytest.approx(2)
 
 
 def test_large_pictures_are_downsized_before_their_tokens_are_estimated() -> None:
     with QWEN.on_loopback(perfect(QWEN)) as provider:
         model = QWEN.connect(provider, tokens_per_minute=3000)
         model.run([request(CAPTION, image_with_box((3000, 2000), (10, 10, 900, 900)))] * 2)
-    assert model._clock.now >= 60
+    assert model.open_engine().clock.now >= 60

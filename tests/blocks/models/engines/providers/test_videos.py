@@ -193,7 +193,7 @@ def test_a_large_file_is_uploaded_once_for_all_questions_and_deleted(monkeypatch
     assert provider.uploads == 1
     assert provider.deleted == ["video1"] and provider.files == {}
     assert all(metadata_of(received)[0].file_data.mime_type == "video/mp4" for received in provider.received)
-    assert model._clock.waits == [2.0, 2.0]
+    assert model.open_engine().clock.waits == [2.0, 2.0]
 
 
 def test_what_was_uploaded_is_what_is_there(monkeypatch) -> None:

@@ -3,15 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pydantic import PrivateAttr
 
-from sightflow.blocks.models.engines.transformers.batch_size import BatchSize, kept_sizes
-from sightflow.blocks.models.local_model import GenerationRequest
+from sightflow.blocks.models.contract import Generated, GenerationRequest
+from sightflow.blocks.models.engines.transformers.batch_size import BatchSize, batch_size_file
 from sightflow.blocks.models.systems.florence2 import Florence2
-from sightflow.blocks.models.vision_model import Generated
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
@@ -39,7 +40,10 @@ class Device:
     def free(self) -> int:
         return self.room
 
-    def generate(self, units: Sequence[GenerationRequest], ready: object) -> list[Generated]:
+    def preprocess(self, batch: Sequence[GenerationRequest]) -> None:
+        pass
+
+    def generate(self, units: Sequence[GenerationRequest], inputs: object) -> list[Generated]:
         objects = len({unit.request.uri for unit in units})
         self.tried.append(objects)
         if self.an_object * objects > self.room or any(unit.request.uri == self.greedy for unit in units):
@@ -50,15 +54,26 @@ class Device:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return kept_sizes()
+    return batch_size_file()
+
+
+class OnDevice(Florence2):
+    """Weights that are a `Device`."""
+
+    _block_type_slug = "sightflow-on-device"
+    device: str = "cpu"
+    _device: Any = PrivateAttr(default=None)
+
+    def batch_generator(self, weights: Any) -> Any:
+        return self._device
 
 
 def on(device: Device, metered: bool = True, **settings: Any) -> Florence2:
-    model = Florence2(id=str(MODEL_FOLDER), device="cpu", **settings)
-    model._model = object()  # as if loaded: what it would say is the device's
-    model.__dict__["make_ready"] = list
-    model.__dict__["generate"] = device.generate
-    model.__dict__["memory_meter"] = lambda: device if metered else None
+    model = OnDevice(id=str(MODEL_FOLDER), **settings)
+    model._device = device
+    engine = model.open_engine()
+    engine.memory_meter = lambda: device if metered else None
+    engine.adopt(SimpleNamespace(config=None), None)  # as if loaded: what it would say is the device's
     return model
 
 

@@ -15,15 +15,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sightflow.blocks.models.chat_model import InstructionTunedModel
+from sightflow.blocks.models.contract import Generated, GenerationRequest
+from sightflow.blocks.models.engines.transformers.chat_generation import ChatGenerator
 from sightflow.blocks.models.engines.transformers.cpu_threads import chosen_threads, cpu_threads
-from sightflow.blocks.models.local_model import GenerationRequest
-from sightflow.blocks.models.vision_model import Generated
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, TextResult
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.vision import VisionReply, VisionRequest
-from tests.tiny_models.families import FAMILIES, Family, noise, noisy_video, request, units
+from tests.tiny_models.families import FAMILIES, Family, generate, generator, noise, noisy_video, request, units
+from tests.tiny_models.families import loaded as module
 
 EACH = pytest.mark.parametrize("family", FAMILIES, ids=str)
 CHOICES = ("red", "dark blue", "green", "yes", "no")
@@ -45,15 +46,15 @@ class Loaded:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.models: dict[str, InstructionTunedModel] = {}
+        self.models: dict[str, OpenWeightsModel] = {}
 
-    def __getitem__(self, family: Family) -> InstructionTunedModel:
+    def __getitem__(self, family: Family) -> OpenWeightsModel:
         if family.name not in self.models:
             self.models[family.name] = load(family, self.folder / family.name)
         return self.models[family.name]
 
 
-def load(family: Family, folder: Path, **changes: Any) -> InstructionTunedModel:
+def load(family: Family, folder: Path, **changes: Any) -> OpenWeightsModel:
     if not folder.exists():
         family.build(folder)
     settings = {"id": str(folder), "max_new_tokens": LIMIT, "batch_size": 64, "device": "cpu"} | changes
@@ -67,7 +68,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(tmp_path_factory.mktemp("families"))
 
 
-def everything_asked(model: InstructionTunedModel) -> list[VisionRequest]:
+def everything_asked(model: OpenWeightsModel) -> list[VisionRequest]:
     requests = [
         request(enrichment, noise(*size), f"s3://b/{k}")
         for k, size in enumerate(SIZES)
@@ -98,13 +99,13 @@ def test_a_model_computes_with_its_threads_and_the_next_one_with_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, seen = FAMILIES[0], []
-    generate = family.adapter.generate
+    answer = ChatGenerator.generate
 
     def noted(self: Any, *arguments: Any) -> Any:
         seen.append(torch.get_num_threads())
-        return generate(self, *arguments)
+        return answer(self, *arguments)
 
-    monkeypatch.setattr(family.adapter, "generate", noted)
+    monkeypatch.setattr(ChatGenerator, "generate", noted)
     for threads in (2, None):
         assert load(family, tmp_path / "weights", threads=threads).run([request(CAPTION, noise(28, 28))])
     assert seen == [2, 1] and torch.get_num_threads() == 1
@@ -129,8 +130,8 @@ def test_one_unit_s_limit_is_its_own(loaded: Loaded, family: Family) -> None:
     limits = (2, 9, 1, 5)
     limited = [replace(u, prompt=replace(u.prompt, max_new_tokens=limits[k % 4])) for k, u in enumerate(some)]
     with torch.inference_mode():
-        together = model.generate(limited)
-        alone = [each for unit in limited for each in model.generate([unit])]
+        together = generate(model, limited)
+        alone = [each for unit in limited for each in generate(model, [unit])]
     assert together == alone
     for unit, generated in zip(limited, together, strict=True):
         assert generated.usage.output_tokens <= unit.prompt.max_new_tokens
@@ -145,8 +146,8 @@ def test_a_reply_without_an_end_is_truncated_and_one_with_an_end_is_not(loaded: 
     (bound,) = units(model, request(CHOOSE, noise(60, 40)))
     cut = replace(free, prompt=replace(free.prompt, max_new_tokens=1))
     with torch.inference_mode():
-        assert model.generate([cut])[0].truncated
-        assert not model.generate([bound])[0].truncated
+        assert generate(model, [cut])[0].truncated
+        assert not generate(model, [bound])[0].truncated
     one_token = family.adapter(id=model.id, max_new_tokens=1, device="cpu")
     one_token.prepare()
     reply = one_token.run([request(ASK, noise(60, 40))])[0]
@@ -176,7 +177,7 @@ def test_any_words_can_be_choices(loaded: Loaded, words: list[str]) -> None:
     asked = Enrichment(capability=Capability.VISUAL_QUESTION_ANSWERING, question="which ?", choices=choices)
     llava = loaded[FAMILIES[0]]
     model = llava.model_copy(update={"max_new_tokens": 64})
-    model._model, model._processor = llava._model, llava._processor
+    model.open_engine().adopt(module(llava), llava._processor)
     (reply,) = model.run([request(asked, noise(28, 28))])
     assert isinstance(reply.outcome, TextResult), reply.outcome
     assert reply.outcome.text in choices
@@ -201,7 +202,7 @@ def test_what_a_checkpoint_recommends_for_sampling_changes_nothing(
 @EACH
 def test_a_prompt_with_the_model_s_own_placeholder_costs_only_its_own_item(loaded: Loaded, family: Family) -> None:
     model = loaded[family]
-    token = model._placeholders()[0]
+    token = model.placeholders()[0]
     odd = ASK.model_copy(update={"question": f"what is {token} ?"})
     replies = model.run([request(CHOOSE, noise(60, 40)), request(odd, noise(33, 90)), request(CHOOSE, noise(28, 28))])
     assert replies[1].failure and "stands for the media" in replies[1].failure.message
@@ -218,7 +219,7 @@ def test_what_several_prompts_are_about_is_encoded_once(
     seen: list[int] = []
     places = {"image": "get_image_features", "video": "get_video_features"}
     for kind in model.media_kinds:
-        owner = model._model.model
+        owner = module(model).model
         encode = getattr(owner, places[kind])
 
         @functools.wraps(encode)
@@ -241,17 +242,17 @@ def test_what_several_prompts_are_about_is_encoded_once(
 
 
 class Starved:
-    """Stands in the way of `generate`: more than `room` units at once, or a unit about `greedy`, is out of memory."""
+    """Stands in the way of a generator: more than `room` units at once, or a unit about `greedy`, is out of memory."""
 
-    def __init__(self, model: InstructionTunedModel, room: int, greedy: str = "") -> None:
-        self.real, self.room, self.greedy = model.generate, room, greedy
+    def __init__(self, model: OpenWeightsModel, room: int, greedy: str = "") -> None:
+        self.real, self.room, self.greedy = generator(model).generate, room, greedy
         self.sizes: list[int] = []
 
-    def __call__(self, batch: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
+    def __call__(self, batch: Sequence[GenerationRequest], inputs: Any) -> list[Generated]:
         self.sizes.append(len(batch))
         if len(batch) > self.room or any(unit.request.uri == self.greedy for unit in batch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return self.real(batch, ready)
+        return self.real(batch, inputs)
 
 
 @EACH
@@ -262,7 +263,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     requests = [request(ASK, noise(40, 30, seed), f"s3://b/{seed}") for seed in range(7)]
     wanted = said(model.run(requests))
     starved = Starved(model, room=2)
-    monkeypatch.setitem(model.__dict__, "generate", starved)
+    monkeypatch.setattr(generator(model), "generate", starved)
     assert said(model.run(requests)) == wanted
     assert starved.sizes == [7, 3, 1, 2, 2, 2]  # four would be more than the three that did not fit
 
@@ -274,7 +275,7 @@ def test_only_the_item_that_does_not_fit_alone_is_lost(
     model = loaded[family]
     requests = [request(ASK, noise(40, 30, seed), f"s3://b/{seed}") for seed in range(5)]
     wanted = said(model.run(requests))
-    monkeypatch.setitem(model.__dict__, "generate", Starved(model, room=5, greedy="s3://b/3"))
+    monkeypatch.setattr(generator(model), "generate", Starved(model, room=5, greedy="s3://b/3"))
     replies = model.run(requests)
     assert replies[3].failure and replies[3].failure.cause is Cause.OUT_OF_MEMORY
     assert [said(replies)[k] for k in (0, 1, 2, 4)] == [wanted[k] for k in (0, 1, 2, 4)]
@@ -284,23 +285,24 @@ def test_only_the_item_that_does_not_fit_alone_is_lost(
 def test_a_batch_is_made_ready_while_another_is_on_the_device(family: Family, loaded: Loaded) -> None:
     """Of two calls at once, the second one's pictures are made ready before the first one's batch has been answered."""
     model = load(family, loaded.folder / family.name)
-    preprocess, generate = model.preprocess, model.generate
+    runs = generator(model)
+    preprocess, answer = runs.preprocess, runs.generate
     answering, made = threading.Event(), threading.Event()
     overlapped: list[bool] = []
 
     def noted(units: Sequence[GenerationRequest]) -> Any:
-        ready = preprocess(units)
+        inputs = preprocess(units)
         if answering.is_set():
             made.set()
-        return ready
+        return inputs
 
-    def waited(units: Sequence[GenerationRequest], ready: Any = None) -> list[Generated]:
+    def waited(units: Sequence[GenerationRequest], inputs: Any) -> list[Generated]:
         if not answering.is_set():
             answering.set()
             overlapped.append(made.wait(60))  # not asserted here: what fails here is tried again in halves
-        return generate(units, ready)
+        return answer(units, inputs)
 
-    model.__dict__ |= {"make_ready": noted, "generate": waited}
+    runs.preprocess, runs.generate = noted, waited
     asked = everything_asked(model)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(model.run, asked[::2])
@@ -319,23 +321,23 @@ def test_several_batches_are_computed_at_once_where_each_is_given_a_part_of_the_
     plain = loaded[family]
     asked = everything_asked(plain)
     both, met = threading.Barrier(2), []
-    generate = family.adapter.generate
+    answer = ChatGenerator.generate
 
     def meeting(self: Any, *arguments: Any) -> Any:
         if len(met) < 2:
             with suppress(threading.BrokenBarrierError):  # what fails here would be tried again in halves
                 both.wait(60)
                 met.append(self)
-        return generate(self, *arguments)
+        return answer(self, *arguments)
 
-    monkeypatch.setattr(family.adapter, "generate", meeting)
-    monkeypatch.setattr("sightflow.blocks.models.local_model.chosen_threads", lambda: 2)
+    monkeypatch.setattr(ChatGenerator, "generate", meeting)
+    monkeypatch.setattr("sightflow.blocks.models.engines.transformers.engine.chosen_threads", lambda: 2)
     model = load(family, loaded.folder / family.name, threads=1, batch_size=4)
     assert model.runs_at_once == 3, "two on the cores, one that is made ready"
     with ThreadPoolExecutor(2) as pool:
         replies = list(pool.map(model.run, (asked[::2], asked[1::2])))
-    assert len(met) == 2 and met[0]._model is not met[1]._model
-    weights = [{tensor.data_ptr() for tensor in replica._model.parameters()} for replica in met]
+    assert len(met) == 2 and met[0].weights.model is not met[1].weights.model
+    weights = [{tensor.data_ptr() for tensor in replica.weights.model.parameters()} for replica in met]
     assert weights[0] == weights[1], "the weights are in memory once"
-    monkeypatch.setattr(family.adapter, "generate", generate)
+    monkeypatch.setattr(ChatGenerator, "generate", answer)
     assert replies == [plain.run(asked[::2]), plain.run(asked[1::2])]

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sightflow.blocks.models.chat_model import InstructionTunedModel
-from sightflow.blocks.models.local_model import GenerationRequest
+from sightflow.blocks.models.contract import GenerationRequest
+from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.media import Media
-from tests.tiny_models.families import FAMILIES, Family, noise, noisy_video, request
+from tests.tiny_models.families import FAMILIES, Family, generate, generator, noise, noisy_video, request
+from tests.tiny_models.families import loaded as module
 
 DECODERS = tuple(family for family in FAMILIES if not family.adapter.prompt_conditioned_vision)
 EACH = pytest.mark.parametrize("family", DECODERS, ids=str)
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shared")
 
 
-def load(family: Family, folder: Path, **settings: object) -> InstructionTunedModel:
+def load(family: Family, folder: Path, **settings: object) -> OpenWeightsModel:
     if not (folder / family.name).exists():
         family.build(folder / family.name)
     model = family.adapter(id=str(folder / family.name), device="cpu", **settings)
@@ -43,7 +44,7 @@ def load(family: Family, folder: Path, **settings: object) -> InstructionTunedMo
     return model
 
 
-def asked(model: InstructionTunedModel, media: Media, count: int, first: int = 0) -> list[GenerationRequest]:
+def asked(model: OpenWeightsModel, media: Media, count: int, first: int = 0) -> list[GenerationRequest]:
     """`count` questions about one medium, every second of them with choices, each with a limit of its own."""
     made = []
     for k in range(first, first + count):
@@ -59,7 +60,7 @@ def asked(model: InstructionTunedModel, media: Media, count: int, first: int = 0
     return made
 
 
-def mixed(model: InstructionTunedModel) -> list[GenerationRequest]:
+def mixed(model: OpenWeightsModel) -> list[GenerationRequest]:
     """Five, two and one questions about pictures of different sizes, and two and one about films, interleaved."""
     units = asked(model, noise(60, 40), 5) + asked(model, noise(33, 90), 2, 3) + asked(model, noise(120, 61), 1, 2)
     if MediaKind.VIDEO in model.media_kinds:
@@ -68,10 +69,10 @@ def mixed(model: InstructionTunedModel) -> list[GenerationRequest]:
 
 
 @contextmanager
-def tokens_read(model: InstructionTunedModel) -> Iterator[list[int]]:
+def tokens_read(model: OpenWeightsModel) -> Iterator[list[int]]:
     """How many tokens pass the language model's first layer, call by call."""
     seen: list[int] = []
-    layer = model._model.base_model.language_model.layers[0]
+    layer = module(model).base_model.language_model.layers[0]
     hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0] * args[0].shape[1]))
     try:
         yield seen
@@ -84,14 +85,14 @@ def test_prompts_about_one_medium_say_together_what_each_says_alone(family: Fami
     model = load(family, folder)
     units = mixed(model)
     with torch.inference_mode():
-        alone = [each for unit in units for each in model.generate([unit])]
+        alone = [each for unit in units for each in generate(model, [unit])]
         with tokens_read(model) as shared:
-            assert model.generate(units) == alone
+            assert generate(model, units) == alone
         apart = load(family, folder, share_prefix=False)
         with tokens_read(apart) as unshared:
-            assert apart.generate(units) == alone
+            assert generate(apart, units) == alone
     assert len({g.text for g in alone}) > len(alone) / 2
-    assert model.shares_prefix and not apart.shares_prefix
+    assert generator(model).shares_prefix and not generator(apart).shares_prefix
     assert max(shared) < max(unshared) / 1.5  # the longest pass reads each medium once
 
 
@@ -103,7 +104,7 @@ def test_one_picture_alone_in_its_batch(family: Family, folder: Path, count: int
     same = [replace(unit, prompt=replace(units[0].prompt, text=units[0].prompt.text)) for unit in units]
     with torch.inference_mode():
         for batch in (units, same):  # of one length there is no padding at all
-            assert model.generate(batch) == [each for unit in batch for each in model.generate([unit])]
+            assert generate(model, batch) == [each for unit in batch for each in generate(model, [unit])]
 
 
 def test_a_film_of_many_frames_keeps_the_places_of_its_words(folder: Path) -> None:
@@ -112,12 +113,12 @@ def test_a_film_of_many_frames_keeps_the_places_of_its_words(folder: Path) -> No
         model = load(family, folder)
         units = asked(model, noisy_video(20, 30, 30), 3)
         with torch.inference_mode():
-            assert model.generate(units) == [each for unit in units for each in model.generate([unit])]
+            assert generate(model, units) == [each for unit in units for each in generate(model, [unit])]
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in DECODERS], ids=str)
 def test_what_the_prompt_guides_is_not_shared(family: Family, folder: Path) -> None:
-    assert not load(family, folder).shares_prefix
+    assert not generator(load(family, folder)).shares_prefix
 
 
 def test_words_before_the_picture_are_read_for_each_prompt(folder: Path) -> None:
@@ -127,9 +128,9 @@ def test_words_before_the_picture_are_read_for_each_prompt(folder: Path) -> None
         "{{ part['text'] }}", "{{ part['text'] }}<image>"
     )
     units = asked(model, noise(60, 40), 3)
-    assert model._split(units) is None
+    assert generator(model).split(units) is None
     with torch.inference_mode():
-        assert model.generate(units) == [each for unit in units for each in model.generate([unit])]
+        assert generate(model, units) == [each for unit in units for each in generate(model, [unit])]
 
 
 def test_layers_that_look_back_over_a_window_share_nothing(folder: Path, tmp_path: Path) -> None:
@@ -141,10 +142,10 @@ def test_layers_that_look_back_over_a_window_share_nothing(folder: Path, tmp_pat
     config["text_config"].pop("layer_types")
     (windowed / "config.json").write_text(json.dumps(config))
     model = load(family, tmp_path)
-    assert not model.shares_prefix
+    assert not generator(model).shares_prefix
     units = mixed(model)
     with torch.inference_mode():
-        assert model.generate(units) == [each for unit in units for each in model.generate([unit])]
+        assert generate(model, units) == [each for unit in units for each in generate(model, [unit])]
 
 
 def test_sharing_is_no_part_of_a_recipe(folder: Path) -> None:

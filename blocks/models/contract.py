@@ -1,0 +1,194 @@
+"""What a system and an engine exchange: prompts with the form of their replies, and what was generated."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.vision import Usage, VisionRequest
+
+LEAST_OBJECTS = 16
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a model can be used here and now; if not, why, and what to do about it."""
+
+    usable: bool
+    why: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class FreeText:
+    """A reply may be any text."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A reply is one of these texts."""
+
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """A reply is JSON of this schema (https://json-schema.org), within what the provider enforces."""
+
+    schema: Mapping[str, Any]
+
+
+ReplyForm = FreeText | Choices | JsonSchema
+"""What a reply may look like: declared with the prompt, enforced by the engine where it can."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question put to the model; an enrichment may need several (one a label, say).
+
+    `subject` is the label or phrase it is about. `max_new_tokens`: the longest reply, in tokens.
+    """
+
+    text: str
+    subject: str | None = None
+    reply_form: ReplyForm = field(default_factory=FreeText)
+    max_new_tokens: int = 256
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The only answers allowed; empty where any is."""
+        return self.reply_form.options if isinstance(self.reply_form, Choices) else ()
+
+
+def one_of(choices: Sequence[str]) -> ReplyForm:
+    """The form of a reply that must be one of these; without any, free text."""
+    return Choices(tuple(choices)) if choices else FreeText()
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt about one media object: what a batch is made of."""
+
+    request: VisionRequest
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the model replied to one prompt.
+
+    `served_id`: the model that the provider says answered. `transcript`: every reply that was given to this prompt, if
+    it was asked again; empty, only `text`.
+    """
+
+    text: str
+    usage: Usage = field(default_factory=Usage)
+    truncated: bool = False
+    served_id: str | None = None
+    attempts: int = 1
+    transcript: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BilledFailure(Failure):
+    """A failure after tokens were spent: what was replied all the same, and what it cost."""
+
+    usage: Usage = field(default_factory=Usage)
+    served_id: str | None = None
+    transcript: tuple[str, ...] = ()
+
+
+Output = Generated | Failure
+"""What comes of one generation request."""
+
+
+class ReplyError(ValueError):
+    """A model's reply that cannot become a result; `cause` is its class in the quarantine."""
+
+    def __init__(self, message: str, cause: Cause = Cause.MALFORMED) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class Engine(ABC):
+    """Who computes for a model: transformers or vLLM in this process, an endpoint, a vendor's SDK.
+
+    An engine is made from the settings of one model, holds its connection or weights, and knows neither capabilities
+    nor catalogs.
+    """
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether media leave for another's machine."""
+        return False
+
+    @property
+    def max_calls(self) -> int | None:
+        """How many calls of `generate` may be under way at once, in threads; None: any number."""
+        return 1
+
+    @property
+    def preferred_objects(self) -> int:
+        """How many objects one call of `generate` is best given; as many are in memory as pixels, twice."""
+        return LEAST_OBJECTS
+
+    @staticmethod
+    def settings_problem(system: Any) -> str | None:
+        """Why a system's settings cannot go with this engine, or None."""
+        return None
+
+    @abstractmethod
+    def availability(self) -> Availability:
+        """Whether it could compute here and now, without loading weights or spending anything."""
+
+    def load(self) -> None:  # noqa: B027 - nothing to load is a valid engine
+        """Load or connect, once; a second call does nothing. Raises ModelError."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
+        """One output a request, in order. Raises ModelError for what concerns every request."""
+
+    @abstractmethod
+    def weights_digest(self) -> str:
+        """What identifies the weights in a fingerprint, `NAME@REVISION`."""
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """The settings of the engine that change a reply."""
+        return {}
+
+
+class BatchGenerator(Protocol):
+    """How a family of models runs on loaded weights, batch by batch."""
+
+    def preprocess(self, batch: Sequence[GenerationRequest]) -> Any:
+        """What the processor makes of a batch, in the host's memory.
+
+        Called in one thread at a time, while another batch may be on the device.
+        """
+
+    def generate(self, batch: Sequence[GenerationRequest], inputs: Any) -> list[Generated]:
+        """One forward pass over what `preprocess` made of the batch: the reply to each request, in order."""
+
+
+class LoadedWeights(Protocol):
+    """The weights of one model in memory, as a `BatchGenerator` is given them."""
+
+    model: Any
+    """The torch module, on its device."""
+    processor: Any
+    """transformers' processor, for one thread at a time."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """A copy of the processor's tokenizer, for the thread that is on the device."""
+
+    def tokenize_choices(self, choices: Sequence[str]) -> list[list[int]]:
+        """The token ids of each choice, with the end after them."""
+
+    def choice_constraint(self, batch: Sequence[GenerationRequest], prompt_length: int) -> Any:
+        """The argument `prefix_allowed_tokens_fn` of transformers' `generate` that holds each reply to its choices;
+        None where no request has any. `prompt_length`: tokens before the reply, 0 for encoder-decoders.
+        """

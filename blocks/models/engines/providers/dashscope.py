@@ -1,0 +1,152 @@
+"""DashScope's own API (https://www.alibabacloud.com/help/en/model-studio) through its SDK: images and frame lists."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from sightflow.blocks.models.engines.providers.messages import (
+    ProviderError,
+    ProviderRequest,
+    ProviderResponse,
+    as_text,
+    as_token_count,
+)
+from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.media import DecodedVideo
+
+if TYPE_CHECKING:
+    from dashscope.api_entities.dashscope_response import MultiModalConversationResponse
+
+_LEAST_FRAMES = 4  # of a list of frames
+
+
+class DashScopeSystem(VendorSystem, Protocol):
+    """What is asked of a system at DashScope beside its account."""
+
+    @property
+    def sampling_parameters(self) -> dict[str, Any]: ...
+
+
+class DashScopeEngine(VendorEngine):
+    """At Alibaba Cloud. Failures come as fields of the response, not as exceptions."""
+
+    def __init__(self, system: DashScopeSystem) -> None:
+        super().__init__(system)
+        self._sampling = system.sampling_parameters
+
+    def connect(self) -> requests.Session:
+        from dashscope.common.logging import logger
+
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)  # it prints a traceback for every try that fails
+        session = _OneTry()
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=self.account.max_concurrency))
+        return session
+
+    def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
+        import dashscope
+
+        account = self.account
+        called = dashscope.MultiModalConversation.call(
+            model=account.model_id,
+            messages=self._messages(request),
+            api_key=account.key.get_secret_value(),
+            base_address=account.base_url,
+            session=self._client,
+            request_timeout=account.timeout,
+            max_tokens=request.prompt.max_new_tokens + self._vendor_system.profile.thinking_tokens,
+            result_format="message",
+            **self._sampling,
+        )
+        response = cast("MultiModalConversationResponse", called)  # the SDK's other kind is a stream
+        return _read(response) if response.status_code == 200 else _failed(response)
+
+    def _messages(self, request: ProviderRequest) -> list[dict[str, Any]]:
+        profile = self._vendor_system.profile
+        cell = profile.grid**2
+        bounds = {"min_pixels": 4 * cell, "max_pixels": profile.visual_tokens * cell}
+        content: list[dict[str, Any]] = []
+        media, text_only = request.request.media, request.request.enrichment.capability.gives_text
+        if isinstance(media, DecodedVideo) and text_only and len(media.frames) >= _LEAST_FRAMES:
+            content.append({"video": [image.data_url for image in request.images], "fps": _rate(media)})
+        else:  # regions are asked for by the numbers of frames, which a list of frames does not have
+            for title, image in request.shown:
+                content += [{"text": _no_path(title)}] if title else []
+                content.append({"image": image.data_url, **bounds})
+        messages = [{"role": "user", "content": [*content, {"text": _no_path(request.prompt.text)}]}]
+        if request.correction:
+            reply, complaint = request.correction
+            messages.append({"role": "assistant", "content": [{"text": reply}]})
+            messages.append({"role": "user", "content": [{"text": _no_path(complaint)}]})
+        return messages
+
+    def map_error(self, error: Exception) -> ProviderError:
+        if isinstance(error, _NoAnswer | requests.RequestException):
+            return ProviderError(None, f"{type(error).__name__}: {error}")
+        raise error
+
+
+class _NoAnswer(Exception):
+    """No whole answer came back; of another type than the one for which the SDK sends once more by itself."""
+
+
+class _OneTry(requests.Session):
+    """A session that hides dropped connections from the SDK, which would repeat a request that may be billed."""
+
+    def post(self, *args: Any, **kwargs: Any) -> requests.Response:
+        try:
+            return super().post(*args, **kwargs)
+        except requests.RequestException as error:
+            message = f"{type(error).__name__}: {error}"
+        raise _NoAnswer(message)
+
+
+def _rate(video: DecodedVideo) -> float:
+    """Frames a second of a list of frames, within the bounds that DashScope takes."""
+    seconds = video.seconds[-1] - video.seconds[0]
+    return round(min(10.0, max(0.1, (len(video.frames) - 1) / seconds if seconds > 0 else 10.0)), 3)
+
+
+def _no_path(text: str) -> str:
+    """A text that the SDK cannot take for a path or a URL: it would upload the file that a user's text names."""
+    return f"\n{text}\n"
+
+
+def _read(response: MultiModalConversationResponse) -> ProviderResponse:
+    usage: Mapping[str, Any] = response.usage or {}
+    output, headers = response.output, dict(response.headers or {})
+    spent = (as_token_count(usage.get("input_tokens")), as_token_count(usage.get("output_tokens")))
+    choices = output.get("choices") or []
+    if not choices or not choices[0].get("message"):
+        why = "the reply has no choices"
+        return ProviderResponse(as_text(output), *spent, cause=Cause.MALFORMED, why=why, headers=headers)
+    content, ended = choices[0]["message"].get("content"), as_text(choices[0].get("finish_reason"))
+    parts = [content] if isinstance(content, str) else [part.get("text") for part in content or []]
+    text = "".join(as_text(part) for part in parts)
+    if not text and ended != "length":
+        why = "the reply is empty"
+        return ProviderResponse(as_text(output), *spent, cause=Cause.MALFORMED, why=why, headers=headers)
+    return ProviderResponse(text, *spent, truncated=ended == "length", headers=headers)
+
+
+def _failed(response: MultiModalConversationResponse) -> ProviderError:
+    """Failures come as `status_code`, `code` and `message` of the response; the code says more than the status."""
+    code, message = as_text(response.code), f"{as_text(response.code)}: {as_text(response.message)}"
+    status, headers = response.status_code, dict(response.headers or {})
+    if code.replace("_", "").lower() == "datainspectionfailed":
+        return ProviderError(status, message, headers, cause=Cause.REFUSED)
+    if code == "Arrearage":
+        fatal = f"the account is in arrears ({message}); settle it at Alibaba Cloud"
+        return ProviderError(status, message, headers, fatal_reason=fatal)
+    if code.startswith("Throttling"):
+        return ProviderError(429, message, headers)
+    if code == "ModelNotFound" or "model not exist" in message.lower():
+        return ProviderError(404, message, headers)
+    return ProviderError(status, message, headers)

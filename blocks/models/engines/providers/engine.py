@@ -1,0 +1,289 @@
+"""A model behind an HTTP API: requests in flight, retries, limits, one repair of a reply that cannot be read.
+
+Tries, waits and limits are kept here and nowhere else: the SDKs' own retries are off.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from abc import abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pydantic import SecretStr
+
+from sightflow.blocks.models.contract import (
+    LEAST_OBJECTS,
+    Engine,
+    Generated,
+    GenerationRequest,
+    Output,
+    Prompt,
+    ReplyError,
+)
+from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage, encode_image
+from sightflow.blocks.models.engines.providers.messages import (
+    CallRecord,
+    CallScope,
+    ProviderError,
+    ProviderRequest,
+    ProviderResponse,
+    stop_reason,
+)
+from sightflow.blocks.models.engines.providers.rate_limits import Clock, RateLimiter
+from sightflow.blocks.models.hosted_profiles import text_tokens
+from sightflow.blocks.models.image_sizes import Size
+from sightflow.blocks.models.replies.text import unwrap_choice
+from sightflow.schemas.enrichment import Enrichment, Result
+from sightflow.schemas.failure import Cause, Failure, ModelError
+from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.vision import Usage, VisionRequest
+
+_logger = logging.getLogger(__name__)
+_LONGEST_QUOTED = 4000  # characters of an unreadable reply that are sent back with the complaint
+
+
+@dataclass(frozen=True)
+class Account:
+    """How a provider is reached: the model id, the key that opens it, and the limits.
+
+    `prices`: US dollars for a million tokens in and out. `successor`: the id that the vendor names for this one.
+    """
+
+    vendor: str
+    model_id: str
+    key: SecretStr
+    key_variables: tuple[str, ...]
+    base_url: str | None
+    timeout: float
+    max_concurrency: int
+    max_attempts: int = 6
+    longest_wait: float = 120.0
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    prices: tuple[float, float] = (0.0, 0.0)
+    successor: str = ""
+
+
+class ProviderSystem(Protocol):
+    """What is asked of a system that a provider serves."""
+
+    @property
+    def system(self) -> str: ...
+    def shown_size(self, media: Media) -> Size: ...
+    def image_tokens(self, size: Size) -> int: ...
+    def expected_reply_tokens(self, enrichment: Enrichment) -> int: ...
+    def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result: ...
+
+
+class ProviderEngine(Engine):
+    """Sends prompts to one model of one account, many at once. The key is shown nowhere."""
+
+    def __init__(self, system: ProviderSystem, account: Account) -> None:
+        self._system = system
+        self.account = account
+        self.clock = Clock()
+        self.rng = random.Random()  # noqa: S311 - of waits
+        self.limiter = RateLimiter(None, None, self.clock)
+        self._client: Any = None
+        self._lock = threading.Lock()
+        self._auth_lock = threading.Lock()
+        self._authenticated = False
+        self._scopes: set[CallScope] = set()
+        self._concurrency = threading.BoundedSemaphore(account.max_concurrency)
+
+    # --- what a protocol says -------------------------------------------------------------------
+
+    @abstractmethod
+    def connect(self) -> Any:
+        """The SDK's client, with its own retries off."""
+
+    @abstractmethod
+    def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
+        """Send one request, once. What it raises is given to `map_error`."""
+
+    @abstractmethod
+    def map_error(self, error: Exception) -> ProviderError:
+        """What an exception of the SDK means; raises one that it does not know."""
+
+    def encode_media(self, request: VisionRequest) -> tuple[EncodedImage, ...]:
+        """The image or the frames as they are sent."""
+        media = request.media
+        images = (media.pixels,) if isinstance(media, DecodedImage) else media.frames
+        return tuple(encode_image(image, self._system.shown_size(media)) for image in images)
+
+    def media_tokens(self, request: ProviderRequest) -> int:
+        """About how many tokens the media of a request count."""
+        return sum(self._system.image_tokens((image.width, image.height)) for image in request.images)
+
+    # --- the engine -----------------------------------------------------------------------------
+
+    @property
+    def is_remote(self) -> bool:
+        return True
+
+    @property
+    def max_calls(self) -> None:
+        return None
+
+    @property
+    def preferred_objects(self) -> int:
+        return max(LEAST_OBJECTS, 2 * self.account.max_concurrency)
+
+    def weights_digest(self) -> str:
+        return f"{self.account.model_id}@"
+
+    def load(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                return
+            available = self.availability()
+            if not available.usable:
+                raise ModelError(f"{self._system.system}: {available.why}; {available.remedy}")
+            account = self.account
+            self.limiter = RateLimiter(account.requests_per_minute, account.tokens_per_minute, self.clock)
+            self._client = self.connect()
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
+        self.load()
+        scope = CallScope()
+        with self._lock:
+            self._scopes.add(scope)
+        workers = max(1, min(len(requests), self.account.max_concurrency))
+        pool = ThreadPoolExecutor(workers, self._system.system)
+        try:
+            records = list(pool.map(lambda each: self._request_with_repair(each, scope), requests))
+        finally:
+            scope.stop.set()  # an interrupt ends the waiting threads too
+            pool.shutdown()
+            with self._lock:
+                self._scopes.discard(scope)
+        if scope.error:
+            raise ModelError(scope.error)
+        return [record.output for record in records]
+
+    def _request_with_repair(self, each: GenerationRequest, scope: CallScope) -> CallRecord:
+        """Send one prompt, and once more if the reply cannot be read. Never raises."""
+        record = CallRecord(Failure(Cause.MODEL, "the run was stopped before it was asked"))
+        if scope.stop.is_set():
+            return record
+        try:
+            request = ProviderRequest(each.request, each.prompt, self.encode_media(each.request))
+            record.outcome = self._request(request, record, scope)
+            if isinstance(record.outcome, Generated) and (wrong := self._format_error(request, record.outcome)):
+                complaint = f"That cannot be read: {wrong}. Answer again in exactly the form that was asked for."
+                again = replace(request, correction=(record.transcript[-1][:_LONGEST_QUOTED], complaint))
+                record.outcome = self._request(again, record, scope)
+        except ReplyError as error:
+            record.outcome = Failure(error.cause, str(error))
+        except Exception as error:  # one item's misfortune is nobody else's; the SDK's frames may hold the key
+            message = self.redact(f"{type(error).__name__}: {error}")
+            _logger.warning("%s: a request about %s failed here: %s", self._system.system, each.request.uri, message)
+            record.outcome = Failure(Cause.MODEL, message)
+        return record
+
+    def _format_error(self, request: ProviderRequest, generated: Generated) -> str | None:
+        """What is wrong with the form of a reply, if it had one to keep. A box that lies outside the image is
+        a wrong answer in the right form, and the model is not asked to mend it.
+        """
+        free = request.request.enrichment.capability.gives_text and not request.prompt.choices
+        if generated.truncated or free:
+            return None
+        try:
+            self._system.parse(request.request, request.prompt, generated.text)
+        except ReplyError as error:
+            return str(error) if error.cause is Cause.MALFORMED else None
+        except Exception:  # a bug of the parser: the model's loop, which parses the reply again, logs it
+            return None
+        return None
+
+    def _request(self, request: ProviderRequest, record: CallRecord, scope: CallScope) -> Generated | Failure:
+        """Send a request until it is answered, declined for good, or out of tries."""
+        for attempt in range(1, self.account.max_attempts + 1):
+            with self._concurrency:
+                answer = self._send_guarded(request, scope)
+            if answer is None:
+                break
+            record.attempts += 1
+            if isinstance(answer, ProviderResponse):
+                return self._recorded(request, answer, record)
+            wait = answer.requested_wait(self.clock.epoch())
+            given_up = attempt == self.account.max_attempts or (wait or 0) > self.account.longest_wait
+            if given_up or not answer.retryable:
+                status = f"HTTP {answer.status}" if answer.status else "no answer"
+                message = f"{self.account.vendor}: {status} at try {record.attempts}: {self.redact(answer.message)}"
+                return Failure(answer.as_cause, message + (f"; it asks to wait {wait:.0f} s" if wait else ""))
+            if wait is not None:
+                self.limiter.pause(wait)
+            self.clock.wait(answer.backoff(attempt, wait, self.rng), scope.stop)
+        return Failure(Cause.MODEL, "the run was stopped before it was asked")
+
+    def _send_guarded(self, request: ProviderRequest, scope: CallScope) -> ProviderResponse | ProviderError | None:
+        """Send once. Until a key has been accepted requests go one by one, so that a bad one is used once."""
+        if not self._authenticated:
+            with self._auth_lock:
+                if not self._authenticated:
+                    return self._send_limited(request, scope)
+        return self._send_limited(request, scope)
+
+    def _send_limited(self, request: ProviderRequest, scope: CallScope) -> ProviderResponse | ProviderError | None:
+        """Send once, within the limits; None if the run was stopped before it could."""
+        tokens = self.media_tokens(request) + text_tokens(request.prompt.text)
+        estimate = tokens + self._system.expected_reply_tokens(request.request.enrichment)
+        reservation = self.limiter.acquire(estimate, scope.stop)
+        if reservation is None:
+            return None
+        try:
+            answer = self.send(request)
+        except Exception as error:  # every SDK has its own; what it means is the protocol's to say
+            answer = self._mapped(error)
+        self.limiter.update_from_headers(answer.headers)
+        if isinstance(answer, ProviderResponse) and answer.input_tokens:
+            self.limiter.reconcile(reservation, answer.input_tokens + answer.output_tokens)
+        if isinstance(answer, ProviderError) and answer.fatal:
+            self._stop(answer)
+        else:
+            self._authenticated = True
+        return answer
+
+    def _mapped(self, error: Exception) -> ProviderError:
+        """What an exception means. Its traceback and its request, which hold the key, end here."""
+        try:
+            return self.map_error(error)
+        except Exception as unknown:  # an SDK that trips over a strange reply raises anything
+            message = f"the answer could not be taken apart: {type(unknown).__name__}: {unknown}"
+            _logger.warning("%s: %s", self._system.system, self.redact(message))
+            return ProviderError(None, message, cause=Cause.MALFORMED)
+
+    def _recorded(self, request: ProviderRequest, answer: ProviderResponse, record: CallRecord) -> Generated | Failure:
+        into, out = self.account.prices
+        cost = (answer.input_tokens * into + answer.output_tokens * out) / 1e6
+        record.usage += Usage(answer.input_tokens, answer.output_tokens, cost)
+        record.served_id = answer.served_id or record.served_id
+        if answer.text:
+            record.transcript.append(answer.text)
+        if answer.cause is not None:
+            return Failure(answer.cause, self.redact(answer.why))
+        text = unwrap_choice(answer.text) if request.prompt.choices else answer.text
+        return Generated(text, truncated=answer.truncated)
+
+    def _stop(self, answer: ProviderError) -> None:
+        """End every call of this engine: what was declined concerns each of their items."""
+        account = self.account
+        why = stop_reason(
+            answer, self.redact(answer.message), account.model_id, account.successor, account.key_variables
+        )
+        with self._lock:
+            for scope in self._scopes:
+                scope.error = scope.error or f"{self._system.system}: {why}"
+                scope.stop.set()
+
+    def redact(self, message: str) -> str:
+        """What a provider said, short, on one line and without the key."""
+        key = self.account.key.get_secret_value()
+        hidden = message.replace(key, "***") if key else message
+        return " ".join(hidden.split())[:400]

@@ -1,0 +1,180 @@
+"""The Gemini API (https://ai.google.dev/api) through google-genai: images, whole videos, safety blocks."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sightflow.blocks.models.contract import Choices, GenerationRequest, JsonSchema, Output, ReplyError, ReplyForm
+from sightflow.blocks.models.engines.providers.gemini_files import UploadedVideos, mime_type
+from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
+from sightflow.blocks.models.engines.providers.messages import (
+    ProviderError,
+    ProviderRequest,
+    ProviderResponse,
+    as_text,
+    as_token_count,
+)
+from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
+from sightflow.blocks.models.engines.providers.vendor import VendorEngine
+from sightflow.schemas.failure import Cause
+from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.vision import VisionRequest
+
+if TYPE_CHECKING:
+    from google import genai
+    from google.genai import types
+
+_BLOCKED = re.compile(r"(IMAGE_)?(SAFETY|PROHIBITED_CONTENT|RECITATION)|BLOCKLIST|SPII|MODEL_ARMOR")
+_A_FILE = re.compile(r"\bfiles?\b", re.IGNORECASE)
+_NETWORK = ("httpx", "httpx2")
+_SOUND_TOKENS, _FRAME_TOKENS = 32, 258  # a second and a frame of a video file
+
+
+class GeminiEngine(VendorEngine):
+    """At Google. A video is sent as it is, with its sound, where text is asked of it: regions are asked for by the
+    numbers of frames, which a file does not have.
+    """
+
+    _uploads: UploadedVideos
+
+    def connect(self) -> genai.Client:
+        from google import genai
+        from google.genai import types
+
+        account = self.account
+        self._uploads = UploadedVideos(self.clock)
+        # The client is kept: a temporary one closes its connections under the call. Time-outs are milliseconds.
+        milliseconds = math.ceil(account.timeout * 1000)
+        options = types.HttpOptions(base_url=account.base_url, timeout=milliseconds, retry_options=None)
+        return genai.Client(api_key=account.key.get_secret_value(), vertexai=False, http_options=options)
+
+    # --- whole videos ---------------------------------------------------------------------------
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
+        self.load()
+        # Counted once for each object and enrichment, not for each prompt.
+        asked = {id(each.request): each.request for each in requests}.values()
+        videos = [r.media.sha256 for r in asked if isinstance(r.media, DecodedVideo) and _file_type(r)]
+        self._uploads.need(videos)
+        try:
+            return super().generate(requests)
+        finally:
+            self._uploads.release(self._client, videos)
+
+    def encode_media(self, request: VisionRequest) -> tuple[EncodedImage, ...]:
+        return () if _file_type(request) else super().encode_media(request)
+
+    def media_tokens(self, request: ProviderRequest) -> int:
+        media = request.request.media
+        if request.images or not isinstance(media, DecodedVideo):
+            return super().media_tokens(request)
+        return math.ceil(media.duration * _SOUND_TOKENS) + len(media.frames) * _FRAME_TOKENS
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
+        from google.genai import types
+
+        profile, schema = self._vendor_system.profile, _response_schema(request.prompt.reply_form)
+        config = types.GenerateContentConfig(
+            temperature=profile.temperature,
+            candidate_count=1,
+            max_output_tokens=request.prompt.max_new_tokens + profile.thinking_tokens,
+            thinking_config=types.ThinkingConfig(**profile.thinking),
+            response_mime_type="application/json" if schema else None,
+            response_json_schema=schema,
+            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+        )
+        response = self._client.models.generate_content(
+            model=self.account.model_id, contents=self._contents(request), config=config
+        )
+        return _read(response)
+
+    def _contents(self, request: ProviderRequest) -> list[types.Content]:
+        from google.genai import types
+
+        media, file_type, parts = request.request.media, _file_type(request.request), []
+        if isinstance(media, DecodedVideo) and file_type:
+            parts.append(self._uploads.part(self._client, media, file_type))
+        for title, image in request.shown:
+            parts += [types.Part.from_text(text=title)] if title else []
+            parts.append(types.Part.from_bytes(data=image.data, mime_type=image.mime_type))
+        contents = [types.Content(role="user", parts=[*parts, types.Part.from_text(text=request.prompt.text)])]
+        if request.correction:
+            reply, complaint = request.correction
+            contents.append(types.Content(role="model", parts=[types.Part.from_text(text=reply)]))
+            contents.append(types.Content(role="user", parts=[types.Part.from_text(text=complaint)]))
+        return contents
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def map_error(self, error: Exception) -> ProviderError:
+        from google.genai import errors
+
+        if isinstance(error, ReplyError):
+            return ProviderError(None, str(error), cause=error.cause)
+        if isinstance(error, errors.APIError):
+            headers = dict(getattr(error.response, "headers", None) or {})
+            message, details = as_text(error.message) or as_text(error.status), as_text(error.details)
+            status = 401 if "API_KEY_INVALID" in details else error.code
+            elsewhere = "User location is not supported" in details
+            fatal = f"{message}; use a key from another place" if elsewhere else ""
+            if status in (403, 404) and _A_FILE.search(message):  # this item's upload is gone, not the key or the model
+                return ProviderError(status, message, headers, Cause.MODEL)
+            delay = re.search(r'"retryDelay": "([0-9.]+s)"', details)
+            wait = parse_duration(delay.group(1)) if delay else None
+            return ProviderError(status, message, headers, fatal_reason=fatal, retry_after=wait)
+        # Time-outs and broken connections leak from whichever HTTP library the SDK found.
+        network = type(error).__module__.partition(".")[0] in _NETWORK
+        if network or isinstance(error, errors.UnknownApiResponseError | json.JSONDecodeError):
+            return ProviderError(None, f"{type(error).__name__}: {error}")
+        raise error
+
+
+def _file_type(request: VisionRequest) -> str | None:
+    """The type of the file, if the video is sent as it is."""
+    media = request.media
+    if not isinstance(media, DecodedVideo) or not request.enrichment.capability.gives_text:
+        return None
+    return mime_type(media)
+
+
+def _response_schema(form: ReplyForm) -> dict[str, Any] | None:
+    """The JSON schema that the provider enforces; None for free text."""
+    match form:
+        case Choices(options):
+            return {"type": "string", "enum": list(options)}
+        case JsonSchema(schema):
+            return dict(schema)
+        case _:
+            return None
+
+
+def _read(response: types.GenerateContentResponse) -> ProviderResponse | ProviderError:
+    usage, http, feedback = response.usage_metadata, response.sdk_http_response, response.prompt_feedback
+    headers = dict((http.headers if http else None) or {})
+    if usage is None and feedback is None and not response.candidates:
+        return ProviderError(None, "an answer without content", headers)
+    made = as_token_count(usage.candidates_token_count) + as_token_count(usage.thoughts_token_count) if usage else 0
+    spent = (as_token_count(usage.prompt_token_count) if usage else 0, made, response.model_version)
+    if not response.candidates:
+        if feedback and feedback.block_reason:
+            why = f"the prompt was blocked: {feedback.block_reason.name}"
+            return ProviderResponse("", *spent, cause=Cause.REFUSED, why=why, headers=headers)
+        why = "the reply has no candidates"
+        return ProviderResponse("", *spent, cause=Cause.MALFORMED, why=why, headers=headers)
+    candidate = response.candidates[0]
+    parts = (candidate.content.parts if candidate.content else None) or []
+    text = "".join(part.text for part in parts if part.text and not part.thought)
+    ended = candidate.finish_reason.name if candidate.finish_reason else "STOP"
+    if _BLOCKED.fullmatch(ended):
+        why = f"the reply was blocked: {ended}"
+        return ProviderResponse(text, *spent, cause=Cause.REFUSED, why=why, headers=headers)
+    if ended != "MAX_TOKENS" and (ended != "STOP" or not text):
+        why = f"the reply is empty or broken off: {ended}"
+        return ProviderResponse(text, *spent, cause=Cause.MALFORMED, why=why, headers=headers)
+    return ProviderResponse(text, *spent, truncated=ended == "MAX_TOKENS", headers=headers)

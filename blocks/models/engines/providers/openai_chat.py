@@ -1,0 +1,140 @@
+"""OpenAI's chat completions (https://platform.openai.com/docs/api-reference/chat), at OpenAI or elsewhere."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sightflow.blocks.models.contract import Choices, JsonSchema, ReplyForm
+from sightflow.blocks.models.engines.providers.engine import ProviderEngine
+from sightflow.blocks.models.engines.providers.messages import (
+    ProviderError,
+    ProviderRequest,
+    ProviderResponse,
+    as_text,
+    as_token_count,
+)
+from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
+from sightflow.blocks.models.regions_schema import strict_object
+from sightflow.schemas.failure import Cause
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletion
+
+_NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_REFUSED = frozenset({"content_policy_violation", "content_filter"})
+
+
+class OpenAIChat(ProviderEngine):
+    """The protocol, without what one server wants beside it."""
+
+    image_detail: str | None = None
+    """How closely an image is looked at, where the server asks."""
+
+    @abstractmethod
+    def parameters(self, request: ProviderRequest) -> dict[str, Any]:
+        """The keywords of one request beside model and messages."""
+
+    def connect(self) -> openai.OpenAI:
+        return self.client(self.account.timeout)
+
+    def client(self, timeout: float) -> openai.OpenAI:
+        """A client with its own retries off."""
+        import openai
+
+        # The SDK insists on a key; servers without one take any.
+        key = self.account.key.get_secret_value() or "none"
+        return openai.OpenAI(api_key=key, base_url=self.account.base_url, timeout=timeout, max_retries=0)
+
+    def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
+        return self.complete(request, self.parameters(request))
+
+    def complete(self, request: ProviderRequest, parameters: dict[str, Any]) -> ProviderResponse:
+        """Send one request with these keywords. Raises what the SDK raises."""
+        response = self._client.chat.completions.with_raw_response.create(
+            model=self.account.model_id, messages=self._messages(request), **parameters
+        )
+        return read_completion(response.parse(), dict(response.headers), response.text)
+
+    def _messages(self, request: ProviderRequest) -> list[dict[str, Any]]:
+        content: list[dict[str, Any]] = []
+        detail = {"detail": self.image_detail} if self.image_detail else {}
+        for title, image in request.shown:
+            content += [{"type": "text", "text": title}] if title else []
+            content.append({"type": "image_url", "image_url": {"url": image.data_url, **detail}})
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": request.prompt.text}]}]
+        if request.correction:
+            reply, complaint = request.correction
+            messages += [{"role": "assistant", "content": reply}, {"role": "user", "content": complaint}]
+        return messages
+
+    def map_error(self, error: Exception) -> ProviderError:
+        import openai
+
+        if isinstance(error, openai.APIStatusError):
+            headers, code = dict(error.response.headers), error.code or error.type or ""
+            if code in _NO_CREDIT:
+                vendor = self.account.vendor
+                fatal = f"the account has no credit left ({code}); add some, or raise its limit, at {vendor}"
+                return ProviderError(error.status_code, error.message, headers, fatal_reason=fatal)
+            cause = Cause.REFUSED if code in _REFUSED else None
+            return ProviderError(error.status_code, error.message, headers, cause)
+        if isinstance(error, openai.APIConnectionError | json.JSONDecodeError):
+            return ProviderError(None, f"{type(error).__name__}: {error}")
+        raise error
+
+
+class OpenAISystem(VendorSystem, Protocol):
+    """What is asked of a system at OpenAI beside its account."""
+
+    detail: str
+
+
+class OpenAIEngine(OpenAIChat, VendorEngine):
+    """At OpenAI: the form of a reply is enforced by a strict JSON schema."""
+
+    def __init__(self, system: OpenAISystem) -> None:
+        super().__init__(system)
+        self.image_detail = system.detail
+
+    def parameters(self, request: ProviderRequest) -> dict[str, Any]:
+        profile = self._vendor_system.profile
+        limit = request.prompt.max_new_tokens + profile.thinking_tokens
+        return dict(profile.sampling) | {"max_completion_tokens": limit} | response_format(request.prompt.reply_form)
+
+
+def response_format(form: ReplyForm) -> dict[str, Any]:
+    """The keyword that makes a server enforce the form of a reply; nothing for free text."""
+    match form:
+        case Choices(options):
+            schema: Any = strict_object({"answer": {"type": "string", "enum": list(options)}})
+        case JsonSchema(given):
+            schema = dict(given)
+        case _:
+            return {}
+    return {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "reply", "schema": schema, "strict": True},
+        }
+    }
+
+
+def read_completion(completion: ChatCompletion, headers: dict[str, str], body: str) -> ProviderResponse:
+    """What a chat completion says; `body` is its JSON, kept where there is no text to keep."""
+    usage = completion.usage
+    spent = (as_token_count(usage.prompt_tokens), as_token_count(usage.completion_tokens)) if usage else (0, 0)
+    served = as_text(completion.model) or None
+    if not completion.choices:
+        why = "the reply has no choices"
+        return ProviderResponse(body, *spent, served, cause=Cause.MALFORMED, why=why, headers=headers)
+    choice = completion.choices[0]
+    text, cut = as_text(choice.message.content), choice.finish_reason == "length"
+    if choice.message.refusal or choice.finish_reason == "content_filter":
+        why = as_text(choice.message.refusal) or "the provider's content filter stopped the reply"
+        return ProviderResponse(text or why, *spent, served, cause=Cause.REFUSED, why=why, headers=headers)
+    if not text and not cut:
+        return ProviderResponse(body, *spent, served, cause=Cause.MALFORMED, why="the reply is empty", headers=headers)
+    return ProviderResponse(text, *spent, served, truncated=cut, headers=headers)

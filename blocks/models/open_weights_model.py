@@ -1,0 +1,240 @@
+"""A system with open weights: its settings, and what it tells the engines that can run them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
+
+from sightflow.blocks.models import weights
+from sightflow.blocks.models.contract import BatchGenerator, GenerationRequest, LoadedWeights, ReplyError
+from sightflow.blocks.models.engines.factory import OPEN_WEIGHTS_ENGINES, settings_problem
+from sightflow.blocks.models.image_sizes import Size, fit_within
+from sightflow.blocks.models.vision_model import VisionModel
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.failure import Cause, ModelError
+from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.spec import ServerAddress
+
+_LONGEST_SENT = 2048
+ENDPOINT_KEY_VARIABLE = "SIGHTFLOW_ENDPOINT_KEY"
+
+
+class OpenWeightsModel(VisionModel):
+    """A system whose weights anybody can load: a hub id or a local folder.
+
+    They run on transformers' own classes in this process; or, by `engine: endpoint`, in a server that speaks OpenAI's
+    protocol; or, by `engine: vllm`, in vLLM inside this process. Most systems are prompted through the chat template of
+    their processor; one that is not returns a generator of its own.
+    """
+
+    supports_video: ClassVar[bool] = False
+    """Whether a video's frames are looked at together; if not, one by one."""
+    supports_vllm: ClassVar[bool] = False
+    """Whether vLLM has a class of its own for these weights."""
+    prompt_conditioned_vision: ClassVar[bool] = False
+    """Whether what is seen of an image depends on the prompt, so that its encoding cannot be shared."""
+    model_class: ClassVar[str]
+    """Name of the class in `transformers` that holds the weights."""
+    memory_gib: ClassVar[float] = 1.0
+    """Device memory that the default weights need in 16-bit numbers, with a batch of one."""
+
+    engine: str = Field(
+        default="local",
+        description="local: transformers; endpoint: served at endpoint_url; vllm: vLLM, in process.",
+        json_schema_extra={"enum": list(OPEN_WEIGHTS_ENGINES)},
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        default="auto", description="auto: SDPA where the model has it."
+    )
+    placement: Literal["device", "accelerate"] = Field(
+        default="device", description="accelerate: spread weights that do not fit over all devices and the host."
+    )
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="Objects a forward pass; auto: 8, on a GPU as many as its memory is seen to hold."
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads of a batch, of which as many are computed at once as there are cores for; "
+        "unset: one batch at a time, on every core.",
+    )
+    share_prefix: bool = Field(default=True, description="Read an image or video once for all prompts about it.")
+    reduced_decoding: bool = Field(
+        default=False, description="JPEGs at reduced scale, where the whole image is squeezed into a small square."
+    )
+    endpoint_url: ServerAddress | None = Field(default=None, description="E.g. http://localhost:8000/v1.")
+    endpoint_key: SecretStr | None = Field(
+        default=None, description=f"Empty: ${ENDPOINT_KEY_VARIABLE}, if the server wants one."
+    )
+    endpoint_timeout: float = Field(default=300.0, gt=0, description="Seconds without a byte until a try is given up.")
+    max_concurrency: int = Field(
+        default=32, ge=1, le=1024, description="Most requests in flight at an endpoint, or at once in vLLM."
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=1, description="vllm: most tokens of prompt, media and reply; unset: as the weights allow."
+    )
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1, description="vllm: its share of the GPU's memory.")
+
+    _processor: Any = PrivateAttr(default=None)
+    _config: Any = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> Self:
+        if problem := settings_problem(self.engine, self):
+            raise ValueError(problem)
+        return self
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied._processor = copied._config = None
+        return copied
+
+    @property
+    def engine_name(self) -> str:
+        return self.engine
+
+    # --- weights on disk ------------------------------------------------------------------------
+
+    def local_path(self) -> Path | None:
+        """The folder of the weights, if they are on this machine: the id itself or the hub's cache."""
+        return weights.local_path(self.ref)
+
+    def pull(self) -> Path:
+        """Download the weights into the hub's cache, with progress. Raises ModelError that says what to do."""
+        return weights.pull(self.system, self.ref)
+
+    @property
+    def notice(self) -> str:
+        path = self.local_path()
+        return weights.notice(path) if path else ""
+
+    @property
+    def weights_class(self) -> str:
+        """The class in `transformers` for these weights; a family of several chooses by their config."""
+        return self.model_class
+
+    def refuse_another_model(self, path: Path) -> None:
+        """Refuse weights of another model, which transformers would load as random ones, with a warning."""
+        import transformers
+
+        wanted = getattr(transformers, self.weights_class).config_class.model_type
+        found = weights.model_type(path)
+        if found != wanted:
+            raise ModelError(f"{self.system}: {path} holds weights of {found!r}, not of {wanted!r}; check the id")
+
+    # --- videos and images ----------------------------------------------------------------------
+
+    def runs_per_frame(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
+        """Of a video regions and tracks are always asked for frame by frame."""
+        return media_kind is MediaKind.VIDEO and not (self.supports_video and enrichment.capability.gives_text)
+
+    @property
+    def decoded_side(self) -> int | None:
+        return self.square_side() if self.reduced_decoding and self._processor is not None else None
+
+    def square_side(self) -> int | None:
+        """The side in pixels of the square into which the loaded processor squeezes any image; None: it does not."""
+        return None
+
+    def sent_size(self, size: Size) -> Size:
+        """The width and height at which an image of this size is sent to an endpoint."""
+        return fit_within(size, _LONGEST_SENT)
+
+    def prompt_length(self, media: Media) -> float:
+        """How long a medium makes a prompt, in any unit; never raises."""
+        frames = len(media.frames) if isinstance(media, DecodedVideo) else 1
+        return float(frames * media.width * media.height)
+
+    # --- hooks of the engines that hold the weights ---------------------------------------------
+
+    def load_processor(self, path: Path) -> Any:
+        """The processor that belongs to the weights."""
+        from transformers import AutoProcessor
+
+        return AutoProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+
+    def on_loaded(self, processor: Any, config: Any) -> None:
+        """Called once the weights, or the processor alone (`config` is then None), are in memory."""
+        self._processor, self._config = processor, config
+
+    def batch_generator(self, weights: LoadedWeights) -> BatchGenerator | None:
+        """How these weights run batch by batch; None: through the chat template."""
+        return None
+
+    def processor_overrides(self, media: Media | None) -> dict[str, Any]:
+        """What the processor does otherwise than its files say, as keywords for another of its kind: about these
+        media, or about any.
+        """
+        return {}
+
+    def texts(self, batch: Sequence[GenerationRequest]) -> list[str]:
+        """The words of each prompt as the model was trained to read them, a placeholder for the media."""
+        chats = []
+        for each in batch:
+            content = [{"type": each.request.media.kind.value}, {"type": "text", "text": each.prompt.text}]
+            chats.append([{"role": "user", "content": content}])
+        return [str(self._processor.apply_chat_template(chat, add_generation_prompt=True)) for chat in chats]
+
+    def templated(self, batch: Sequence[GenerationRequest]) -> tuple[list[str], bool]:
+        """The words of each prompt, and whether the tokenizer is to write the first token before them.
+
+        Raises ValueError if a prompt holds what stands for the media.
+        """
+        for each in batch:
+            for token in self.placeholders():
+                if token in each.prompt.text:
+                    raise ValueError(f"the prompt holds {token!r}, which stands for the media; word it differently")
+        texts = self.texts(batch)
+        begin = self._processor.tokenizer.bos_token
+        # Some templates write the first token themselves; it must not stand there twice.
+        return texts, not (begin and texts[0].startswith(begin))
+
+    def prompt_tokens(self, each: GenerationRequest) -> list[int]:
+        """The words as tokens, in which one placeholder stands for the media, however many tokens they will be."""
+        (text,), add_special_tokens = self.templated([each])
+        return list(self._processor.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+    def media_inputs(self, batch: Sequence[GenerationRequest]) -> dict[str, Any]:
+        """The processor's arguments for the media of a batch, in its order: images, unless overridden."""
+        return {"images": [image_of(each) for each in batch]}
+
+    def finish_inputs(self, inputs: Any) -> None:
+        """Change what the processor made of a batch, in place; nothing, unless overridden."""
+
+    def placeholders(self) -> list[str]:
+        """The tokens that stand for an image or a video in the words of a prompt."""
+        names = ("image_token", "video_token")
+        return [str(token) for name in names if (token := getattr(self._processor, name, None))]
+
+    # --- the fingerprint ------------------------------------------------------------------------
+
+    def generation_settings(self) -> dict[str, Any]:
+        settings = super().generation_settings()
+        return settings | {"reduced_decoding": True} if self.reduced_decoding else settings
+
+
+def image_of(each: GenerationRequest) -> Any:
+    """The image that a prompt is about. Raises ReplyError with cause `unsupported` if it is about a whole video."""
+    if not isinstance(each.request.media, DecodedImage):
+        raise ReplyError("an image was expected and this is a video", Cause.UNSUPPORTED)
+    return each.request.media.pixels
+
+
+def frames_at_times(video: DecodedVideo) -> dict[str, Any]:
+    """A video's frames with the times at which they were taken, as transformers' metadata.
+
+    Frames are numbered in milliseconds, "at 1000 frames a second", which is exact also where the frame
+    rate varies; the length is such that frames over length is the mean rate of sampling.
+    """
+    indices = [round(second * 1000) for second in video.seconds]
+    count = len(indices)
+    spacing = (indices[-1] - indices[0]) / (count - 1) if count > 1 else 1000.0 / (video.frame_rate or 24.0)
+    return {"frames_indices": indices, "fps": 1000.0, "total_num_frames": max(round(count * spacing), 1)}

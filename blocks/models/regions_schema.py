@@ -1,0 +1,33 @@
+"""JSON schemas (https://json-schema.org) of replies that hold regions, within what the providers enforce."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment
+
+_NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
+POINTS: dict[str, Any] = {"type": "array", "items": _NUMBERS | {"minItems": 2, "maxItems": 2}}
+"""An outline: points of two numbers."""
+
+
+def region_properties(
+    enrichment: Enrichment, media_kind: MediaKind, box_key: str, outline: dict[str, Any]
+) -> dict[str, Any]:
+    """The properties of one region: its label, one of those asked for if any were; its box of four numbers; of a video
+    its frame and, for tracking, its track; for segmentation the `outline`, a property and its schema.
+    """
+    names = enrichment.phrases or enrichment.labels
+    label = {"type": "string", "enum": list(names)} if names else {"type": "string"}
+    region: dict[str, Any] = {"label": label, box_key: _NUMBERS | {"minItems": 4, "maxItems": 4}}
+    if enrichment.capability is Capability.OBJECT_TRACKING:
+        region = {"track": {"type": "integer"}, **region}
+    if media_kind is MediaKind.VIDEO:
+        region = {"frame": {"type": "integer"}, **region}
+    return region | (outline if enrichment.capability is Capability.SEGMENTATION else {})
+
+
+def strict_object(properties: dict[str, Any]) -> dict[str, Any]:
+    """An object as strict modes take it: every property required, and no other."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

@@ -1,0 +1,31 @@
+"""Asking about the sampled frames of a video that are shown together."""
+
+from __future__ import annotations
+
+from sightflow.blocks.models.contract import Prompt
+from sightflow.blocks.models.instructions import instruction_prompts, region_instruction
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.media import DecodedVideo
+
+_FRAME_FORM = '"frame": the number of the frame'
+_TRACK_FORM = '"track": a whole number, the same for the same object in every frame'
+
+
+def frame_titles(video: DecodedVideo) -> list[str]:
+    """The words that stand before each frame: its number, from 1, and its time."""
+    return [f"Frame {k}, at {seconds:.2f} s:" for k, seconds in enumerate(video.seconds, start=1)]
+
+
+def media_prompts(
+    enrichment: Enrichment, media_kind: MediaKind, max_new_tokens: int, box_form: str, polygon_form: str
+) -> tuple[Prompt, ...]:
+    """One prompt in words; of a video, regions and tracks are asked for by the numbers of its frames."""
+    if media_kind is MediaKind.IMAGE or enrichment.capability.gives_text:
+        return instruction_prompts(enrichment, media_kind, max_new_tokens, box_form, polygon_form)
+    form = f"{_FRAME_FORM}, {box_form}"
+    if enrichment.capability is Capability.OBJECT_TRACKING:
+        form = f"{_TRACK_FORM}, {form}"
+    asked = region_instruction(enrichment, form, polygon_form)
+    words = f"These are frames of one video, in order. {asked}\nGive an entry for every frame in which a place is seen."
+    return (Prompt(words, max_new_tokens=max_new_tokens),)
