@@ -48,7 +48,7 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
         statuses = _statuses(chosen, known.filter(mine), cases.filter(mine), resolved)
         todo = _todo(statuses, cases.filter(mine), spec.policy, selection)
         counted.append((_counts(statuses), resolved, route))
-        pending.append(todo.select("object", resolved=pl.lit(number, pl.UInt32())))
+        pending.append(todo.select("object", ask=pl.lit(number, pl.UInt32())))
     if selection.limit is not None:
         objects = pl.concat(pending).select("object").unique()
         first = chosen.select("uri", "object").join(objects, on="object", how="semi").sort("uri").head(selection.limit)

@@ -81,7 +81,7 @@ def test_many_small_commits_are_joined_when_due_and_the_next_run_commits_nothing
     path = write_spec(f"{folder}/*", policy=policy)
     first = run(path)
     joined = ["enrichments: 3 files joined into 1", "enrichments: 4 files joined into 1"]
-    assert [tended.words for tended in first.upkeep] == joined
+    assert [tended.summary for tended in first.upkeep] == joined
     assert f"upkeep of {joined[1]}" in markdown(first)
     assert len(rows(path)) == 6
     before = versions(path)

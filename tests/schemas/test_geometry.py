@@ -53,7 +53,7 @@ def test_a_box_survives_the_way_into_a_native_space_and_back(
 
 
 @pytest.mark.parametrize(
-    ("space", "numbers", "frame", "pixels"),
+    ("space", "numbers", "transform", "pixels"),
     [
         (PER_MILLE, (100, 200, 300, 400), ImageTransform.whole(640, 480), (64, 96, 192, 192)),
         (BoxFormat(1000.0, "yxyx"), (200, 100, 400, 300), ImageTransform.whole(640, 480), (64, 96, 192, 192)),

@@ -148,13 +148,13 @@ def test_a_race_that_is_lost_is_told_and_costs_nothing(catalog: Catalog, monkeyp
 KILLED = """
 import sys
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.catalog.maintenance import tend
+from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.schemas.spec import Upkeep
 
 catalog = Catalog(uri=sys.argv[1])
 catalog.table("enrichments")
 print("about to begin", flush=True)
-tend(catalog, Upkeep(compact_files=2))
+maintain(catalog, Upkeep(compact_files=2))
 """
 
 
