@@ -62,7 +62,7 @@ def test_keys_of_the_environment_are_shown_nowhere(
     policy = {"hosted": "allow", "max_quarantine_ratio": 1.0}
     spec = write_spec(source, enrichments=asked, models=models, policy=policy, store={"endpoint_url": bucket.endpoint})
     start = (
-        "from blocks import systems; systems.SYSTEMS['florence-2'] = 'tests.stand_in_model:StandIn'; "
+        "from sightflow.blocks.models.registry import SYSTEMS; SYSTEMS['florence-2'] = 'tests.stand_in_model:StandIn'; "
         "from sightflow.infra.cli import main; main()"
     )
     command = [sys.executable, "-c", start, "run", str(spec)]
