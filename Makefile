@@ -3,10 +3,12 @@
 SHELL := /bin/bash
 UV := .tools/bin/uv
 BIN := .venv/bin
+LOCK := $(UV) pip compile pyproject.toml --extra all --group dev --universal --generate-hashes --python-version 3.11 \
+  --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo test check bench bench-gpu format lock clean
+.PHONY: help demo test test-unit test-e2e check bench bench-gpu format lock relock clean
 help:     ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
@@ -33,9 +35,11 @@ format: .venv/ready ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: $(UV) ## resolve pyproject.toml again into requirements.lock
-	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 \
-	  --no-emit-index-url --custom-compile-command "make lock" --quiet --upgrade -o requirements.lock
+lock: $(UV) ## resolve pyproject.toml again into requirements.lock, with the newest versions
+	$(LOCK) --upgrade
+
+relock: $(UV) ## the same, keeping the versions that are locked
+	$(LOCK)
 
 clean: ## remove the environment and everything that was made here
 	rm -rf .venv .tools benchmarks/.environments demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -67,5 +67,9 @@ class StoreError(SightflowError):
     """The object store or the catalog cannot be reached or refuses us."""
 
 
+class MissingExtra(SightflowError):
+    """A package is not installed that only an extra brings; the message gives the command."""
+
+
 class ModelError(SightflowError):
     """A model cannot be used at all: missing weights, a bad key, a retired id, no device."""

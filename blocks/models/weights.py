@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from sightflow.blocks.extras import is_installed, require
 from sightflow.blocks.models.contract import Availability
 from sightflow.schemas.failure import ModelError
 from sightflow.schemas.vision import ModelRef
@@ -31,6 +32,8 @@ def local_path(ref: ModelRef) -> Path | None:
     if is_folder(ref.id):
         folder = Path(ref.id).expanduser()
         return folder if folder.is_dir() else None
+    if not is_installed("huggingface_hub"):
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -64,6 +67,7 @@ def pull(system: str, ref: ModelRef) -> Path:
     """
     if is_folder(ref.id):
         raise ModelError(f"{system}: {ref.id} is a folder; there is nothing to pull")
+    require("huggingface_hub", "local", "pulling weights")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
     from huggingface_hub.errors import RevisionNotFoundError as NoSuchRevision

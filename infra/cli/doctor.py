@@ -12,13 +12,16 @@ from typing import Annotated
 
 import typer
 
+from sightflow.blocks.extras import install_command, is_installed
 from sightflow.infra.cli.screen import console, table
 from sightflow.schemas.spec import EnrichmentSpec
 
-_PACKAGES = (
-    "prefect", "torch", "transformers", "deltalake", "polars", "pandera", "s3fs", "duckdb", "av",
-    "openai", "google-genai", "dashscope",
-)  # fmt: skip
+_PACKAGES = {
+    "prefect": "", "deltalake": "", "polars": "", "pandera": "", "s3fs": "", "duckdb": "", "av": "",
+    "torch": "local", "transformers": "local", "openai": "openai", "google-genai": "gemini", "dashscope": "dashscope",
+    "prefect-dask": "dask",
+}  # fmt: skip
+"""Distributions, and the extra that brings each; empty: every installation has it."""
 Finding = tuple[str, str, str, str]
 
 
@@ -38,24 +41,35 @@ def doctor(
 
 
 def _packages() -> Iterator[Finding]:
-    for name in _PACKAGES:
+    for name, extra in _PACKAGES.items():
         try:
             yield name, "ok", version(name), ""
         except PackageNotFoundError:
-            yield name, "missing", "not installed", "make clean, then make demo: installs what requirements.lock names"
+            if extra:
+                yield name, "not here", "not installed", install_command(extra)
+            else:
+                yield name, "missing", "not installed", "install sightflow anew: it belongs to every installation"
 
 
 def _machine() -> Iterator[Finding]:
     yield "python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}", ""
-    import torch
+    if not is_installed("torch"):
+        yield "GPU", "none", "torch is not installed: no model runs here", install_command("local")
+    elif _cuda_is_available():
+        import torch
 
-    if torch.cuda.is_available():
         for k in range(torch.cuda.device_count()):
             facts = torch.cuda.get_device_properties(k)
             yield f"cuda:{k}", "ok", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB", ""
     else:
         yield "GPU", "none", "models run on the CPU", "the demo does not need one; 7B models do"
     yield "disk", "ok", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free here", ""
+
+
+def _cuda_is_available() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def _prefect() -> Iterator[Finding]:

@@ -2,35 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
-from sightflow.blocks.models.contract import Engine
+from sightflow.blocks.extras import install_command, is_installed
+from sightflow.blocks.models.contract import Availability, Engine, GenerationRequest, Output
+from sightflow.schemas.failure import MissingExtra
 
-OPEN_WEIGHTS_ENGINES: dict[str, str] = {
-    "local": "sightflow.blocks.models.engines.transformers.engine:TransformersEngine",
-    "endpoint": "sightflow.blocks.models.engines.providers.openai_endpoint:OpenAIEndpoint",
-    "vllm": "sightflow.blocks.models.engines.vllm:VllmEngine",
+_HERE = "sightflow.blocks.models.engines"
+
+
+class EngineEntry(NamedTuple):
+    """Where an engine's class is, the package that it computes with, and the extra that installs it."""
+
+    path: str
+    package: str
+    extra: str
+
+
+OPEN_WEIGHTS_ENGINES: dict[str, EngineEntry] = {
+    "local": EngineEntry(f"{_HERE}.transformers.engine:TransformersEngine", "transformers", "local"),
+    "endpoint": EngineEntry(f"{_HERE}.providers.openai_endpoint:OpenAIEndpoint", "openai", "openai"),
+    "vllm": EngineEntry(f"{_HERE}.vllm:VllmEngine", "transformers", "vllm"),
 }
 """What the setting `engine` of a system with open weights may say."""
-PROVIDER_ENGINES: dict[str, str] = {
-    "openai": "sightflow.blocks.models.engines.providers.openai_chat:OpenAIEngine",
-    "gemini": "sightflow.blocks.models.engines.providers.gemini:GeminiEngine",
-    "dashscope": "sightflow.blocks.models.engines.providers.dashscope:DashScopeEngine",
+VENDOR_ENGINES: dict[str, EngineEntry] = {
+    "openai": EngineEntry(f"{_HERE}.providers.openai_chat:OpenAIEngine", "openai", "openai"),
+    "gemini": EngineEntry(f"{_HERE}.providers.gemini:GeminiEngine", "google.genai", "gemini"),
+    "dashscope": EngineEntry(f"{_HERE}.providers.dashscope:DashScopeEngine", "dashscope", "dashscope"),
 }
 """The vendors' SDKs, by the name that a hosted system gives."""
 
 
+class MissingEngine(Engine):
+    """Stands for an engine whose package is not installed: it says so, and how to install it."""
+
+    def __init__(self, entry: EngineEntry, system: Any) -> None:
+        self._entry = entry
+        self._system = system
+
+    @property
+    def is_remote(self) -> bool:
+        return self._entry in VENDOR_ENGINES.values()
+
+    def availability(self) -> Availability:
+        return Availability(
+            False, f"{self._entry.package} is not installed", f"run: {install_command(self._entry.extra)}"
+        )
+
+    def load(self) -> None:
+        available = self.availability()
+        raise MissingExtra(f"{self._system.system}: {available.why}; {available.remedy}")
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
+        self.load()
+        return []
+
+    def weights_digest(self) -> str:
+        return f"{self._system.ref.id}@{self._system.ref.revision or ''}"
+
+
+def _entry(name: str) -> EngineEntry:
+    return (OPEN_WEIGHTS_ENGINES | VENDOR_ENGINES)[name]
+
+
 @cache
-def _engine_class(name: str) -> Any:
-    module, _, attribute = (OPEN_WEIGHTS_ENGINES | PROVIDER_ENGINES)[name].partition(":")
+def _engine_class(path: str) -> Any:
+    module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)
 
 
 def make_engine(name: str, system: Any) -> Engine:
     """The engine of this name for a configured system, not yet loaded."""
-    engine: Engine = _engine_class(name)(system)
+    entry = _entry(name)
+    if not is_installed(entry.package):
+        return MissingEngine(entry, system)
+    engine: Engine = _engine_class(entry.path)(system)
     return engine
 
 
@@ -38,5 +87,5 @@ def settings_problem(name: str, system: Any) -> str | None:
     """Why a system's settings cannot go with the engine of this name, or None."""
     if name not in OPEN_WEIGHTS_ENGINES:
         return f"engine: {name} is not known; allowed: {', '.join(OPEN_WEIGHTS_ENGINES)}"
-    problem: str | None = _engine_class(name).settings_problem(system)
+    problem: str | None = _engine_class(_entry(name).path).settings_problem(system)
     return problem

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from sightflow.blocks.extras import require
 from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyError
 from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel, frames_at_times
@@ -169,9 +170,10 @@ class Qwen2VL(OpenWeightsModel):
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height in pixels of what the model sees of a picture of this size."""
+        _check_ratio(*size)
+        require("transformers", "local", f"{self.system}, to know the pixels that its processor makes of an image,")
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-        _check_ratio(*size)
         sizing = self._sizing_processor()
         height, width = smart_resize(
             size[1],
