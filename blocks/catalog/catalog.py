@@ -20,6 +20,7 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.report import RUNS_SCHEMA
@@ -61,6 +62,16 @@ class Catalog(Block):
     _block_type_name = "Sightflow catalog"
     _block_type_slug = "sightflow-catalog"
     _block_schema_capabilities: ClassVar[list[str]] = ["catalog"]
+    _logo_url = LOGO
+    _documentation_url = documentation("catalog.md")
+    _code_example = """
+        ```python
+        from sightflow.blocks import Catalog
+
+        catalog = Catalog.load("NAME")
+        print(catalog.scan("enrichments").collect())
+        ```
+    """
     model_config = ConfigDict(extra="forbid")
 
     uri: str = Field(description="s3://bucket/folder or file:///folder.")

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.models.contract import (
     Availability,
     BilledFailure,
@@ -55,6 +56,8 @@ class VisionModel(Block):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     _block_schema_capabilities: ClassVar[list[str]] = ["vision"]
+    _logo_url = LOGO
+    _documentation_url = documentation("models.md")
 
     rating: ClassVar[Rating]
     media_kinds: ClassVar[frozenset[MediaKind]] = frozenset({MediaKind.IMAGE})
@@ -73,6 +76,19 @@ class VisionModel(Block):
         copied = super().__copy__()
         copied._engine, copied._opening = None, threading.Lock()  # the copy may have other settings
         return copied
+
+    @classmethod
+    def get_code_example(cls) -> str:
+        """What Prefect's UI shows of how a saved block is used."""
+        rating: Rating | None = getattr(cls, "rating", None)
+        used = f"In a spec: `models: {{{rating.system}: {{block: NAME}}}}`" if rating else ""  # this class has none
+        return (
+            "```python\n"
+            f"from sightflow.blocks import {cls.__name__}\n\n"
+            f'model = {cls.__name__}.load("NAME")\n'
+            "print(model.availability())\n"
+            f"```\n{used}"
+        )
 
     @property
     def system(self) -> str:

@@ -22,6 +22,7 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.store.inventory import concat, inventory_of, to_inventory, version_of
 from sightflow.blocks.store.local_files import Listed, hash_file, read_file, stat_file, too_large, walk, write_file
 from sightflow.blocks.store.patterns import literal_of, roots_of, source_filter
@@ -45,6 +46,16 @@ class ObjectStore(Block):
     _block_type_name = "Sightflow object store"
     _block_type_slug = "sightflow-object-store"
     _block_schema_capabilities: ClassVar[list[str]] = ["object-store"]
+    _logo_url = LOGO
+    _documentation_url = documentation("spec.md")
+    _code_example = """
+        ```python
+        from sightflow.blocks import ObjectStore
+
+        store = ObjectStore.load("NAME")
+        print(store.inventory(["s3://bucket/**/*.jpg"]))
+        ```
+    """
     model_config = ConfigDict(extra="forbid")
 
     endpoint_url: str | None = Field(default=None, description="Of an S3-compatible store; empty: AWS.")

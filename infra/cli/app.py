@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from sightflow.infra.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
-from sightflow.infra.cli.screen import Commands
+from sightflow.infra.cli.screen import Commands, console
 
 app = typer.Typer(
     name="sightflow",
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
     help="""
 Turn a bucket of images and videos into a validated, queryable catalog with vision-language models.
@@ -23,6 +25,23 @@ Start with `sightflow demo`. Then write a spec (see docs/spec.md), look at `sigh
 Exit codes: 0 done, 2 bad usage or spec, 3 more failures than the policy allows, 1 anything else.
 """,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"sightflow {version('sightflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)

@@ -1,0 +1,13 @@
+"""What Prefect's UI links to from a block: the project's pages. Whoever moves the project changes them here."""
+
+from __future__ import annotations
+
+from pydantic import HttpUrl
+
+_REPOSITORY = "github.com/sightflow/sightflow"
+LOGO = HttpUrl("https://raw.githubusercontent.com/sightflow/sightflow/main/docs/images/logo.png")
+
+
+def documentation(page: str) -> HttpUrl:
+    """The address of a page in docs/, e.g. `models.md`."""
+    return HttpUrl(f"https://{_REPOSITORY}/blob/main/docs/{page}")
