@@ -22,6 +22,7 @@ import yaml
 
 from sightflow.infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
 from sightflow.infra.prefect_server import PrefectServer, deliver
+from tests.installed import Installed, install
 from tests.stand_in_model import StandIn
 
 
@@ -41,6 +42,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         server.wait()
         yield server
         deliver()
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel in an environment of its own."""
+    return install(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")

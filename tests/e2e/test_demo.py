@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 
 from sightflow.blocks.catalog.catalog import Catalog
+from tests.installed import Installed
 
 MARK = "SIGHTFLOW_TEST_OF_THE_DEMO"
 
@@ -24,10 +24,10 @@ def started_by_it() -> list[str]:
     return left
 
 
-def test_the_demo_shows_the_whole_job_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_shows_the_whole_job_and_leaves_nothing_running(tmp_path: Path, installed: Installed) -> None:
     here = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
-    environment = here | {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120", MARK: str(os.getpid())}
-    command = [sys.executable, "-c", "from sightflow.infra.cli import main; main()", "demo", "--videos", "1"]
+    environment = here | {"PYTHONPATH": ".", "COLUMNS": "120", MARK: str(os.getpid())}
+    command = [installed.program, "demo", "--videos", "1"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
