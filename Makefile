@@ -19,6 +19,12 @@ test: .venv/ready ## lint, types, import contracts and every test
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+test-unit: .venv/ready ## the tests that start no server and no process of their own (under two minutes)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e"
+
+test-e2e: .venv/ready ## the tests that drive the program from outside
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m e2e
+
 check: .venv/ready ## ruff, formatting, mypy --strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

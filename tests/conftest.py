@@ -27,7 +27,13 @@ from tests.stand_in_model import StandIn
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take minutes come first, so that the last of them is not waited for alone."""
+    """The files that take minutes come first, so that the last of them is not waited for alone.
+
+    Whatever drives the program from outside, or needs Prefect's server, is marked `e2e`.
+    """
+    for item in items:
+        if "e2e" in item.path.parts or "prefect_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.e2e)
     items.sort(key=lambda item: "e2e" not in item.path.parts)
 
 

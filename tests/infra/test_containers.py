@@ -78,3 +78,19 @@ def test_every_variable_that_compose_asks_for_is_in_the_example_of_the_environme
     asked = set(re.findall(r"\$\{(\w+)", (INFRA / "compose.yaml").read_text()))
     given = dict(line.split("=") for line in (INFRA / "compose.env.example").read_text().splitlines() if "=" in line)
     assert asked == set(given) and not any(given.values())
+
+
+def test_without_a_gpu_everything_but_cuda_is_installed_as_it_is_locked() -> None:
+    from sightflow.infra.cpu_requirements import entries, torch_pins, without_cuda
+
+    lock = (INFRA.parent / "requirements.lock").read_text()
+    everything = {name: text for name, _, text in entries(lock)}
+    kept = {name: text for name, _, text in entries(without_cuda(lock))}
+    gone = set(everything) - set(kept)
+    assert {"torch", "torchvision", "triton"} < gone
+    assert all(name.startswith(("nvidia-", "cuda-")) for name in gone - {"torch", "torchvision", "triton"})
+    assert all(everything[name] == text and "--hash=sha256:" in text for name, text in kept.items())
+    assert not any("nvidia" in text.partition("# via")[0] for text in kept.values())
+    assert [pin.partition("==")[0] for pin in torch_pins(lock).split()] == ["torch", "torchvision"]
+    dockerfile = (INFRA / "Dockerfile").read_text()
+    assert "--torch-backend cpu" in dockerfile and "cpu_requirements.py requirements.lock" in dockerfile
