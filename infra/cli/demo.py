@@ -11,6 +11,7 @@ from typing import Annotated
 import polars as pl
 import typer
 
+from sightflow.blocks.extras import require
 from sightflow.infra.cli.catalog import open_cases
 from sightflow.infra.cli.run import enrich_on, show_report
 from sightflow.infra.cli.screen import console, safe, table
@@ -27,6 +28,8 @@ def demo(
     """Draw pictures and films, put them in S3, caption them, detect, ground and track in them with real models,
     publish.
     """
+    require("moto", "demo", "sightflow demo, for its S3 on loopback,")
+    require("transformers", "demo", "sightflow demo")
     from sightflow.infra.demo.bucket import KEYS, demo_spec, draw_media, fill_bucket, s3_on_loopback
     from sightflow.infra.prefect_server import prefect_api
     from sightflow.schemas.spec import read_spec

@@ -319,3 +319,15 @@ def test_qwen_generations_are_known_from_the_hub_s_cache(tmp_path: Path, monkeyp
         )
         Qwen2VL(id="owner/tiny", revision="main").pull()
     assert Qwen2VL(id="owner/tiny", revision="main").known_generation == "qwen3_vl"
+
+
+# --- what is said of them -----------------------------------------------------------------------
+
+
+def test_a_notice_beside_the_weights_is_told_and_is_bounded(copy: Path) -> None:
+    assert LlavaNext(id=str(copy)).notice == ""
+    (copy / "notice.txt").write_bytes(b"It knows drawn shapes,\nand nothing else. \xff" + b"x" * 10_000)
+    notice = LlavaNext(id=str(copy)).notice
+    assert notice.startswith("It knows drawn shapes, and nothing else.")
+    assert len(notice) <= 2000
+    assert LlavaNext(id=str(copy / "absent")).notice == ""
