@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.models.open_weights_model import OpenWeightsModel
-from sightflow.blocks.models.systems.florence2 import Florence2
-from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
+from sightflow.blocks.models.engines.transformers.chat_generation import ChatGenerator
+from sightflow.blocks.models.engines.transformers.engine import TransformersEngine
+from sightflow.blocks.models.systems.florence2 import Florence2Generator
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import draw_scene
@@ -83,20 +83,17 @@ def test_everything_on_and_everything_off_give_the_same_rows(
     )  # two batches at once, with `threads: 1`
     rows(write_spec, scenes, tmp_path / "fast", qwen, fast=True, asked=ASKED)
 
-    def nothing_ready(self: OpenWeightsModel, units: object) -> None:
-        return None
-
-    monkeypatch.setattr(OpenWeightsModel, "_ready", nothing_ready)
-    monkeypatch.setattr(OpenWeightsModel, "runs_at_once", property(lambda self: 1))
+    monkeypatch.setattr(TransformersEngine, "_preprocessed", lambda self, batch: None)
+    monkeypatch.setattr(TransformersEngine, "max_calls", 1)
     seen: list[int] = []
-    for system in (Florence2, Qwen2VL):
-        generate = system.generate
+    for runs in (Florence2Generator, ChatGenerator):
+        generate = runs.generate
 
-        def noted(self: Any, units: Any, ready: Any = None, generate: Any = generate) -> Any:
-            seen.append(len(units))
-            return generate(self, units, ready)
+        def noted(self: Any, batch: Any, inputs: Any, generate: Any = generate) -> Any:
+            seen.append(len(batch))
+            return generate(self, batch, inputs)
 
-        monkeypatch.setattr(system, "generate", noted)
+        monkeypatch.setattr(runs, "generate", noted)
     for each in ASKED:  # a run of its own for each enrichment: nothing is decoded or read for two
         rows(write_spec, scenes, tmp_path / "slow", qwen, fast=False, asked=[each])
     assert set(seen) == {1} and len(seen) == 20 * len(ASKED)
