@@ -42,7 +42,7 @@ class Florence2(OpenWeightsModel):
     rating = Rating(
         system="florence-2",
         capabilities=stars(
-            captioning=5, answering=4, reasoning=4, grounding=5, detection=4, tracking=2, video_captioning=2
+            captioning=5, answering=5, reasoning=4, grounding=5, detection=4, tracking=2, video_captioning=2
         ),
         deployment="easy",
         getting_started="fast",
@@ -87,27 +87,27 @@ class Florence2(OpenWeightsModel):
         if request.enrichment.capability.gives_text:
             return plain_text(text, prompt.choices)
         regions: list[Region] = []
-        for label, places in _labelled_places(text):
+        for label, locations in _labelled_locations(text):
             name = prompt.subject or label
             if not name:
-                raise ReplyError(f"a place without a label: {places[:80]!r}")
+                raise ReplyError(f"a place without a label: {locations[:80]!r}")
             if request.enrichment.capability is Capability.SEGMENTATION:
-                regions += self._masks(request, name, places)
+                regions += self._masks(request, name, locations)
             else:
-                regions += self._boxes(request, name, places)
+                regions += self._boxes(request, name, locations)
         return RegionsResult(tuple(regions))
 
-    def _boxes(self, request: VisionRequest, label: str, places: str) -> list[Region]:
-        bins = [int(b) + 0.5 for b in _BIN.findall(places)]
-        if len(bins) % 4 or "poly" in places or "sep" in places:
-            raise ReplyError(f"{len(bins)} numbers are not boxes of 4: {places[:80]!r}")
+    def _boxes(self, request: VisionRequest, label: str, locations: str) -> list[Region]:
+        bins = [int(b) + 0.5 for b in _BIN.findall(locations)]
+        if len(bins) % 4 or "poly" in locations or "sep" in locations:
+            raise ReplyError(f"{len(bins)} numbers are not boxes of 4: {locations[:80]!r}")
         transform = self.image_transform(request)
         boxes = [self.box_format.to_pixels(bins[k : k + 4], transform) for k in range(0, len(bins), 4)]
         return [Region(label, box) for box in boxes]
 
-    def _masks(self, request: VisionRequest, label: str, places: str) -> list[Region]:
+    def _masks(self, request: VisionRequest, label: str, locations: str) -> list[Region]:
         transform, regions = self.image_transform(request), []
-        for instance in re.split(r"</?poly>", places):
+        for instance in re.split(r"</?poly>", locations):
             polygons = []
             for ring in filter(None, instance.split("<sep>")):
                 bins = [int(b) + 0.5 for b in _BIN.findall(ring)]
@@ -206,7 +206,7 @@ def mask_region(label: str, polygons: Sequence[Sequence[float]], width: int, hei
     return Region(label, box, mask=encode_polygons(polygons, width, height))
 
 
-def _labelled_places(text: str) -> list[tuple[str, str]]:
+def _labelled_locations(text: str) -> list[tuple[str, str]]:
     """Split `label<loc_1>...label<loc_2>...` strictly; anything left over is a malformed reply."""
     text = _PADDING.sub("", text).strip()
     found, end = [], 0

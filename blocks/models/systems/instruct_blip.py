@@ -33,7 +33,7 @@ class InstructBlip(OpenWeightsModel):
     rating = Rating(
         system="instruct-blip",
         capabilities=stars(
-            captioning=4, answering=5, reasoning=2, grounding=2, detection=0, tracking=0, video_captioning=0
+            captioning=4, answering=4, reasoning=2, grounding=2, detection=0, tracking=0, video_captioning=0
         ),
         deployment="medium",
         getting_started="medium",

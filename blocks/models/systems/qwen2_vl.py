@@ -48,7 +48,7 @@ class Qwen2VL(OpenWeightsModel):
     rating = Rating(
         system="qwen2-vl",
         capabilities=stars(
-            captioning=5, answering=5, reasoning=4, grounding=4, detection=3, tracking=3, video_captioning=3
+            captioning=5, answering=5, reasoning=4, grounding=4, detection=3, tracking=2, video_captioning=3
         ),
         deployment="medium",
         getting_started="medium",

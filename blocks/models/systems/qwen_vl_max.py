@@ -73,7 +73,7 @@ class QwenVLMax(HostedModel):
     rating = Rating(
         system="qwen-vl-max",
         capabilities=stars(
-            captioning=5, answering=5, reasoning=4, grounding=5, detection=4, tracking=4, video_captioning=5
+            captioning=5, answering=5, reasoning=4, grounding=5, detection=4, tracking=4, video_captioning=4
         ),
         deployment="very easy",
         getting_started="fastest",
