@@ -33,7 +33,6 @@ class Ninth(VisionModel):
     )
     box_format = PER_MILLE
     default = ModelRef("ninth", revision="1", licence="mit", commercial_use="yes")
-    engine_name = "its own"
 
     def make_engine(self) -> Engine:
         return Ruler()

@@ -37,15 +37,15 @@ def text_instruction(enrichment: Enrichment, media_kind: MediaKind) -> str:
     """The words for a capability that gives text."""
     match enrichment.capability:
         case Capability.IMAGE_CAPTIONING | Capability.VIDEO_CAPTIONING:
-            asked = enrichment.prompt or _CAPTION[enrichment.detail].format(media=media_kind)
+            instruction = enrichment.prompt or _CAPTION[enrichment.detail].format(media=media_kind)
         case Capability.VISUAL_QUESTION_ANSWERING if enrichment.choices:
             listed = "; ".join(enrichment.choices)
-            asked = f"{enrichment.question}\nAnswer with exactly one of these and nothing else: {listed}."
+            instruction = f"{enrichment.question}\nAnswer with exactly one of these and nothing else: {listed}."
         case Capability.VISUAL_QUESTION_ANSWERING:
-            asked = f"{enrichment.question}\nAnswer briefly."
+            instruction = f"{enrichment.question}\nAnswer briefly."
         case _:
-            asked = f"{enrichment.question}\nReason step by step, then state the answer."
-    return asked + in_language(enrichment)
+            instruction = f"{enrichment.question}\nReason step by step, then state the answer."
+    return instruction + in_language(enrichment)
 
 
 def region_instruction(enrichment: Enrichment, box_form: str, polygon_form: str | None = None) -> str:

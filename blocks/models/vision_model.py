@@ -166,9 +166,9 @@ class VisionModel(Block):
     # --- the engine's part ----------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def engine_name(self) -> str:
-        """Which engine computes, by its name in `engines/factory.py`."""
+        """Which engine computes, by its name in `engines/factory.py`; none if the model makes one of its own."""
+        return ""
 
     def make_engine(self) -> Engine:
         """The engine that the settings name, not yet loaded."""
@@ -247,10 +247,10 @@ class VisionModel(Block):
         frames = [self._frames(request) for request in requests]
         singles = [single for request, apart in zip(requests, frames, strict=True) for single in apart or [request]]
         prompts = [self.prompts(single.enrichment, single.media.kind) for single in singles]
-        batch = [GenerationRequest(s, p) for s, asked in zip(singles, prompts, strict=True) for p in asked]
+        batch = [GenerationRequest(s, p) for s, own in zip(singles, prompts, strict=True) for p in own]
         outputs = iter(self.open_engine().generate(batch))
         replies = iter(
-            [self.reply(s, [(p, next(outputs)) for p in asked]) for s, asked in zip(singles, prompts, strict=True)]
+            [self.reply(s, [(p, next(outputs)) for p in own]) for s, own in zip(singles, prompts, strict=True)]
         )
         merged = []
         for request, apart in zip(requests, frames, strict=True):

@@ -140,10 +140,10 @@ def progress_bar() -> type[Any]:
 def model_type(path: Path) -> str | None:
     """What the config in a folder of weights calls its model."""
     try:
-        said = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+        declared = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         return None
-    return str(said)
+    return str(declared)
 
 
 def missing_shards(path: Path) -> list[str]:

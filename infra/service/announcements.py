@@ -26,7 +26,7 @@ _AWAY_PAUSE = 2.0
 
 
 @dataclass
-class _Told:
+class _Announcement:
     times: int
     next_at: float
 
@@ -40,7 +40,7 @@ class Announcer(threading.Thread):
     def __init__(self, manifests: Manifests, catalog: str, again_seconds: float, say: Callable[[str], None]) -> None:
         super().__init__(name="announcer", daemon=True)
         self._manifests, self._catalog, self._again, self._say = manifests, catalog, again_seconds, say
-        self._told: dict[str, _Told] = {}
+        self._announcements: dict[str, _Announcement] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._look_at = 0.0  # at once: what an earlier bridge has left
@@ -48,7 +48,7 @@ class Announcer(threading.Thread):
     def tell(self, manifest: str) -> None:
         """Announce this one as soon as the server takes it."""
         with self._lock:
-            self._told[manifest] = _Told(0, 0.0)
+            self._announcements[manifest] = _Announcement(0, 0.0)
 
     def stop(self) -> None:
         """Announce what is due, if the server is there, and end."""
@@ -79,24 +79,34 @@ class Announcer(threading.Thread):
         waiting = self._manifests.waiting()
         now = time.monotonic()
         with self._lock:
-            known = {manifest: told for manifest, told in self._told.items() if manifest in waiting or not told.times}
-            self._told = {manifest: known.get(manifest, _Told(0, now)) for manifest in {*waiting, *known}}
+            known = {
+                manifest: announcement
+                for manifest, announcement in self._announcements.items()
+                if manifest in waiting or not announcement.times
+            }
+            self._announcements = {
+                manifest: known.get(manifest, _Announcement(0, now)) for manifest in {*waiting, *known}
+            }
         self._look_at = now + self._again
 
     def _due(self) -> list[str]:
         now = time.monotonic()
         with self._lock:
-            due = [m for m, told in self._told.items() if told.next_at <= now and told.times < MOST_TIMES]
+            due = [
+                m
+                for m, announcement in self._announcements.items()
+                if announcement.next_at <= now and announcement.times < MOST_TIMES
+            ]
         return sorted(due)
 
     def _note(self, manifest: str) -> None:
         with self._lock:
-            told = self._told[manifest]
-            told.next_at = time.monotonic() + self._again * 2**told.times
-            told.times += 1
-        again = f", for the {told.times}. time, for no run has finished it" if told.times > 1 else ""
+            announcement = self._announcements[manifest]
+            announcement.next_at = time.monotonic() + self._again * 2**announcement.times
+            announcement.times += 1
+        again = f", for the {announcement.times}. time, for no run has finished it" if announcement.times > 1 else ""
         self._say(f"announced {manifest.rpartition('/')[2]}{again}")
-        if told.times == MOST_TIMES:
+        if announcement.times == MOST_TIMES:
             self._say(f"{manifest} is left to the next reconcile")
 
 

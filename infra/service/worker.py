@@ -143,8 +143,8 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
     async def _stop_cancelled_runs(self) -> None:
         """Ask those runs here to stop that somebody is cancelling."""
         if self._stops:
-            mine = FlowRunFilter(id=FlowRunFilterId(any_=list(self._stops)), state=_in(StateType.CANCELLING))
-            for run in await self.client.read_flow_runs(flow_run_filter=mine):
+            own_runs = FlowRunFilter(id=FlowRunFilterId(any_=list(self._stops)), state=_in(StateType.CANCELLING))
+            for run in await self.client.read_flow_runs(flow_run_filter=own_runs):
                 if (stop := self._stops.get(run.id)) and not stop.is_set():
                     self._say(f"the run {run.name!r} is being cancelled; the shards it has begun are finished first")
                     stop.set()

@@ -24,8 +24,8 @@ def attach_frames(
 
 def regions_by_frame(text: str, regions: RegionsResult, video: DecodedVideo) -> RegionsResult:
     """The regions of a reply, each with the frame that its entry names. Raises ReplyError if one names none."""
-    places = [_whole(entry, "frame", 1, len(video.frames)) - 1 for entry in read_entries(text)]
-    return RegionsResult(tuple(_placed(r, k, video) for r, k in zip(regions.regions, places, strict=True)))
+    positions = [_whole(entry, "frame", 1, len(video.frames)) - 1 for entry in read_entries(text)]
+    return RegionsResult(tuple(_at_frame(r, k, video) for r, k in zip(regions.regions, positions, strict=True)))
 
 
 def tracks_by_frame(text: str, regions: RegionsResult, video: DecodedVideo) -> TracksResult:
@@ -54,8 +54,8 @@ def _track(number: int, regions: Sequence[Region]) -> Track:
     return Track(number, regions[0].label, tuple(sorted(points, key=lambda point: point.frame_index)))
 
 
-def _placed(region: Region, place: int, video: DecodedVideo) -> Region:
-    return replace(region, frame_index=video.indices[place], seconds=video.seconds[place])
+def _at_frame(region: Region, position: int, video: DecodedVideo) -> Region:
+    return replace(region, frame_index=video.indices[position], seconds=video.seconds[position])
 
 
 def _whole(entry: Any, key: str, least: int, most: int) -> int:

@@ -71,19 +71,19 @@ def read_entries(text: str) -> list[Any]:
     return entries
 
 
-def asked_label(said: str | None, enrichment: Enrichment) -> str:
+def asked_label(label: str | None, enrichment: Enrichment) -> str:
     """The label as it was asked for; ReplyError if it was not asked for at all."""
-    asked = enrichment.phrases or enrichment.labels
-    if not asked:
-        if not said or not said.strip():
+    requested = enrichment.phrases or enrichment.labels
+    if not requested:
+        if not label or not label.strip():
             raise ReplyError("a region has no label")
-        return said.strip()
-    if said is None and len(asked) == 1:
-        return asked[0]
-    wanted = {word.casefold(): word for word in asked}
-    if said is None or said.strip().casefold() not in wanted:
-        raise ReplyError(f"the label {str(said)[:80]!r} was not asked for", Cause.MALFORMED)
-    return wanted[said.strip().casefold()]
+        return label.strip()
+    if label is None and len(requested) == 1:
+        return requested[0]
+    wanted = {word.casefold(): word for word in requested}
+    if label is None or label.strip().casefold() not in wanted:
+        raise ReplyError(f"the label {str(label)[:80]!r} was not asked for", Cause.MALFORMED)
+    return wanted[label.strip().casefold()]
 
 
 def _no_constant(name: str) -> Any:
@@ -112,8 +112,8 @@ def _region(
 ) -> Region:
     if not isinstance(entry, dict):
         raise ReplyError(f"a region is an object with label and box, not {str(entry)[:80]}")
-    said = next((entry[key] for key in _LABEL_KEYS if isinstance(entry.get(key), str)), None)
-    label = asked_label(said, enrichment)
+    label = next((entry[key] for key in _LABEL_KEYS if isinstance(entry.get(key), str)), None)
+    label = asked_label(label, enrichment)
     score = _score(entry)
     if enrichment.capability is not Capability.SEGMENTATION:
         return Region(label, _box(entry, space, transform, box_keys), score)

@@ -17,9 +17,9 @@ _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\][\s,;.]*")
 _MOST = 1000
 
 
-def phrase_prompts(enrichment: Enrichment, max_new_tokens: int, asked: str) -> tuple[Prompt, ...]:
-    """One prompt a phrase; `asked` has a place for it, `{}`."""
-    return tuple(Prompt(asked.format(p), subject=p, max_new_tokens=max_new_tokens) for p in enrichment.phrases)
+def phrase_prompts(enrichment: Enrichment, max_new_tokens: int, template: str) -> tuple[Prompt, ...]:
+    """One prompt a phrase; `template` has a place for it, `{}`."""
+    return tuple(Prompt(template.format(p), subject=p, max_new_tokens=max_new_tokens) for p in enrichment.phrases)
 
 
 def read_fraction_boxes(prompt: Prompt, text: str, transform: ImageTransform) -> RegionsResult:

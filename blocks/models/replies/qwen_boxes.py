@@ -35,26 +35,26 @@ def read_marked_boxes(prompt: Prompt, text: str, enrichment: Enrichment, transfo
     if rest.rstrip(".").casefold() == _NOTHING:
         return RegionsResult(())
     while end < len(rest) or not regions:
-        place = _MARKED.match(rest, end)
-        if place is None and prompt.subject is not None:
-            place = _BARE.match(rest, end)
-        if place is None or len(regions) == _MOST:
+        match = _MARKED.match(rest, end)
+        if match is None and prompt.subject is not None:
+            match = _BARE.match(rest, end)
+        if match is None or len(regions) == _MOST:
             raise ReplyError(f"neither a place nor {_NOTHING!r}, from here on: {rest[end : end + 80]!r}")
-        label = place["label"] or label  # a label is said once for all its places
-        numbers = [float(number) for number in place.groups()[1:]]
+        label = match["label"] or label  # a label is said once for all its places
+        numbers = [float(number) for number in match.groups()[1:]]
         regions.append(Region(_label(label, prompt, enrichment), PER_MILLE.to_pixels(numbers, transform)))
-        end = place.end()
+        end = match.end()
     return RegionsResult(tuple(regions))
 
 
-def _label(said: str, prompt: Prompt, enrichment: Enrichment) -> str:
+def _label(found: str, prompt: Prompt, enrichment: Enrichment) -> str:
     """The label as it was asked for; an article more or less does not make it another."""
     if prompt.subject is None:
-        return asked_label(said, enrichment)
-    if said.strip() and _bare(said) != _bare(prompt.subject):
-        raise ReplyError(f"asked for {prompt.subject!r}, the reply is about {said.strip()[:80]!r}")
+        return asked_label(found, enrichment)
+    if found.strip() and _bare(found) != _bare(prompt.subject):
+        raise ReplyError(f"asked for {prompt.subject!r}, the reply is about {found.strip()[:80]!r}")
     return prompt.subject
 
 
-def _bare(words: str) -> str:
-    return _ARTICLE.sub("", words.strip().strip(".")).casefold()
+def _bare(text: str) -> str:
+    return _ARTICLE.sub("", text.strip().strip(".")).casefold()

@@ -59,8 +59,8 @@ class LlavaNext(OpenWeightsModel):
 
     def prompt_length(self, media: Media) -> float:
         """In tokens: by the tiles that its shape is cut into, and not by its pixels."""
-        said = self._processor._get_num_multimodal_tokens(image_sizes=[(media.height, media.width)])
-        return float(said["num_image_tokens"][0])
+        counted = self._processor._get_num_multimodal_tokens(image_sizes=[(media.height, media.width)])
+        return float(counted["num_image_tokens"][0])
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         if request.enrichment.capability.gives_text:

@@ -67,8 +67,8 @@ class VideoLlava(OpenWeightsModel):
         """For text eight frames, of the stretch asked for; regions and tracks are asked of each frame alone."""
         if not enrichment.capability.gives_text:
             return super().sampling(enrichment)
-        asked = enrichment.sampling or FrameSampling()
-        return FrameSampling(frames=_FRAMES, start=asked.start, end=asked.end)
+        wanted = enrichment.sampling or FrameSampling()
+        return FrameSampling(frames=_FRAMES, start=wanted.start, end=wanted.end)
 
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         if enrichment.capability is Capability.VISUAL_GROUNDING:

@@ -28,9 +28,9 @@ def as_frame_enrichment(enrichment: Enrichment) -> Enrichment:
 
 def frame_requests(request: VisionRequest, video: DecodedVideo) -> list[VisionRequest]:
     """One request for each frame; its `width, height` are those of the upright original."""
-    asked = as_frame_enrichment(request.enrichment)
+    enrichment = as_frame_enrichment(request.enrichment)
     frames = [DecodedImage(image, video.width, video.height, video.sha256) for image in video.frames]
-    return [VisionRequest(request.uri, asked, frame) for frame in frames]
+    return [VisionRequest(request.uri, enrichment, frame) for frame in frames]
 
 
 def merge_frame_replies(request: VisionRequest, video: DecodedVideo, replies: Sequence[VisionReply]) -> VisionReply:
@@ -78,17 +78,17 @@ def _text(enrichment: Enrichment, video: DecodedVideo, replies: Sequence[VisionR
     starts = video.seconds
     step = (starts[-1] - starts[0]) / max(len(starts) - 1, 1)  # the last frame stands as long as the others
     ends = [*starts[1:], min(starts[-1] + step, video.duration) if step else video.duration]
-    said: list[str] = []
+    texts: list[str] = []
     segments: list[Segment] = []
     for start, end, reply in zip(starts, ends, replies, strict=True):
         if not isinstance(reply.outcome, TextResult):
             continue
         text = reply.outcome.text
-        said.append(text)
+        texts.append(text)
         if segments and segments[-1].text == text:
             segments[-1] = replace(segments[-1], end=end)
         else:
             segments.append(Segment(start, end, text))
     if enrichment.capability is Capability.VIDEO_CAPTIONING:
         return TextResult("; then ".join(segment.text for segment in segments), tuple(segments))
-    return TextResult(Counter(said).most_common(1)[0][0], tuple(segments))
+    return TextResult(Counter(texts).most_common(1)[0][0], tuple(segments))

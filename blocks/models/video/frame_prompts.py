@@ -26,6 +26,7 @@ def media_prompts(
     form = f"{_FRAME_FORM}, {box_form}"
     if enrichment.capability is Capability.OBJECT_TRACKING:
         form = f"{_TRACK_FORM}, {form}"
-    asked = region_instruction(enrichment, form, polygon_form)
-    words = f"These are frames of one video, in order. {asked}\nGive an entry for every frame in which a place is seen."
-    return (Prompt(words, max_new_tokens=max_new_tokens),)
+    instruction = region_instruction(enrichment, form, polygon_form)
+    about_frames = "Give an entry for every frame in which a place is seen."
+    text = f"These are frames of one video, in order. {instruction}\n{about_frames}"
+    return (Prompt(text, max_new_tokens=max_new_tokens),)

@@ -79,13 +79,13 @@ def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
             for a, b in zip(*linear_sum_assignment(-agreement), strict=True)
             if agreement[a, b] >= _LEAST_OVERLAP_TO_STITCH
         }
-        for place, track in enumerate(tracks):
-            if place not in pairs:
+        for index, track in enumerate(tracks):
+            if index not in pairs:
                 joined.append(track)
                 continue
-            before = joined[pairs[place]]
+            before = joined[pairs[index]]
             later = tuple(point for point in track.points if point.frame_index > before.points[-1].frame_index)
-            joined[pairs[place]] = replace(before, points=before.points + later)
+            joined[pairs[index]] = replace(before, points=before.points + later)
     return _numbered(joined)
 
 
@@ -146,8 +146,8 @@ def _agreement(a: Track, b: Track) -> float:
     """The mean overlap (intersection over union) in the frames that two tracks share; 0 if there are none."""
     if a.label != b.label:
         return 0.0
-    places = {point.frame_index: point.box for point in a.points}
-    overlaps = [places[p.frame_index].iou(p.box) for p in b.points if p.frame_index in places]
+    boxes = {point.frame_index: point.box for point in a.points}
+    overlaps = [boxes[p.frame_index].iou(p.box) for p in b.points if p.frame_index in boxes]
     return float(np.mean(overlaps)) if overlaps else 0.0
 
 

@@ -57,8 +57,8 @@ class GeminiEngine(VendorEngine):
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
         self.load()
         # Counted once for each object and enrichment, not for each prompt.
-        asked = {id(each.request): each.request for each in requests}.values()
-        videos = [r.media.sha256 for r in asked if isinstance(r.media, DecodedVideo) and _file_type(r)]
+        distinct = {id(each.request): each.request for each in requests}.values()
+        videos = [r.media.sha256 for r in distinct if isinstance(r.media, DecodedVideo) and _file_type(r)]
         self._uploads.need(videos)
         try:
             return super().generate(requests)

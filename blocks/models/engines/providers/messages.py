@@ -146,10 +146,10 @@ def retry_after(headers: Mapping[str, str], epoch: float) -> float | None:
     """The seconds that a response asks to wait: `Retry-After` (RFC 9110, seconds or a date) or OpenAI's
     `retry-after-ms`; None if it does not say. `epoch`: the present, in seconds since 1970.
     """
-    said = {name.lower(): str(value).strip() for name, value in headers.items()}
-    if (milliseconds := parse_duration(said.get("retry-after-ms", ""))) is not None:
+    lowered = {name.lower(): str(value).strip() for name, value in headers.items()}
+    if (milliseconds := parse_duration(lowered.get("retry-after-ms", ""))) is not None:
         return milliseconds / 1000
-    value = said.get("retry-after", "")
+    value = lowered.get("retry-after", "")
     if (seconds := parse_duration(value)) is not None:
         return seconds
     try:
@@ -158,16 +158,18 @@ def retry_after(headers: Mapping[str, str], epoch: float) -> float | None:
         return None
 
 
-def stop_reason(answer: ProviderError, told: str, model_id: str, successor: str, key_variables: Sequence[str]) -> str:
-    """What ends a run, in words, with what to do about it. `told`: the provider's words, without the key."""
+def stop_reason(
+    answer: ProviderError, message: str, model_id: str, successor: str, key_variables: Sequence[str]
+) -> str:
+    """What ends a run, in words, with what to do about it. `message`: the provider's words, without the key."""
     if answer.fatal_reason:
         return answer.fatal_reason
     if answer.status == 401:
         return f"the API key was refused (HTTP 401); check {' or '.join(key_variables)} or the block's api_key"
     if answer.status == 403:
-        return f"the API key may not use {model_id} (HTTP 403): {told}; allow it in the vendor's console"
+        return f"the API key may not use {model_id} (HTTP 403): {message}; allow it in the vendor's console"
     use = f", or set id to its successor, {successor}" if successor != model_id else ""
-    return f"{model_id} is not served there (HTTP {answer.status}): {told}; check id and base_url{use}"
+    return f"{model_id} is not served there (HTTP {answer.status}): {message}; check id and base_url{use}"
 
 
 def as_text(value: Any) -> str:

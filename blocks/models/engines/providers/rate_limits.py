@@ -84,14 +84,14 @@ class RateLimiter:
 
     def update_from_headers(self, headers: Mapping[str, str]) -> None:
         """Take over limits and what is left of them from a response's headers; nonsense is ignored."""
-        said = {name.lower(): str(value) for name, value in headers.items()}
+        lowered = {name.lower(): str(value) for name, value in headers.items()}
         with self._lock:
             now = self._clock.monotonic()
             for bucket, what in ((self._requests, "requests"), (self._tokens, "tokens")):
                 bucket.update_from_headers(
-                    _count(said.get(f"x-ratelimit-limit-{what}")),
-                    _count(said.get(f"x-ratelimit-remaining-{what}")),
-                    parse_duration(said.get(f"x-ratelimit-reset-{what}", "")),
+                    _count(lowered.get(f"x-ratelimit-limit-{what}")),
+                    _count(lowered.get(f"x-ratelimit-remaining-{what}")),
+                    parse_duration(lowered.get(f"x-ratelimit-reset-{what}", "")),
                     now,
                 )
 

@@ -280,14 +280,16 @@ class TransformersEngine(Engine):
     def _size_for(self, requests: Sequence[GenerationRequest]) -> BatchSize:
         """The size of batches for what is asked here: found once for these weights, this device and these questions."""
         system = self._system
-        asked = {_question(each): each.request for each in requests}
-        key = f"{system.batch_size} {sorted(asked)}"
+        questions = {_question(each): each.request for each in requests}
+        key = f"{system.batch_size} {sorted(questions)}"
         if key not in self._sizes:
             meter = self.memory_meter() if system.batch_size == "auto" else None
             if meter is None:
                 self._sizes[key] = BatchSize(self._first_size())
             else:
-                recipes = sorted(system.recipe(r.enrichment, r.media.kind) for r in asked.values())  # with the weights
+                recipes = sorted(
+                    system.recipe(r.enrichment, r.media.kind) for r in questions.values()
+                )  # with the weights
                 parts = json.dumps([*recipes, system.attention, system.dtype])
                 name = f"{device_name(resolve_device(system.device))} {hashlib.sha256(parts.encode()).hexdigest()[:16]}"
                 self._sizes[key] = BatchSize(self._first_size(), meter, batch_size_file(), name)

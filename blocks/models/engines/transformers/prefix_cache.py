@@ -14,37 +14,38 @@ class SplitPrompts:
     """The prompts of a batch, cut where their media end.
 
     `inputs`: what the processor makes of one prompt about each medium, padded on the left. `ends`: the token ids after
-    the medium in those prompts. `places`: for each prompt, which medium it is about. `words`: its own ids after it.
+    the medium in those prompts. `media_indices`: for each prompt, which medium it is about. `suffixes`:
+    each prompt's own ids after its medium.
     """
 
     inputs: Any
     ends: list[list[int]]
-    places: list[int]
-    words: list[list[int]]
+    media_indices: list[int]
+    suffixes: list[list[int]]
 
 
 def split_prompts(
-    inputs: Any, firsts: Sequence[int], places: list[int], tokens: Sequence[list[int]], media: set[int]
+    inputs: Any, firsts: Sequence[int], media_indices: list[int], tokens: Sequence[list[int]], media: set[int]
 ) -> SplitPrompts | None:
     """Cut prompts where their media end, or None if they do not all begin alike up to there.
 
     `inputs`: see SplitPrompts; `firsts`: the places of its prompts among `tokens`, the ids of every prompt in which
     one id of `media` stands for the whole picture or film.
     """
-    before, words = [], []
+    before, suffixes = [], []
     for row in tokens:
-        places_of_media = [k for k, token in enumerate(row) if token in media]
-        if not places_of_media:
+        media_positions = [k for k, token in enumerate(row) if token in media]
+        if not media_positions:
             return None
-        before.append(row[: places_of_media[-1]])
-        words.append(row[places_of_media[-1] + 1 :])
-    ends = [words[k] for k in firsts]
-    alike = all(before[k] == before[firsts[place]] for k, place in enumerate(places))
+        before.append(row[: media_positions[-1]])
+        suffixes.append(row[media_positions[-1] + 1 :])
+    ends = [suffixes[k] for k in firsts]
+    alike = all(before[k] == before[firsts[index]] for k, index in enumerate(media_indices))
     whole = all(
         row[-len(end) :] == end and not media.intersection(end)
         for row, end in zip(inputs["input_ids"].tolist(), ends, strict=True)
     )
-    return SplitPrompts(inputs, ends, places, words) if alike and whole and all(words) else None
+    return SplitPrompts(inputs, ends, media_indices, suffixes) if alike and whole and all(suffixes) else None
 
 
 def read_prefixes(model: Any, split: SplitPrompts) -> dict[str, Any]:
@@ -73,17 +74,17 @@ def read_prefixes(model: Any, split: SplitPrompts) -> dict[str, Any]:
     model.base_model(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **about
     )
-    places = torch.tensor(split.places, device=ids.device)
-    cache.batch_select_indices(places)
-    longest = max(map(len, split.words))
-    padded = [[0] * (longest - len(words)) + words for words in split.words]
-    padding = torch.tensor([longest - len(words) for words in split.words], device=ids.device)[:, None]
+    media_indices = torch.tensor(split.media_indices, device=ids.device)
+    cache.batch_select_indices(media_indices)
+    longest = max(map(len, split.suffixes))
+    padded = [[0] * (longest - len(suffix)) + suffix for suffix in split.suffixes]
+    padding = torch.tensor([longest - len(suffix) for suffix in split.suffixes], device=ids.device)[:, None]
     steps = torch.arange(longest, device=ids.device) - padding
-    begin = begin[..., places, :]
+    begin = begin[..., media_indices, :]
     return {
-        "input_ids": torch.cat([ids[places], torch.tensor(padded, device=ids.device)], dim=1),
-        "attention_mask": torch.cat([mask[places], (steps >= 0).to(mask.dtype)], dim=1),
-        "position_ids": torch.cat([positions[..., places, :], begin + steps.clamp(min=0)], dim=-1),
+        "input_ids": torch.cat([ids[media_indices], torch.tensor(padded, device=ids.device)], dim=1),
+        "attention_mask": torch.cat([mask[media_indices], (steps >= 0).to(mask.dtype)], dim=1),
+        "position_ids": torch.cat([positions[..., media_indices, :], begin + steps.clamp(min=0)], dim=-1),
         "past_key_values": cache,
     }
 
