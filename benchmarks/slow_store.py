@@ -42,7 +42,7 @@ def slow_store(latency: float = LATENCY) -> Iterator[tuple[str, psutil.Process]]
     import urllib.request
 
     from sightflow.infra.loopback import free_port
-    from sightflow.infra.prefect_server import end_with_parent
+    from sightflow.infra.server_process import end_with_parent
 
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.slow_store", str(port), str(latency)]

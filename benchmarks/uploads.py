@@ -23,7 +23,7 @@ os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="not-a-secr
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
-from sightflow.infra.prefect_server import PrefectServer
+from sightflow.infra.server_process import PrefectServer
 from tests.e2e.burst import burst, held
 from tests.e2e.service import Notifying, service, until
 from tests.e2e.test_incremental import flat

@@ -5,202 +5,40 @@ Prefect would start one by itself, but that one outlives a killed parent and pri
 
 from __future__ import annotations
 
-import ctypes
 import os
-import secrets
 import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
-from pathlib import Path
-from types import TracebackType
-from urllib.parse import quote
 
-from sightflow.infra.configured_server import answered_status, configured_api
-from sightflow.infra.loopback import bypass_proxies, free_port
+from sightflow.infra.configured_server import configured_api
+from sightflow.infra.loopback import bypass_proxies
+from sightflow.infra.server_folder import server_folder
+from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.failure import SightflowError
 
-_START_SECONDS = 180.0
-_USER = "sightflow"
-_OF_DEPLOYMENTS = (
-    "CANCELLATION_CLEANUP",
-    "EVENT_PERSISTER",
-    "FOREMAN",
-    "LATE_RUNS",
-    "PAUSE_EXPIRATIONS",
-    "REPOSSESSOR",
-    "SCHEDULER",
-    "TRIGGERS",
-)
-"""Services of the server that a run which was started by hand has no use for, and that take its cores."""
+_ENDED = "the Prefect server of this run has ended by itself"
+_lost = threading.Event()
 
 
-class PrefectServer:
-    """A server process on loopback with its database and log in one folder; ends when this process ends, in any way.
-
-    It answers nobody without the random password of this object, but for its health, and no page of another origin.
-
-    `for_one_run`: without schedules, triggers, stored events, the UI and whatever else only deployments need.
-
-    The database has one connection. Where there are more, each may wait a minute for another's lock, and if Python
-    collects a forgotten cursor of one that waits, which asks SQLite for that connection, the whole process stands
-    still for as long: nobody can let go of the lock.
-    """
-
-    def __init__(self, folder: Path, port: int | None = None, for_one_run: bool = False) -> None:
-        self.folder = folder
-        self.for_one_run = for_one_run
-        self.port = port or free_port()
-        self._auth_string = f"{_USER}:{secrets.token_urlsafe(32)}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def api_url(self) -> str:
-        """What PREFECT_API_URL should be."""
-        return f"{self._origin}/api"
-
-    @property
-    def credentials(self) -> tuple[str, str]:
-        """User and password, for HTTP's basic authentication."""
-        user, _, password = self._auth_string.partition(":")
-        return user, password
-
-    @property
-    def client_environment(self) -> dict[str, str]:
-        """The variables by which a process talks to this server. They hold the password: not for a log."""
-        return {"PREFECT_API_URL": self.api_url, "PREFECT_API_AUTH_STRING": self._auth_string}
-
-    @property
-    def _origin(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> Path:
-        """Where the server's own words go."""
-        return self.folder / "prefect-server.log"
-
-    def write_login(self) -> Path:
-        """Write the password that the UI asks for into a file that only this user can read; return its path."""
-        path = self.folder / "ui-login"
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self._auth_string)
-        return path
-
-    def start(self) -> None:
-        """Start the process and return at once; see `wait`."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-        command += [
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--log-level",
-            "warning",
-            "--timeout-keep-alive",
-            "30",
-        ]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=end_with_parent,
-            )
-
-    def _environment(self) -> dict[str, str]:
-        """What the server is configured with; each by the name that Prefect looks at first."""
-        environment = {
-            **os.environ,
-            "PREFECT_HOME": str(self.folder),
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": self._database(),
-            "PREFECT_SERVER_API_AUTH_STRING": self._auth_string,
-            # What the server asks of itself.
-            "PREFECT_API_AUTH_STRING": self._auth_string,
-            # Prefect's default is every origin. Its own pages, by this address, need no permission.
-            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": self._origin,
-            "PREFECT_SERVER_UI_ENABLED": str(not self.for_one_run).lower(),
-            "PREFECT_SERVER_UI_API_URL": self.api_url,
-            "PREFECT_UI_URL": self._origin,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
-        }
-        if self.for_one_run:
-            environment |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _OF_DEPLOYMENTS}
-        # A server that is told of another server would ask that one.
-        for name in ("PREFECT_API_URL", "PREFECT_API_KEY"):
-            environment.pop(name, None)
-        bypass_proxies(environment)
-        return environment
-
-    def _database(self) -> str:
-        """A file, by a name that has Prefect keep one connection, as it does for databases in memory.
-
-        SQLite passes over parameters that it does not know.
-        """
-        return f"sqlite+aiosqlite:///file:{quote(str(self.folder.resolve() / 'prefect.db'))}?uri=true&as=:memory:"
-
-    def wait(self) -> None:
-        """Return when the server answers. Raises SightflowError that names the log if it ends or never answers."""
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            if self._process is None or self._process.poll() is not None:
-                break
-            if answered_status(self.api_url, "health", None) == HTTPStatus.OK:
-                # The first one takes it longer than hundreds after it.
-                answered_status(self.api_url, "admin/version", self._auth_string)
-                return
-            time.sleep(0.1)
-        raise SightflowError(f"the Prefect server did not start; its log is {self.log}")
-
-    def stop(self) -> None:
-        """End the process, politely first."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-    def kill(self) -> None:
-        """End the process at once, as a machine that fails does."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def __enter__(self) -> PrefectServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def prefect_api(for_one_run: bool = True) -> Iterator[PrefectServer | None]:
+def prefect_api(for_one_run: bool = True, say: Callable[[str], None] = _to_stderr) -> Iterator[PrefectServer | None]:
     """Yield a starting server of our own that this process talks to, or None when Prefect is configured with one.
 
-    `for_one_run`: see `PrefectServer`.
+    `for_one_run`: see `PrefectServer`. `say` is told if our server ends by itself; a run that goes on from within is
+    asked to stop then, and Prefect's client no longer waits for the server to come back.
 
-    Raises SightflowError if the configured server does not answer.
+    Raises SightflowError if the configured server does not answer or refuses the credentials, or ours has ended.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
+
+    from sightflow.tasks.runtime.cancellation import STOP, RunStopped
 
     bypass_proxies()
     if get_current_settings().api.url:
@@ -208,18 +46,40 @@ def prefect_api(for_one_run: bool = True) -> Iterator[PrefectServer | None]:
         yield None
         return
     with (
-        tempfile.TemporaryDirectory(prefix="sightflow-prefect-", ignore_cleanup_errors=True) as folder,
-        PrefectServer(Path(folder), for_one_run=for_one_run) as server,
+        server_folder() as (folder, lock),
+        PrefectServer(folder, for_one_run=for_one_run, held_open=[lock]) as server,
         _environment_of(server),
     ):
         refresh_global_settings_context()
-        try:
-            # Nobody would miss them, and a flow that ends waits up to a second for the thread that sends them.
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        stop = threading.Event()
+        token = STOP.set(stop)
+        # Nobody would miss them, and a flow that ends waits up to a second for the thread that sends them.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}) as settings:
+
+            def ended(status: int) -> None:
+                _lost.set()
+                settings.client.max_retries = 0
+                stop.set()
+                say(f"{_ENDED} ({_cause(status)}); what the model has begun is published first")
+
+            server.on_end = ended
+            try:
                 yield server
-        finally:
-            deliver()
+            except (Exception, RunStopped) as error:
+                if server.has_ended and not isinstance(error, SightflowError):
+                    raise SightflowError(
+                        f"{_ENDED}; committed rows stay; run again, and it goes on from there"
+                    ) from error
+                raise
+            finally:
+                STOP.reset(token)
+                if not server.has_ended:
+                    deliver()
     refresh_global_settings_context()
+
+
+def _cause(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 @contextmanager
@@ -237,6 +97,19 @@ def _environment_of(server: PrefectServer) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def server_lost() -> SightflowError:
+    """What a command ends with whose own server has ended."""
+    return SightflowError(f"{_ENDED}; committed rows stay; run again, and it goes on from there")
+
+
+def leave_if_server_lost(code: object) -> None:
+    """End this process at once if its own server has ended: Prefect's threads would try to reach it for a minute."""
+    if _lost.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
 def deliver() -> None:
     """Wait until Prefect's background threads have sent their logs and events, while the server is still there."""
     from prefect.events.worker import EventsWorker
@@ -244,10 +117,3 @@ def deliver() -> None:
 
     APILogWorker.drain_all()
     EventsWorker.drain_all()
-
-
-def end_with_parent() -> None:
-    """Ask Linux to end this process when its parent dies, also by SIGKILL; elsewhere the parent's `stop` has to do."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

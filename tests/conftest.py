@@ -21,7 +21,8 @@ import pytest
 import yaml
 
 from sightflow.infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
-from sightflow.infra.prefect_server import PrefectServer, deliver
+from sightflow.infra.prefect_server import deliver
+from sightflow.infra.server_process import PrefectServer
 from tests.installed import Installed, install
 from tests.stand_in_model import StandIn
 

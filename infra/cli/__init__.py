@@ -30,5 +30,10 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     from sightflow.infra.cli.app import app
+    from sightflow.infra.prefect_server import leave_if_server_lost
 
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        leave_if_server_lost(end.code)
+        raise

@@ -27,7 +27,7 @@ from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
 
 if TYPE_CHECKING:
-    from sightflow.infra.prefect_server import PrefectServer
+    from sightflow.infra.server_process import PrefectServer
 
 
 def run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from sightflow.infra.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, source_of
@@ -13,6 +14,8 @@ from sightflow.infra.cli.plan import SpecFile
 from sightflow.infra.cli.screen import console, safe, say
 from sightflow.infra.cli.worker import Limit, Metrics, Poll
 from sightflow.schemas.failure import SpecError
+
+_FAREWELL_SECONDS = 30.0
 
 
 def serve(
@@ -39,7 +42,7 @@ def serve(
         raise SpecError("say when: --cron, --interval, --queue or --webhook")
     from sightflow.infra.configured_server import configured_api
     from sightflow.infra.metrics import serve_metrics
-    from sightflow.infra.prefect_server import prefect_api
+    from sightflow.infra.prefect_server import prefect_api, server_lost
     from sightflow.schemas.spec import read_spec
     from sightflow.tasks.route import resolve_enrichments
 
@@ -47,7 +50,7 @@ def serve(
     resolve_enrichments(read)  # what cannot be served is said before a server is started
     source = source_of(queue, webhook) if uploads else None
     serve_metrics(metrics)
-    with prefect_api(for_one_run=False) as server:
+    with prefect_api(for_one_run=False, say=_end_without_server) as server:
         with console.status("starting Prefect on this machine"):
             if server is not None:
                 server.wait()
@@ -77,10 +80,21 @@ def serve(
         stop.set()
         for thread in threads:
             thread.join(timeout=5)
+        if server is not None and server.has_ended:
+            raise server_lost()
         if server is None:
             from sightflow.infra.service.deployments import pause
 
             pause(made)
+
+
+def _end_without_server(why: str) -> None:
+    """Let the runs publish what they have begun, and end; their states can be given to nobody any more."""
+    say(why)
+    say(f"this ends in {_FAREWELL_SECONDS:g} s at the latest; committed rows stay; start it again")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_FAREWELL_SECONDS)
+    os._exit(1)
 
 
 def _or_end(run: Callable[[threading.Event], None], stop: threading.Event) -> None:

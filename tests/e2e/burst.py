@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.infra.prefect_server import PrefectServer
+from sightflow.infra.server_process import PrefectServer
 from tests.e2e.service import Notifying, depth, service, until
 from tests.e2e.test_incremental import flat
 

@@ -13,7 +13,7 @@ from typing import Any
 import boto3
 import httpx
 
-from sightflow.infra.prefect_server import PrefectServer
+from sightflow.infra.server_process import PrefectServer
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,7 +18,8 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models.systems.gpt_4o import GPT4o
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
-from sightflow.infra.prefect_server import PrefectServer, deliver
+from sightflow.infra.prefect_server import deliver
+from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.spec import read_spec
 from tests.e2e.test_incremental import flat

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sightflow.infra.prefect_server import PrefectServer
+from sightflow.infra.server_process import PrefectServer
 from tests.e2e.test_incremental import flat
 from tests.installed import Installed
 

@@ -14,7 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from sightflow.infra.configured_server import configured_api, is_healthy
-from sightflow.infra.prefect_server import PrefectServer
+from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.failure import SightflowError
 from tests.e2e.service import until
 
