@@ -27,7 +27,7 @@ def open_catalog(uri: str, endpoint: str | None) -> Any:
     """The catalog at a URI, a folder, or named by a spec file. Raises StoreError if there is none."""
     from sightflow.blocks.catalog.catalog import Catalog
     from sightflow.blocks.store.object_store import ObjectStore
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     if uri.endswith((".yaml", ".yml")):
         from sightflow.tasks.discover import open_catalog as of_spec
@@ -195,7 +195,8 @@ def upkeep(
 ) -> None:
     """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
     from sightflow.blocks.catalog.maintenance import kept_days, maintain
-    from sightflow.schemas.spec import Upkeep, read_spec
+    from sightflow.schemas.spec import Upkeep
+    from sightflow.schemas.spec_reader import read_spec
 
     catalog = open_catalog(uri, endpoint_url)
     if uri.endswith((".yaml", ".yml")):

@@ -103,7 +103,7 @@ def _models() -> Iterator[Finding]:
 
 def _of_spec(path: Path) -> Iterator[Finding]:
     from sightflow.schemas.failure import SightflowError
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.discover import open_catalog
     from sightflow.tasks.route import resolve_enrichments
 

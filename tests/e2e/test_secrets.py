@@ -20,7 +20,7 @@ from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
 from sightflow.infra.prefect_server import PrefectServer, deliver
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_incremental import flat
 from tests.loopback.s3_proxy import Refuse, S3Proxy
 
