@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from sightflow.schemas.enrichment import Enrichment, Words
+from sightflow.schemas.object_uri import Scheme, split_scheme
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
@@ -145,7 +146,7 @@ class EnrichmentSpec(_Section):
     def _listing_uris(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
         for address in addresses:
             _checked_uri(address, globs=True)
-            if not names_objects(address) and not address.startswith("s3://"):
+            if not names_objects(address) and split_scheme(address)[0] is not Scheme.S3:
                 raise ValueError(f"{address!r} is neither an S3 inventory (s3://) nor one of {', '.join(URI_FILES)}")
         return addresses
 
@@ -169,30 +170,27 @@ class EnrichmentSpec(_Section):
 
 
 def _checked_uri(uri: str, globs: bool) -> str:
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        if not uri.strip():
-            raise ValueError("is empty; allowed: s3://bucket/prefix/**/*.jpg or a local path")
-        scheme, rest = "file", uri
-    if scheme not in ("s3", "file"):
-        raise ValueError(f"{uri!r} has the scheme {scheme!r}; allowed: s3://bucket/key and local paths")
-    if scheme == "s3":
+    """The URI or local path as it is, if it can be used. Raises ValueError that says what is wrong."""
+    if not uri.strip():
+        raise ValueError("is empty; allowed: s3://bucket/prefix/**/*.jpg or a local path")
+    scheme, rest = split_scheme(uri)
+    if scheme.has_buckets:
         bucket, _, key = rest.partition("/")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}", bucket):
-            raise ValueError(f"{uri!r} names no valid bucket; write s3://bucket/key")
+            raise ValueError(f"{uri!r} names no valid bucket; write {scheme}://bucket/key")
         if not globs and not key.strip("/"):
-            raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: s3://{bucket}/catalog")
+            raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: {scheme}://{bucket}/catalog")
     if not globs:
-        _check_catalog_folder(scheme, uri, rest)
+        _check_catalog_folder(uri, scheme, rest)
     return uri
 
 
-def _check_catalog_folder(scheme: str, uri: str, folder: str) -> None:
+def _check_catalog_folder(uri: str, scheme: Scheme, folder: str) -> None:
     """Refuse names that readers of Delta tables do not agree on how to escape."""
     if _GLOB_CHARACTERS.search(folder):
         raise ValueError(f"{uri!r} holds a glob; a catalog is one folder")
-    if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9_.=/\-]+", folder):
-        raise ValueError(f"{uri!r}: the name of a catalog in S3 may hold letters, digits and _ . = - /")
+    if scheme.has_buckets and not re.fullmatch(r"[A-Za-z0-9_.=/\-]+", folder):
+        raise ValueError(f"{uri!r}: the name of a catalog in a bucket may hold letters, digits and _ . = - /")
     if re.search(r"[\\\]^|\x00-\x1f]", folder):
         raise ValueError(f"{uri!r}: the name of a catalog may not hold \\ ] ^ | or a control character")
     if re.search(r"%[0-9A-Fa-f]{2}", folder):

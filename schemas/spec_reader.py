@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.object_uri import ObjectUri, split_scheme
 from sightflow.schemas.spec import EnrichmentSpec, Limits, Policy, RunnerSettings, StoreSettings, Upkeep
 
 
@@ -49,10 +50,12 @@ def read_spec(path: str | Path) -> EnrichmentSpec:
 
 
 def _resolved(spec: EnrichmentSpec, folder: Path) -> EnrichmentSpec:
+    """The spec with the local paths of its places and weights taken from a folder."""
+
     def absolute(uri: str) -> str:
-        if uri.startswith("s3://"):
-            return uri
-        return "file://" + str(folder / uri.removeprefix("file://"))
+        scheme, path = split_scheme(uri)
+        # A pattern of a bucket stays as it was written; only a path has a folder that it is taken from.
+        return uri if scheme.has_buckets else str(ObjectUri.from_path(folder / path))
 
     models = {
         system: settings | {"id": str((folder / settings["id"]).resolve())}

@@ -13,6 +13,7 @@ import typer
 
 from sightflow.infra.cli.screen import console, is_terminal, printable, safe, table
 from sightflow.schemas.failure import SpecError, StoreError
+from sightflow.schemas.object_uri import InvalidUriError, ObjectUri, split_scheme
 
 app = typer.Typer(no_args_is_help=True, help="Show, query, compare, restore and look after a published catalog.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="What failed, with its cause.")
@@ -34,10 +35,11 @@ def open_catalog(uri: str, endpoint: str | None) -> Any:
 
         found = of_spec(read_spec(uri))
     else:
-        scheme = uri.partition("://")[0] if "://" in uri else "file"
-        if scheme not in ("s3", "file"):
-            raise SpecError(f"{uri} has the scheme {scheme}; allowed: s3:// and local folders")
-        located = uri if scheme == "s3" else f"file://{Path(uri.removeprefix('file://')).resolve()}"
+        try:
+            scheme, path = split_scheme(uri)
+        except InvalidUriError as error:
+            raise SpecError(str(error)) from None
+        located = uri if scheme.has_buckets else str(ObjectUri.from_path(Path(path).resolve()))
         found = Catalog(uri=located, store=ObjectStore(endpoint_url=endpoint))
     if all(found.table(name) is None for name in ("enrichments", "quarantine")):
         raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")

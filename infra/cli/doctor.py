@@ -14,6 +14,7 @@ import typer
 
 from sightflow.blocks.extras import install_command, is_installed
 from sightflow.infra.cli.screen import console, table
+from sightflow.schemas.object_uri import Scheme, split_scheme
 from sightflow.schemas.spec import EnrichmentSpec
 
 _PACKAGES = {
@@ -119,7 +120,7 @@ def _of_spec(path: Path) -> Iterator[Finding]:
             yield f"enrichment {resolved.enrichment.name}", "ok", f"served by {resolved.systems[0]}", ""
     except SightflowError as error:
         yield "enrichments", "missing", str(error), "see the message"
-    if not os.environ.get("AWS_ACCESS_KEY_ID") and any(uri.startswith("s3://") for uri in spec.source):
+    if not os.environ.get("AWS_ACCESS_KEY_ID") and any(split_scheme(uri)[0] is Scheme.S3 for uri in spec.source):
         yield "AWS keys", "ok", "none in the environment", "a profile or role is used, if there is one"
 
 
