@@ -39,7 +39,7 @@ BLOCK_KEYS = {
 
 def test_blocks_do_not_show_their_keys() -> None:
     store = ObjectStore(**BLOCK_KEYS)
-    store.delta_options()
+    store.delta_options("s3://bucket/catalog")
     for block in (store, Catalog(uri="s3://bucket/catalog", store=store), GPT4o(api_key="sk-canary")):
         for shown in (repr(block), str(block), block.model_dump_json(), repr(block.model_dump())):
             assert "canary" not in shown
