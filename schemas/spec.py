@@ -113,7 +113,7 @@ def _kind_alone(value: Any) -> Any:
 URI_FILES = (".parquet", ".csv", ".jsonl", ".txt")
 
 
-def names_objects(address: str) -> bool:
+def is_uri_list(address: str) -> bool:
     """Whether an entry of `listing` is a file of URIs, and not an S3 inventory."""
     return address.lower().endswith(URI_FILES)
 
@@ -146,14 +146,14 @@ class EnrichmentSpec(_Section):
     def _listing_uris(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
         for address in addresses:
             _checked_uri(address, globs=True)
-            if not names_objects(address) and split_scheme(address)[0] is not Scheme.S3:
+            if not is_uri_list(address) and split_scheme(address)[0] is not Scheme.S3:
                 raise ValueError(f"{address!r} is neither an S3 inventory (s3://) nor one of {', '.join(URI_FILES)}")
         return addresses
 
     @property
     def partial(self) -> bool:
         """Whether only some of the source's objects are named: then none counts as gone for not being named."""
-        return any(map(names_objects, self.listing))
+        return any(map(is_uri_list, self.listing))
 
     @field_validator("catalog")
     @classmethod

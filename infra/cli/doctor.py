@@ -138,17 +138,17 @@ def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
 
 def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
     """What is read in the place of the sources: their own listing may well be forbidden."""
-    from sightflow.blocks.store.uri_lists import uris_in
+    from sightflow.blocks.store.uri_lists import read_uri_list
     from sightflow.schemas.failure import SightflowError
-    from sightflow.schemas.spec import names_objects
-    from sightflow.tasks.discover import open_store, reports_of
+    from sightflow.schemas.spec import is_uri_list
+    from sightflow.tasks.discover import open_store, s3_inventories
 
     try:
         store = open_store(spec.store)
-        for report in reports_of(spec, store):
+        for report in s3_inventories(spec, store):
             found = f"of {report.bucket}, {len(report.files)} {report.form} files"
             yield f"listing {report.uri}", "ok", found, ""
-        for address in filter(names_objects, spec.listing):
-            yield f"listing {address}", "ok", f"names {len(uris_in(store, address)):,} objects", ""
+        for address in filter(is_uri_list, spec.listing):
+            yield f"listing {address}", "ok", f"names {len(read_uri_list(store, address)):,} objects", ""
     except SightflowError as error:
         yield "listing", "missing", str(error), "see the message"
