@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from sightflow.blocks.store.local_files import too_large
+from sightflow.blocks.store.backend import too_large
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Failure, Stage

@@ -14,6 +14,7 @@ from sightflow.blocks.catalog.catalog import Catalog, TableName
 from sightflow.blocks.store.patterns import matcher
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
+from sightflow.schemas.object_uri import ROOT_PATTERN
 from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RunPlan, Shard, ShardItem, Status
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy
@@ -123,7 +124,7 @@ def _within(inventory: pl.DataFrame) -> pl.Expr:
 def selected(inventory: pl.DataFrame, selection: Selection) -> pl.DataFrame:
     """The objects that a selection looks at; a sample is the same objects whenever it is taken."""
     if selection.prefix:
-        key = pl.col("uri").str.replace(r"^(s3://[^/]+|file://)/?", "")
+        key = pl.col("uri").str.replace(ROOT_PATTERN, "")
         begins = pl.col("uri").str.starts_with(selection.prefix) | key.str.starts_with(selection.prefix.lstrip("/"))
         inventory = inventory.filter(begins)
     if selection.since is not None:

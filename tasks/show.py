@@ -28,6 +28,7 @@ from prefect.context import FlowRunContext, SettingsContext
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
+from sightflow.schemas.object_uri import split_scheme
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec import EnrichmentSpec
@@ -43,7 +44,7 @@ _LONGEST_FAREWELL_SECONDS = 2.0
 
 def key_of(catalog: str, what: str) -> str:
     """The key of a catalog's artifact, e.g. `sightflow-shop-catalog-report` for `s3://shop/catalog`."""
-    place = _NOT_IN_A_KEY.sub("-", catalog.partition("://")[2].lower()).strip("-")
+    place = _NOT_IN_A_KEY.sub("-", split_scheme(catalog)[1].lower()).strip("-")
     return f"sightflow-{place}-{what}"
 
 

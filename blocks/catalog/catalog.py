@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import quote
 
 import polars as pl
 from prefect.blocks.core import Block
@@ -81,9 +79,10 @@ class Catalog(Block):
         """Where one table lies."""
         return f"{self.uri.rstrip('/')}/{name}"
 
-    @property
-    def _options(self) -> dict[str, str] | None:
-        return self.store.delta_options() if self.uri.startswith("s3://") else None
+    def _location(self, name: TableName) -> dict[str, Any]:
+        """Where one table lies and how that is reached, as deltalake takes it."""
+        uri = self.table_uri(name)
+        return {"table_uri": self.store.delta_table_uri(uri), "storage_options": self.store.delta_options(uri)}
 
     def table(self, name: TableName, version: int | None = None) -> Any:
         """The Delta table (`deltalake.DeltaTable`) as it is now or at a version; None if it does not exist.
@@ -94,7 +93,7 @@ class Catalog(Block):
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
-            return DeltaTable(_delta_uri(self.table_uri(name)), version=version, storage_options=self._options)
+            return DeltaTable(**self._location(name), version=version)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
@@ -107,10 +106,7 @@ class Catalog(Block):
         table = self.table(name, version)
         if table is None:
             return pl.LazyFrame(schema=SCHEMAS[name])
-        if self.uri.startswith("file://") and quote(self.uri, safe=":/") != self.uri:
-            # scan_delta percent-encodes a local path and then does not find it.
-            return pl.scan_pyarrow_dataset(table.to_pyarrow_dataset())
-        return pl.scan_delta(table)
+        return self.store.scan_delta(self.table_uri(name), table)
 
     def read(self, rows: pl.LazyFrame) -> pl.DataFrame:
         """Collect what was made of `scan`, as a stream: in no order but one that is asked for.
@@ -221,16 +217,14 @@ class Catalog(Block):
 
         if (table := self.table(name)) is not None:
             return table
-        if self.uri.startswith("file://"):
-            Path(self.uri.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
+        self.store.makedirs(self.uri)
         empty = pl.DataFrame(schema=SCHEMAS[name])
         return DeltaTable.create(
-            _delta_uri(self.table_uri(name)),
+            **self._location(name),
             schema=Schema.from_arrow(empty.to_arrow().schema),
             mode="ignore",
             partition_by=_PARTITIONS.get(name),
             configuration=dict(kept_for(Upkeep().keep_days)),
-            storage_options=self._options,
         )
 
     def _committed(self, commit: Callable[[], Done]) -> Done:
@@ -263,11 +257,6 @@ class Catalog(Block):
 def kept_for(days: int) -> Mapping[str, str]:
     """The properties of a table that let its log tell for so long what was there, and when it was replaced."""
     return {f"delta.{what}RetentionDuration": f"interval {days} days" for what in ("log", "deletedFile")}
-
-
-def _delta_uri(uri: str) -> str:
-    # delta-rs takes a file:// URI for percent-encoded; a plain path is taken as it stands.
-    return uri.removeprefix("file://")
 
 
 def _quoted(text: str) -> str:

@@ -13,6 +13,7 @@ import typer
 
 from sightflow.infra.cli.screen import console, is_terminal, printable, safe, table
 from sightflow.schemas.failure import SpecError, StoreError
+from sightflow.schemas.object_uri import InvalidUriError, ObjectUri, split_scheme
 
 app = typer.Typer(no_args_is_help=True, help="Show, query, compare, restore and look after a published catalog.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="What failed, with its cause.")
@@ -27,17 +28,18 @@ def open_catalog(uri: str, endpoint: str | None) -> Any:
     """The catalog at a URI, a folder, or named by a spec file. Raises StoreError if there is none."""
     from sightflow.blocks.catalog.catalog import Catalog
     from sightflow.blocks.store.object_store import ObjectStore
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     if uri.endswith((".yaml", ".yml")):
         from sightflow.tasks.discover import open_catalog as of_spec
 
         found = of_spec(read_spec(uri))
     else:
-        scheme = uri.partition("://")[0] if "://" in uri else "file"
-        if scheme not in ("s3", "file"):
-            raise SpecError(f"{uri} has the scheme {scheme}; allowed: s3:// and local folders")
-        located = uri if scheme == "s3" else f"file://{Path(uri.removeprefix('file://')).resolve()}"
+        try:
+            scheme, path = split_scheme(uri)
+        except InvalidUriError as error:
+            raise SpecError(str(error)) from None
+        located = uri if scheme.has_buckets else str(ObjectUri.from_path(Path(path).resolve()))
         found = Catalog(uri=located, store=ObjectStore(endpoint_url=endpoint))
     if all(found.table(name) is None for name in ("enrichments", "quarantine")):
         raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")
@@ -195,7 +197,8 @@ def upkeep(
 ) -> None:
     """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
     from sightflow.blocks.catalog.maintenance import kept_days, maintain
-    from sightflow.schemas.spec import Upkeep, read_spec
+    from sightflow.schemas.spec import Upkeep
+    from sightflow.schemas.spec_reader import read_spec
 
     catalog = open_catalog(uri, endpoint_url)
     if uri.endswith((".yaml", ".yml")):

@@ -35,7 +35,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
 ) -> None:
     """Count what is new, changed, stale and unchanged; show the model for each enrichment, why, and the price."""
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     read = read_spec(spec)
     from sightflow.tasks.discover import discover

@@ -24,7 +24,7 @@ def replay(
 
     A spec in place of the catalog's URI asks with that spec.
     """
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     if uri.endswith((".yaml", ".yml")):
         spec = read_spec(uri)

@@ -39,7 +39,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the run report as JSON, for programs.")] = False,
 ) -> None:
     """Compute what is missing, validate it and publish it; what is already there is never computed again."""
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     read = read_spec(spec)
     try:

@@ -39,7 +39,7 @@ def serve(
         raise SpecError("say when: --cron, --interval, --queue or --webhook")
     from sightflow.infra.metrics import serve_metrics
     from sightflow.infra.prefect_server import configured_api, prefect_api
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.route import resolve_enrichments
 
     read = read_spec(spec)

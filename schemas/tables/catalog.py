@@ -11,6 +11,7 @@ import polars as pl
 
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability, MediaKind
 from sightflow.schemas.masks import mask_fits
+from sightflow.schemas.object_uri import URI_PATTERN
 
 BOX_FIELDS: dict[str, pl.DataType] = {
     "x_min": pl.Float64(),
@@ -100,7 +101,7 @@ class CatalogRow(pa.DataFrameModel):
     A row that fails a check goes to the quarantine with cause `schema` and the check's name.
     """
 
-    uri: str = pa.Field(str_matches=r"^(s3|file)://")
+    uri: str = pa.Field(str_matches=URI_PATTERN)
     enrichment: str = pa.Field(str_matches=r"^[a-z][a-z0-9_]*$")
     capability: str = pa.Field(isin=[c.value for c in Capability])
     media_kind: str = pa.Field(isin=[kind.value for kind in MediaKind])

@@ -8,6 +8,7 @@ import pandera.polars as pa
 import polars as pl
 
 from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.object_uri import URI_PATTERN
 
 INVENTORY_SCHEMA: dict[str, pl.DataType] = {
     "uri": pl.String(),
@@ -24,7 +25,7 @@ class Inventory(pa.DataFrameModel):
     `media_kind` is a guess from the name that chooses the model; the bytes decide when they are read.
     """
 
-    uri: str = pa.Field(unique=True, str_matches=r"^(s3|file)://")
+    uri: str = pa.Field(unique=True, str_matches=URI_PATTERN)
     media_kind: str = pa.Field(isin=[kind.value for kind in MediaKind])
     object_version: str = pa.Field(str_length={"min_value": 1})
     bytes: int = pa.Field(ge=0)

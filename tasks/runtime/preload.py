@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
 from importlib import import_module
 
 import polars as pl
 
+from sightflow.schemas.failure import StoreError
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA, CatalogRow
 from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA, Inventory
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA, QuarantineRow
 from sightflow.tasks.discover import open_store
+
+logger = logging.getLogger(__name__)
 
 _IMPORTED_LATE = (
     "deltalake",
@@ -35,6 +38,8 @@ def preload(spec: EnrichmentSpec) -> None:
     Inventory.validate(pl.DataFrame(schema=INVENTORY_SCHEMA))
     CatalogRow.validate(pl.DataFrame(schema=CATALOG_SCHEMA))
     QuarantineRow.validate(pl.DataFrame(schema=QUARANTINE_SCHEMA))
-    if not spec.store.block and any(pattern.startswith("s3://") for pattern in spec.source):
-        with suppress(Exception):
-            open_store(spec.store).connect()
+    if not spec.store.block:  # a saved one is loaded by the run: Prefect may not be up yet
+        try:
+            open_store(spec.store).connect(spec.source)
+        except StoreError as error:
+            logger.debug("the store is not opened ahead of the run: %s", error)

@@ -16,7 +16,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Stage
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.run.timing import Span
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.fetch import Fetched
 from tests.e2e.service import ROOT, Service, until
 from tests.e2e.test_incremental import flat

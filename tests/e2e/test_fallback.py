@@ -13,7 +13,7 @@ from sightflow.blocks.models.contract import Engine, GenerationRequest, Output
 from sightflow.blocks.models.registry import system_class
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.failure import Cause, Failure
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.stand_in_model import StandIn, StandInEngine
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

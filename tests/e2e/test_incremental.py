@@ -17,7 +17,7 @@ from sightflow.infra.cli.catalog import app
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.discover import discover
 from sightflow.tasks.plan import plan
 from sightflow.tasks.publish import LISTENER

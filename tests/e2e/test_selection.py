@@ -11,7 +11,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.run.selection import Selection
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat
 from tests.stand_in_model import StandIn

@@ -7,7 +7,8 @@ import pytest
 
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.spec import EnrichmentSpec, read_spec
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.spec_reader import read_spec
 
 GOOD = """\
 source: s3://photos/**/*.jpg
