@@ -14,10 +14,12 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.plan import RunPlan, Status
-from sightflow.schemas.run.report import RUNS_SCHEMA, MaintenanceResult, RunReport
+from sightflow.schemas.run.report import MaintenanceResult, RunReport
 from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.run.timing import stage_times
 from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.tables.frames import to_frame
+from sightflow.schemas.tables.runs import RUNS_SCHEMA, RunRow
 from sightflow.tasks.discover import open_store
 from sightflow.tasks.publish import Publisher
 
@@ -74,7 +76,7 @@ def report(
         spec=spec,
     )
     if done.commits:
-        catalog.record_run(pl.DataFrame([_row(done)], schema=RUNS_SCHEMA))
+        catalog.record_run(_row(done))
     return done
 
 
@@ -92,6 +94,7 @@ def _gone(missing: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
     return missing.join(open_store(spec.store).head_many(missing["uri"].to_list()), on="uri", how="anti")
 
 
-def _row(done: RunReport) -> dict[str, object]:
+def _row(done: RunReport) -> pl.DataFrame:
+    """The row of `runs`: the fields of the report that are columns, and all of it as JSON."""
     fields = done.model_dump(include=set(RUNS_SCHEMA))
-    return {**fields, "report": done.model_dump_json()}
+    return RunRow.validate(to_frame(RunRow, [{**fields, "report": done.model_dump_json()}]))

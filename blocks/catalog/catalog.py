@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 from urllib.parse import quote
 
 import polars as pl
@@ -23,15 +23,16 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.run.report import RUNS_SCHEMA
 from sightflow.schemas.spec import Upkeep
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
+from sightflow.schemas.tables.runs import RUNS_SCHEMA
 
 TableName = Literal["enrichments", "quarantine", "runs"]
+TABLES: tuple[TableName, ...] = get_args(TableName)
 Done = TypeVar("Done")
 
-SCHEMAS: Mapping[str, Mapping[str, pl.DataType]] = {
+SCHEMAS: Mapping[TableName, Mapping[str, pl.DataType]] = {
     "enrichments": CATALOG_SCHEMA,
     "quarantine": QUARANTINE_SCHEMA,
     "runs": RUNS_SCHEMA,
@@ -195,7 +196,7 @@ class Catalog(Block):
         return int(merge.when_matched_delete().execute()["num_target_rows_deleted"])
 
     def record_run(self, row: pl.DataFrame) -> None:
-        """Append one row to `runs`."""
+        """Append one validated row to `runs`."""
         from deltalake import write_deltalake
 
         def append() -> None:

@@ -17,11 +17,10 @@ from typing import Any
 
 import polars as pl
 
-from sightflow.blocks.catalog.catalog import Catalog, TableName, kept_for
+from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName, kept_for
 from sightflow.schemas.run.report import MaintenanceResult
 from sightflow.schemas.spec import Upkeep
 
-TABLES: tuple[TableName, ...] = ("enrichments", "quarantine", "runs")
 # A compaction leaves files of about this size alone, and holds a few of its row groups in memory.
 _FILE_BYTES = 128 * 2**20
 _SMALL_BYTES = _FILE_BYTES // 4

@@ -7,11 +7,10 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from sightflow.blocks.catalog.catalog import SCHEMAS, Catalog, TableName
+from sightflow.blocks.catalog.catalog import SCHEMAS, TABLES, Catalog, TableName
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 
 _OF_THE_OBJECT = ("media_kind", "width", "height", "duration", "object_version")
-_TABLES: tuple[TableName, ...] = ("enrichments", "quarantine", "runs")
 
 
 def connect(catalog: Catalog, version: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -22,7 +21,7 @@ def connect(catalog: Catalog, version: int | None = None) -> duckdb.DuckDBPyConn
     """
     connection = duckdb.connect(":memory:")
     enrichments = _dataset(catalog, "enrichments", version)
-    for name in _TABLES:
+    for name in TABLES:
         connection.register(name, enrichments if name == "enrichments" else _dataset(catalog, name, None))
     kinds = catalog.scan("enrichments", version).select("enrichment", "capability").unique()
     named = catalog.read(kinds).sort("enrichment")

@@ -8,14 +8,7 @@ import pandera.polars as pa
 import polars as pl
 
 from sightflow.schemas.capability import MediaKind
-
-INVENTORY_SCHEMA: dict[str, pl.DataType] = {
-    "uri": pl.String(),
-    "media_kind": pl.String(),
-    "object_version": pl.String(),
-    "bytes": pl.Int64(),
-    "modified": pl.Datetime("us", "UTC"),
-}
+from sightflow.schemas.tables.frames import polars_schema
 
 
 class Inventory(pa.DataFrameModel):
@@ -32,3 +25,6 @@ class Inventory(pa.DataFrameModel):
 
     class Config:
         strict = True
+
+
+INVENTORY_SCHEMA = polars_schema(Inventory)

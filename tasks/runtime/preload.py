@@ -8,9 +8,11 @@ from importlib import import_module
 import polars as pl
 
 from sightflow.schemas.spec import EnrichmentSpec
-from sightflow.schemas.tables.catalog import CATALOG_SCHEMA, CatalogRow
-from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA, Inventory
-from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from sightflow.schemas.tables.catalog import CatalogRow
+from sightflow.schemas.tables.frames import polars_schema
+from sightflow.schemas.tables.inventory import Inventory
+from sightflow.schemas.tables.quarantine import QuarantineRow
+from sightflow.schemas.tables.runs import RunRow
 from sightflow.tasks.discover import open_store
 
 _IMPORTED_LATE = (
@@ -32,9 +34,8 @@ def preload(spec: EnrichmentSpec) -> None:
     """
     for name in _IMPORTED_LATE:
         import_module(name)
-    Inventory.validate(pl.DataFrame(schema=INVENTORY_SCHEMA))
-    CatalogRow.validate(pl.DataFrame(schema=CATALOG_SCHEMA))
-    QuarantineRow.validate(pl.DataFrame(schema=QUARANTINE_SCHEMA))
+    for model in (Inventory, CatalogRow, QuarantineRow, RunRow):
+        model.validate(pl.DataFrame(schema=polars_schema(model)))
     if not spec.store.block and any(pattern.startswith("s3://") for pattern in spec.source):
         with suppress(Exception):
             open_store(spec.store).connect()

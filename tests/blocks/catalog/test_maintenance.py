@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from sightflow.blocks.catalog.catalog import Catalog, TableName
-from sightflow.blocks.catalog.maintenance import TABLES, kept_days, maintain
+from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName
+from sightflow.blocks.catalog.maintenance import kept_days, maintain
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.run.report import RUNS_SCHEMA
 from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.tables.runs import RUNS_SCHEMA
 from tests.blocks.catalog.test_catalog import cases, rows
 
 DUE = Upkeep(compact_files=5)
