@@ -54,8 +54,9 @@ def bare(spec: EnrichmentSpec) -> int:
     from sightflow.tasks.discover import discover, open_catalog
     from sightflow.tasks.fetch import fetch
     from sightflow.tasks.infer import infer
-    from sightflow.tasks.plan import plan, shards_of
+    from sightflow.tasks.plan import plan
     from sightflow.tasks.runtime.shard_sizing import ShardSizer
+    from sightflow.tasks.runtime.sharding import shards_of
     from sightflow.tasks.validate import Validated, validate
 
     class Fast(ShardSizer):

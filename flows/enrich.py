@@ -12,15 +12,16 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.create_artifacts import create_artifacts
 from sightflow.tasks.discover import discover, open_catalog
 from sightflow.tasks.fetch import fetch
 from sightflow.tasks.infer import infer
 from sightflow.tasks.maintain import upkeep
-from sightflow.tasks.plan import plan, shards_of
-from sightflow.tasks.publish import publishing
+from sightflow.tasks.plan import plan
 from sightflow.tasks.report import close, prune, report
+from sightflow.tasks.runtime.publisher import publishing
+from sightflow.tasks.runtime.sharding import shards_of
 from sightflow.tasks.runtime.task_runner import task_runner
-from sightflow.tasks.show import show
 from sightflow.tasks.validate import validate
 
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
@@ -61,7 +62,7 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     tended = [*publisher.upkeep, *upkeep(catalog, publisher.commits + bool(pruned), spec.policy)]
     done = report(run_id, started_at, publisher, work, pruned, tended, spec)
     close(catalog, selection)
-    show(done, spec)
+    create_artifacts(done, spec)
     if not done.within_policy:
         raise QuarantineExceeded(done)
     return done

@@ -21,7 +21,7 @@ from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.frames import to_frame
 from sightflow.schemas.tables.runs import RUNS_SCHEMA, RunRow
 from sightflow.tasks.discover import open_store
-from sightflow.tasks.publish import Publisher
+from sightflow.tasks.runtime.publisher import Publisher
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)

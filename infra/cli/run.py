@@ -62,7 +62,7 @@ def run_enrich(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunRepor
 
 def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
     """Run the flow with progress on the screen; `server`: our own, perhaps still starting, or None."""
-    from sightflow.tasks.publish import LISTENER
+    from sightflow.tasks.runtime.publisher import LISTENER
 
     with progress() as bar:
         # The server takes seconds to start; what takes long to load uses the same seconds.

@@ -18,10 +18,10 @@ from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.spec import read_spec
+from sightflow.tasks.create_artifacts import markdown
 from sightflow.tasks.discover import discover
 from sightflow.tasks.plan import plan
-from sightflow.tasks.publish import LISTENER
-from sightflow.tasks.show import markdown
+from sightflow.tasks.runtime.publisher import LISTENER
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 TWO = [
@@ -135,7 +135,7 @@ def test_a_prefect_server_that_does_not_answer_for_the_progress_bar_holds_nobody
         asked.set()
         answered.wait()
 
-    monkeypatch.setattr("sightflow.tasks.show.update_progress_artifact", move)
+    monkeypatch.setattr("sightflow.tasks.runtime.artifacts.update_progress_artifact", move)
     try:
         path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
         assert run(path).published == 6
@@ -156,7 +156,7 @@ def test_what_ends_the_thread_that_commits_ends_the_run_and_is_raised(
 
     path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
     with monkeypatch.context() as patched:
-        patched.setattr(f"sightflow.tasks.publish.{where}", end)
+        patched.setattr(f"sightflow.tasks.runtime.publisher.{where}", end)
         with pytest.raises(SystemExit):
             run(path)
     assert run(path).published == (5 if where == "measure" else 6)

@@ -17,9 +17,10 @@ from sightflow.schemas.spec import EnrichmentSpec, Policy, read_spec
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
-from sightflow.tasks.plan import plan, selected, shards_of
+from sightflow.tasks.plan import plan, selected
 from sightflow.tasks.route import resolve_enrichments
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
+from sightflow.tasks.runtime.sharding import shards_of
 
 Rows = list[dict[str, Any]]
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)

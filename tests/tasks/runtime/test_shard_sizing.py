@@ -11,9 +11,9 @@ from sightflow.schemas.run.plan import RunPlan, Shard, ShardItem
 from sightflow.schemas.spec import Policy
 from sightflow.schemas.vision import Replies
 from sightflow.tasks.fetch import Fetched
-from sightflow.tasks.plan import shards_of
 from sightflow.tasks.runtime import shard_sizing as pacing
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
+from sightflow.tasks.runtime.sharding import shards_of
 from sightflow.tasks.validate import Validated
 
 
