@@ -65,7 +65,7 @@ class Bridge:
         self._source, self._window, self._say = source, window, say
         self._catalog = open_catalog(spec)
         self._manifests = Manifests(self._catalog)
-        self._takes = source_filter(spec.source, spec.catalog)
+        self._in_source = source_filter(spec.source, spec.catalog)
         self._announcer = Announcer(self._manifests, spec.catalog, again_seconds, say)
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
 
@@ -78,7 +78,7 @@ class Bridge:
                 raise RuntimeError("what announces manifests has ended; see its traceback above")
             left = batch.opened + self._window.seconds - time.monotonic() if batch.messages else _IDLE_WAIT
             if left <= 0 or len(batch.uris) >= self._window.objects:
-                batch = self._kept(batch, stop)
+                batch = self._persist(batch, stop)
                 continue
             try:
                 received = self._source.receive(left)
@@ -89,11 +89,11 @@ class Bridge:
             if received and not batch.messages:
                 batch.opened = time.monotonic()
             for message in received:
-                self._take(message, batch)
-        self._kept(batch, stop)
+                self._read(message, batch)
+        self._persist(batch, stop)
         self._announcer.stop()
 
-    def _take(self, message: Message, batch: Batch) -> None:
+    def _read(self, message: Message, batch: Batch) -> None:
         batch.messages.append(message)
         try:
             uploads = uploads_in(message.body)
@@ -102,11 +102,11 @@ class Bridge:
             return
         for upload in uploads:
             known = upload.event and (upload.uri, upload.event) in self._seen
-            if not known and self._takes(upload.uri):
+            if not known and self._in_source(upload.uri):
                 batch.uris[upload.uri] = None
                 batch.uploads.append(upload)
 
-    def _kept(self, batch: Batch, stop: threading.Event) -> Batch:
+    def _persist(self, batch: Batch, stop: threading.Event) -> Batch:
         """Make a batch durable, trying until the store takes it; return the next, empty one.
 
         When the bridge is stopped meanwhile, the messages stay with their source.
