@@ -33,7 +33,7 @@ _TRANSIENT = frozenset({Cause.CHANGED, Cause.FETCH, Cause.RATE_LIMITED, Cause.MO
 
 
 class Stage(StrEnum):
-    """A station on the way of an item: where it failed, or where time was spent."""
+    """A stage on the way of an item: where it failed, or where time was spent."""
 
     NOTIFY = "notify"  # a storage notification, before there is an object
     FETCH = "fetch"

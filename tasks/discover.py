@@ -34,8 +34,8 @@ def open_store(settings: StoreSettings) -> ObjectStore:
     else:
         store = ObjectStore(endpoint_url=settings.endpoint_url, region=settings.region, anonymous=settings.anonymous)
     environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    told = (environment, *(getattr(store, name) for name in ObjectStore.model_fields))
-    return _OPENED.setdefault(told, store)
+    key = (environment, *(getattr(store, name) for name in ObjectStore.model_fields))
+    return _OPENED.setdefault(key, store)
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)

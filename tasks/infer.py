@@ -34,28 +34,32 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
 
     An item's failure is an answer; raises ModelError only for what concerns every item. Not retried as a whole:
     what can pass by itself (a busy provider, a full device) is retried inside the model, item by item.
-    Raises ShardGivenBack, with nothing asked, if the run has been asked to stop.
+    Raises ShardSkipped, with nothing asked, if the run has been asked to stop.
     """
-    serving = load_model(shard.system, spec.models.get(shard.system))
+    loaded = load_model(shard.system, spec.models.get(shard.system))
     spans = list(fetched.spans)
-    gathering = ReplyAssembler(shard, fetched)
-    down = begun = False
-    for batch in _batches(shard, fetched, spec.policy.limits, serving.model, spans):
-        unread = [(asked, _unasked(asked, serving)) for asked in batch if asked.request is None]
-        put = [asked for asked in batch if asked.request is not None]
-        requests = [asked.request for asked in put if asked.request]
-        with serving.turn:
+    assembler = ReplyAssembler(shard, fetched)
+    begun = is_down = False
+    for batch in _batches(shard, fetched, spec.policy.limits, loaded.model, spans):
+        failed = [(item, _failed_answer(item, loaded)) for item in batch if item.request is None]
+        items = [item for item in batch if item.request is not None]
+        requests = [item.request for item in items if item.request]
+        with loaded.slots:
             if is_asked_to_stop() and not begun:
                 raise ShardSkipped(f"shard {shard.index} was not begun: the run has been asked to stop")
             begun = True
             with timed(spans, Stage.INFER):
-                replies = _answered(serving, requests, [len(asked.resolved.systems) > 1 and down for asked in put])
-        answers = [Answer(a.item, a.resolved, a.facts, reply) for a, reply in zip(put, replies, strict=True)]
+                skipped = [is_down and len(item.resolved.systems) > 1 for item in items]
+                replies = _run_unless_skipped(loaded, requests, skipped)
+        answers = [
+            Answer(item.shard_item, item.resolved, item.facts, reply)
+            for item, reply in zip(items, replies, strict=True)
+        ]
         if spec.policy.fallback:
-            down = down or _is_down(replies)
+            is_down = is_down or _looks_down(replies)
             answers = _with_fallback(answers, requests, spec)
-        gathering.add([*unread, *zip(put, answers, strict=True)])
-    return Replies(gathering.answers(), spans)
+        assembler.add([*failed, *zip(items, answers, strict=True)])
+    return Replies(assembler.answers(), spans)
 
 
 def _batches(
@@ -66,64 +70,63 @@ def _batches(
     return image_batches(shard, fetched, limits, model, spans)
 
 
-def _unasked(asked: InferenceItem, serving: LoadedModel) -> Answer:
-    model, item, resolved = serving.model, asked.item, asked.resolved
-    assert asked.failure is not None
-    reply = VisionReply(
-        item.uri, resolved.enrichment.name, asked.failure, model.system, model.ref.id, model_revision=serving.revision
-    )
-    return Answer(item, resolved, None, reply)
+def _failed_answer(item: InferenceItem, loaded: LoadedModel) -> Answer:
+    """The answer to what could not be made a request."""
+    assert item.failure is not None
+    model, uri, enrichment = loaded.model, item.shard_item.uri, item.resolved.enrichment
+    reply = VisionReply(uri, enrichment.name, item.failure, model.system, model.ref.id, model_revision=loaded.revision)
+    return Answer(item.shard_item, item.resolved, None, reply)
 
 
-def _answered(
-    serving: LoadedModel, requests: Sequence[VisionRequest], passed_over: Sequence[bool]
+def _run_unless_skipped(
+    loaded: LoadedModel, requests: Sequence[VisionRequest], skipped: Sequence[bool]
 ) -> list[VisionReply]:
-    """The replies to requests; those passed over are not asked, and fail as what was asked before them did."""
-    asked = [request for request, over in zip(requests, passed_over, strict=True) if not over]
-    replies = iter(_asked(serving, asked))
-    model = serving.model
+    """The replies to requests; those skipped are not sent, and fail as what was sent before them did."""
+    sent = [request for request, skip in zip(requests, skipped, strict=True) if not skip]
+    replies = iter(_run(loaded, sent))
+    model = loaded.model
     failure = Failure(Cause.MODEL, f"not asked: {model.system} failed for all that was asked before", attempts=0)
     return [
         VisionReply(request.uri, request.enrichment.name, failure, model.system, model.ref.id)
-        if over
+        if skip
         else next(replies)
-        for request, over in zip(requests, passed_over, strict=True)
+        for request, skip in zip(requests, skipped, strict=True)
     ]
 
 
-def _is_down(replies: Sequence[VisionReply]) -> bool:
+def _looks_down(replies: Sequence[VisionReply]) -> bool:
     """Whether everything failed as it does when an endpoint is dead: then the rest is not tried one by one."""
     failures = [reply.failure for reply in replies]
     return len(failures) > 1 and all(failure and failure.cause in _OF_THE_SYSTEM for failure in failures)
 
 
-def _asked(serving: LoadedModel, requests: Sequence[VisionRequest]) -> list[VisionReply]:
+def _run(loaded: LoadedModel, requests: Sequence[VisionRequest]) -> list[VisionReply]:
     """Run the model and hold it to its contract: one reply a request, in order, each to its own question."""
-    replies = serving.model.run(requests) if requests else []
-    answered = [(reply.uri, reply.enrichment) for reply in replies]
-    if answered != [(request.uri, request.enrichment.name) for request in requests]:
-        raise RuntimeError(f"{serving.model.system} broke its contract: its replies do not match the requests")
-    return [replace(reply, model_revision=serving.revision) for reply in replies]
+    replies = loaded.model.run(requests) if requests else []
+    replied = [(reply.uri, reply.enrichment) for reply in replies]
+    if replied != [(request.uri, request.enrichment.name) for request in requests]:
+        raise RuntimeError(f"{loaded.model.system} broke its contract: its replies do not match the requests")
+    return [replace(reply, model_revision=loaded.revision) for reply in replies]
 
 
 def _with_fallback(answers: list[Answer], requests: Sequence[VisionRequest], spec: EnrichmentSpec) -> list[Answer]:
     """Ask the next system in the ranking what the one before could not answer; the reply keeps the route."""
     while True:
         failures = failures_of(answers)
-        again: dict[str, list[int]] = {}
-        for place, (answer, failure) in enumerate(zip(answers, failures, strict=True)):
+        indices_by_system: dict[str, list[int]] = {}
+        for index, (answer, failure) in enumerate(zip(answers, failures, strict=True)):
             tried = (*answer.reply.route, answer.reply.system)
-            left = [system for system in answer.resolved.systems if system not in tried]
-            if failure and failure.cause in _WORTH_ANOTHER_SYSTEM and left:
-                again.setdefault(left[0], []).append(place)
-        if not again:
+            untried = [system for system in answer.resolved.systems if system not in tried]
+            if failure and failure.cause in _WORTH_ANOTHER_SYSTEM and untried:
+                indices_by_system.setdefault(untried[0], []).append(index)
+        if not indices_by_system:
             return answers
-        for system, places in again.items():
-            serving = load_model(system, spec.models.get(system))
-            with serving.turn:
-                replies = _asked(serving, [requests[place] for place in places])
-            for place, reply in zip(places, replies, strict=True):
-                before = answers[place].reply
-                route = (*before.route, before.system)
-                usage = before.usage + reply.usage
-                answers[place] = replace(answers[place], reply=replace(reply, route=route, usage=usage))
+        for system, indices in indices_by_system.items():
+            loaded = load_model(system, spec.models.get(system))
+            with loaded.slots:
+                replies = _run(loaded, [requests[index] for index in indices])
+            for index, reply in zip(indices, replies, strict=True):
+                previous = answers[index].reply
+                route = (*previous.route, previous.system)
+                usage = previous.usage + reply.usage
+                answers[index] = replace(answers[index], reply=replace(reply, route=route, usage=usage))

@@ -17,13 +17,15 @@ from sightflow.blocks.catalog.catalog import Catalog
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def publish(catalog: Catalog, rows: pl.DataFrame, failed: pl.DataFrame, cases: pl.DataFrame) -> int:
-    """Commit one group: first the rows, then the failures, then the `cases` that the rows have settled.
+def publish(catalog: Catalog, rows: pl.DataFrame, failed: pl.DataFrame, quarantined_keys: pl.DataFrame) -> int:
+    """Commit one group: first the rows, then the failures, then take out of the quarantine what the rows have settled.
+
+    `quarantined_keys`: uri, enrichment; what stood in the quarantine when the run began.
 
     Each step is a merge by key, so running it again after a crash anywhere changes nothing. Returns how many
     commits were made. Raises StoreError if the storage fails for good.
     """
     commits = [catalog.publish(rows), catalog.quarantine(failed)]
-    settled = cases.join(rows.select("uri", "enrichment"), on=["uri", "enrichment"], how="semi")
+    settled = quarantined_keys.join(rows.select("uri", "enrichment"), on=["uri", "enrichment"], how="semi")
     resolved = catalog.resolve(settled)
     return sum(commit.version is not None for commit in commits) + bool(resolved)

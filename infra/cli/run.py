@@ -105,11 +105,11 @@ class ProgressBar:
         """Name what is going on now."""
         self._bar.update(self._task, description=what)
 
-    def planned(self, work: RunPlan) -> None:
+    def planned(self, run_plan: RunPlan) -> None:
         self._bar.update(
-            self._task, description="enriching" if work.to_compute else "nothing to do", total=work.to_compute
+            self._task, description="enriching" if run_plan.to_compute else "nothing to do", total=run_plan.to_compute
         )
-        self._bar.reset(self._task, total=work.to_compute)
+        self._bar.reset(self._task, total=run_plan.to_compute)
 
     def advanced(self, published: int, quarantined: int) -> None:
         self._failed += quarantined

@@ -27,10 +27,10 @@ class MaintenanceResult(BaseModel):
         if self.skipped:
             return f"{self.table}: left as it is, {self.skipped}"
         joined = self.files_after < self.files_before
-        said = [f"{self.files_before:,} files joined into {self.files_after:,}" if joined else "no files to join"]
+        parts = [f"{self.files_before:,} files joined into {self.files_after:,}" if joined else "no files to join"]
         if self.vacuumed:
-            said.append(f"{self.vacuumed:,} old files removed")
-        return f"{self.table}: {', '.join(said)}"
+            parts.append(f"{self.vacuumed:,} old files removed")
+        return f"{self.table}: {', '.join(parts)}"
 
 
 class RunReport(BaseModel):

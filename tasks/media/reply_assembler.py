@@ -13,30 +13,32 @@ from sightflow.tasks.media.windows import join
 
 
 class ReplyAssembler:
-    """Gathers the answers of a shard: those about the windows of a video become one; then its file may go."""
+    """Puts the answers of a shard together: those about the windows of a video become one; then its file may go."""
 
     def __init__(self, shard: Shard, fetched: Fetched) -> None:
         self._fetched = fetched
-        self._parts: dict[tuple[str, str], dict[int, Answer]] = {}
-        self._done: dict[tuple[str, str], Answer] = {}
-        self._left = {item.uri: len(item.enrichments) for item in shard.items}
-        self._order = [(item.uri, name) for item in shard.items for name in item.enrichments]
+        self._keys = [(item.uri, name) for item in shard.items for name in item.enrichments]
+        self._by_window: dict[tuple[str, str], dict[int, Answer]] = {}
+        self._complete: dict[tuple[str, str], Answer] = {}
+        self._unanswered = {item.uri: len(item.enrichments) for item in shard.items}
 
     def add(self, answered: Iterable[tuple[InferenceItem, Answer]]) -> None:
-        for asked, answer in answered:
-            key = (asked.item.uri, asked.resolved.enrichment.name)
-            parts = self._parts.setdefault(key, {})
-            parts[asked.place] = answer
-            if len(parts) < max(len(asked.windows), 1):
+        """Take the answers to some requests, in any order."""
+        for item, answer in answered:
+            uri, enrichment = item.shard_item.uri, item.resolved.enrichment
+            key = (uri, enrichment.name)
+            by_window = self._by_window.setdefault(key, {})
+            by_window[item.window_index] = answer
+            if len(by_window) < max(len(item.windows), 1):
                 continue
-            ordered = [parts[place] for place in sorted(self._parts.pop(key))]
-            whole = join(asked.resolved.enrichment, asked.windows, [part.reply for part in ordered])
-            facts = next((part.facts for part in ordered if part.facts), None)
-            self._done[key] = replace(ordered[0], reply=whole, facts=facts)
-            self._left[asked.item.uri] -= 1
-            if not self._left[asked.item.uri]:
-                self._fetched.release(asked.item.uri)
+            parts = [by_window[index] for index in sorted(self._by_window.pop(key))]
+            reply = join(enrichment, item.windows, [part.reply for part in parts])
+            facts = next((part.facts for part in parts if part.facts), None)
+            self._complete[key] = replace(parts[0], reply=reply, facts=facts)
+            self._unanswered[uri] -= 1
+            if not self._unanswered[uri]:
+                self._fetched.release(uri)
 
     def answers(self) -> list[Answer]:
         """One for each enrichment of each item, in the order of the shard."""
-        return [self._done[key] for key in self._order]
+        return [self._complete[key] for key in self._keys]

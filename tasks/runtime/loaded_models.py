@@ -17,12 +17,12 @@ from sightflow.blocks.models.vision_model import VisionModel
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory, what to hold while it runs (a local model takes few calls at once), and which weights these
-    are: the pinned revision, or a digest of the folder.
+    """A model in memory. `slots`: held while it runs, as many calls at once as it takes. `revision`: which weights
+    these are, the pinned revision or a digest of the folder.
     """
 
     model: VisionModel
-    turn: AbstractContextManager[Any]
+    slots: AbstractContextManager[Any]
     revision: str
 
 
@@ -45,13 +45,13 @@ def load_model(system: str, settings: dict[str, Any] | None) -> LoadedModel:
         if key not in _LOADED:
             model.prepare()
             sys.setswitchinterval(min(sys.getswitchinterval(), _INTERPRETER_SECONDS))
-            turn = threading.Semaphore(model.runs_at_once) if model.runs_at_once else nullcontext()
-            _LOADED[key] = LoadedModel(model, turn, digest.rpartition("@")[2])
-            _settle()
+            slots = threading.Semaphore(model.runs_at_once) if model.runs_at_once else nullcontext()
+            _LOADED[key] = LoadedModel(model, slots, digest.rpartition("@")[2])
+            freeze_gc()
         return _LOADED[key]
 
 
-def _settle() -> None:
+def freeze_gc() -> None:
     """Let Python's collector pass over all that there is now: what has been loaded stays.
 
     Each full collection would go through all the libraries and models: 0.2 s in which no thread runs.

@@ -1,4 +1,4 @@
-"""ready: what a run needs and takes long to load, got before the run begins."""
+"""What a run needs and takes long to load, loaded before the run begins."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def stated(inventory: pl.DataFrame, known: Rows, cases: Rows, spec: EnrichmentSp
 def said(work: RunPlan) -> Any:
     counts = {(plan.enrichment, str(plan.media_kind)): plan.counts for plan in work.plans}
     per_ask = {(plan.enrichment, str(plan.media_kind)): plan.to_compute for plan in work.plans}
-    return work.frame.rows(), counts, per_ask, work.orphans.rows(), work.closed["uri"].to_list()
+    return work.frame.rows(), counts, per_ask, work.orphaned.rows(), work.orphaned_quarantine["uri"].to_list()
 
 
 @pytest.fixture(scope="module")
