@@ -7,11 +7,10 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from sightflow.blocks.catalog.catalog import SCHEMAS, Catalog, TableName
+from sightflow.blocks.catalog.catalog import SCHEMAS, TABLES, Catalog, TableName
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 
-_OF_THE_OBJECT = ("media_kind", "width", "height", "duration", "object_version")
-_TABLES: tuple[TableName, ...] = ("enrichments", "quarantine", "runs")
+_OBJECT_COLUMNS = ("media_kind", "width", "height", "duration", "object_version")
 
 
 def connect(catalog: Catalog, version: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -22,10 +21,10 @@ def connect(catalog: Catalog, version: int | None = None) -> duckdb.DuckDBPyConn
     """
     connection = duckdb.connect(":memory:")
     enrichments = _dataset(catalog, "enrichments", version)
-    for name in _TABLES:
+    for name in TABLES:
         connection.register(name, enrichments if name == "enrichments" else _dataset(catalog, name, None))
-    kinds = catalog.scan("enrichments", version).select("enrichment", "capability").unique()
-    named = catalog.read(kinds).sort("enrichment")
+    names = catalog.scan("enrichments", version).select("enrichment", "capability").unique()
+    named = catalog.read(names).sort("enrichment")
     connection.execute(f"CREATE VIEW catalog AS {_wide_view(named)}")
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     return connection
@@ -38,9 +37,9 @@ def _dataset(catalog: Catalog, name: TableName, version: int | None) -> Any:
     return table.to_pyarrow_dataset()
 
 
-def _wide_view(named: pl.DataFrame) -> str:
-    columns = ["uri", *(f"any_value({column}) AS {column}" for column in _OF_THE_OBJECT)]
-    for name, capability in named.iter_rows():
+def _wide_view(enrichments: pl.DataFrame) -> str:
+    columns = ["uri", *(f"any_value({column}) AS {column}" for column in _OBJECT_COLUMNS)]
+    for name, capability in enrichments.iter_rows():
         value = _value_column(Capability(capability))
         columns.append(f"any_value({value}) FILTER (enrichment = '{name}') AS \"{name}\"")
     return f"SELECT {', '.join(columns)}, max(inferred_at) AS inferred_at FROM enrichments GROUP BY uri"  # noqa: S608

@@ -196,14 +196,14 @@ def upkeep(
     endpoint_url: Endpoint = None,
 ) -> None:
     """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
-    from sightflow.blocks.catalog.maintenance import kept_days, maintain
+    from sightflow.blocks.catalog.maintenance import maintain, retention_days
     from sightflow.schemas.spec import Upkeep
     from sightflow.schemas.spec_reader import read_spec
 
     catalog = open_catalog(uri, endpoint_url)
     if uri.endswith((".yaml", ".yml")):
         keep_days = keep_days or read_spec(uri).policy.upkeep.keep_days
-    policy = Upkeep(keep_days=keep_days or kept_days(catalog))
+    policy = Upkeep(keep_days=keep_days or retention_days(catalog))
     for tended in maintain(catalog, policy, even_if_not_due=True):
         console.print(safe(tended.summary), soft_wrap=True)
 

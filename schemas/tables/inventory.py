@@ -9,14 +9,7 @@ import polars as pl
 
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.object_uri import URI_PATTERN
-
-INVENTORY_SCHEMA: dict[str, pl.DataType] = {
-    "uri": pl.String(),
-    "media_kind": pl.String(),
-    "object_version": pl.String(),
-    "bytes": pl.Int64(),
-    "modified": pl.Datetime("us", "UTC"),
-}
+from sightflow.schemas.tables.frames import polars_schema
 
 
 class Inventory(pa.DataFrameModel):
@@ -33,3 +26,6 @@ class Inventory(pa.DataFrameModel):
 
     class Config:
         strict = True
+
+
+INVENTORY_SCHEMA = polars_schema(Inventory)

@@ -1,4 +1,4 @@
-"""decode: bytes become upright RGB pixels, or a failure with its cause. Media are hostile input."""
+"""Bytes become upright RGB pixels, or a failure with its cause. Media are hostile input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE_FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JP
 # Pillow's own guard raises at open; here the size is read from the header and told in the failure.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
-_LYING: Final = (5, 6, 7, 8)  # EXIF orientations in which rows are columns
+_TURNED_ORIENTATIONS: Final = (5, 6, 7, 8)  # EXIF orientations in which rows are columns
 
 
 def decode(content: bytes, limits: Limits, side: int | None = None) -> Media | Failure:
@@ -57,7 +57,7 @@ def _decode_image(content: bytes, limits: Limits, side: int | None) -> DecodedIm
             return Failure(Cause.TOO_LARGE, f"{size} = {pixels:,}; the limit is {limits.max_pixels:,}", Stage.DECODE)
         width, height = image.size
         # Pillow tells a TIFF's size as it will be when it stands upright.
-        if image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _LYING:
+        if image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _TURNED_ORIENTATIONS:
             width, height = height, width
         if side is not None:
             image.draft(None, (side, side))  # does nothing to other formats

@@ -40,7 +40,7 @@ class VideoError(Exception):
 class VideoIndex:
     """What a video holds, read from its packets without decoding a frame.
 
-    `width, height`: of the upright picture, after the rotation of the container. `pts`: the presentation times of all
+    `width, height`: of the upright image, after the rotation of the container. `pts`: the presentation times of all
     frames in the order they are shown, in units of `time_base` seconds; frame k of the video is the k-th of them.
     `keyframes`: indices of the frames that can be decoded alone. Seconds count from the first frame shown.
     """
@@ -147,10 +147,10 @@ def sampled(index: VideoIndex, sampling: FrameSampling) -> list[int]:
 def read_frames(
     path: Path, index: VideoIndex, wanted: Sequence[int], longest_side: int | None = None
 ) -> Iterator[tuple[int, Image.Image]]:
-    """Yield `(frame index, upright RGB picture)` for the wanted indices, ascending, one at a time.
+    """Yield `(frame index, upright RGB image)` for the wanted indices, ascending, one at a time.
 
     Seeks where a keyframe lies ahead, decodes on where that is nearer. A frame that the decoder cannot give is
-    left out. `longest_side`: scale pictures down to it. Raises VideoError `decode` if it can give none.
+    left out. `longest_side`: scale images down to it. Raises VideoError `decode` if it can give none.
     """
     found = 0
     with _opened(path) as container:
@@ -177,8 +177,8 @@ def read_frames(
 
 def _decoded_from(container: Any, stream: Any, index: VideoIndex, target: int) -> Iterator[tuple[int, Any]]:
     """Seek to where `target` can be decoded from, and decode on to the end."""
-    place = max(int(np.searchsorted(index.keyframes, target, side="right")) - 1, 0)
-    aims = [int(index.pts[index.keyframes[k]]) for k in (place, place - 2) if 0 < k < len(index.keyframes)]
+    before = max(int(np.searchsorted(index.keyframes, target, side="right")) - 1, 0)
+    aims = [int(index.pts[index.keyframes[k]]) for k in (before, before - 2) if 0 < k < len(index.keyframes)]
     start = int(index.pts[0])
     # A container may seek by decoding times and land behind what is wanted; then an earlier aim is tried, at
     # last one before the start, which transport streams need.
@@ -215,8 +215,8 @@ def _decoded(container: Any, stream: Any, index: VideoIndex) -> Iterator[tuple[i
 
 
 def _keyframe_before(index: VideoIndex, frame: int) -> int:
-    place = int(np.searchsorted(index.keyframes, frame, side="right")) - 1
-    return int(index.keyframes[place]) if place >= 0 else 0
+    before = int(np.searchsorted(index.keyframes, frame, side="right")) - 1
+    return int(index.keyframes[before]) if before >= 0 else 0
 
 
 def _image(frame: Any, index: VideoIndex, longest_side: int | None) -> Image.Image:
@@ -242,7 +242,7 @@ def _opened(path: Path) -> Any:
 
 
 def _video_stream(container: Any) -> Any:
-    # A cover picture is a "video" of one attached image.
+    # A cover image is a "video" of one attached image.
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams"
@@ -254,7 +254,7 @@ def _video_stream(container: Any) -> Any:
 
 
 def _rotation(path: Path) -> int:
-    """Degrees counter-clockwise, 0, 90, 180 or 270, that the container asks the picture to be turned by."""
+    """Degrees counter-clockwise, 0, 90, 180 or 270, that the container asks the image to be turned by."""
     with _opened(path) as container:
         try:
             frame = next(container.decode(_video_stream(container)), None)

@@ -57,7 +57,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sightflow.tasks.route.SYSTEMS", here)
     monkeypatch.setattr("sightflow.tasks.route.system_class", systems.system_class)
     First.fails_with, First.put = {}, []
-    monkeypatch.setattr("sightflow.tasks.infer._LOADED", {})
+    monkeypatch.setattr("sightflow.tasks.runtime.loaded_models._LOADED", {})
 
 
 def spec_of(tmp_path: Path, write_spec: Any, count: int, **policy: Any) -> Path:
