@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import polars as pl
@@ -21,6 +22,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
+from sightflow.schemas.object_uri import ObjectUri, split_scheme
 from sightflow.schemas.spec import Upkeep
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
@@ -75,6 +77,16 @@ class Catalog(Block):
 
     uri: str = Field(description="s3://bucket/folder or file:///folder.")
     store: ObjectStore = Field(default_factory=ObjectStore, description="How the URI is reached.")
+
+    @classmethod
+    def at(cls, place: str | Path, endpoint_url: str | None = None) -> Catalog:
+        """The catalog at a URI or in a local folder, there or not, reached with the keys of the environment.
+
+        `endpoint_url`: of an S3-compatible store. Raises InvalidUriError if the URI's scheme is not known.
+        """
+        scheme, path = split_scheme(str(place))
+        uri = str(place) if scheme.has_buckets else str(ObjectUri.from_path(Path(path).expanduser().resolve()))
+        return cls(uri=uri, store=ObjectStore(endpoint_url=endpoint_url))
 
     def table_uri(self, name: TableName) -> str:
         """Where one table lies."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightflow.infra.cli.catalog import Endpoint, Uri, open_catalog
+from sightflow.infra.cli.catalog import Endpoint, Uri, find_catalog
 from sightflow.infra.cli.run import run_enrich, show_report
 from sightflow.schemas.failure import Cause, SpecError
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
@@ -29,7 +29,7 @@ def replay(
     if uri.endswith((".yaml", ".yml")):
         spec = read_spec(uri)
     else:
-        catalog = open_catalog(uri, endpoint_url)
+        catalog = find_catalog(uri, endpoint_url)
         runs = catalog.read(catalog.scan("runs").sort("started_at").select("report"))
         last = RunReport.model_validate_json(runs["report"][-1]) if runs.height else None
         if last is None or last.spec is None:
