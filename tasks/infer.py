@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -21,6 +22,8 @@ from sightflow.tasks.media.request_batches import InferenceItem, image_batches, 
 from sightflow.tasks.runtime.cancellation import ShardSkipped, is_asked_to_stop
 from sightflow.tasks.runtime.loaded_models import LoadedModel, load_model
 from sightflow.tasks.validate import failures_of
+
+_logger = logging.getLogger(__name__)
 
 _WORTH_ANOTHER_SYSTEM = frozenset(
     {Cause.MALFORMED, Cause.MODEL, Cause.RATE_LIMITED, Cause.REFUSED, Cause.SCHEMA, Cause.TRUNCATED}
@@ -56,7 +59,9 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
             for item, reply in zip(items, replies, strict=True)
         ]
         if spec.policy.fallback:
-            is_down = is_down or _looks_down(replies)
+            if not is_down and _looks_down(replies):
+                is_down = True
+                _logger.warning("shard %d: %s looks down; the next system is asked", shard.index, shard.system)
             answers = _with_fallback(answers, requests, spec)
         assembler.add([*failed, *zip(items, answers, strict=True)])
     return Replies(assembler.answers(), spans)

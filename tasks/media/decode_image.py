@@ -40,7 +40,7 @@ def decode(content: bytes, limits: Limits, side: int | None = None) -> Media | F
         return _unidentified(content)
     except MemoryError:
         return Failure(Cause.OUT_OF_MEMORY, "no memory to decode it", Stage.DECODE)
-    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
+    except Exception as error:  # Pillow raises whatever a broken file leads it into; type and text are kept
         return Failure(Cause.DECODE, f"{type(error).__name__}: {error}"[:500], Stage.DECODE)
 
 
@@ -49,7 +49,7 @@ def _decode_image(content: bytes, limits: Limits, side: int | None) -> DecodedIm
         opened = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     except (UnidentifiedImageError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into; its text is kept
         return Failure(Cause.UNREADABLE, f"its header makes no sense: {error}"[:500], Stage.DECODE)
     with opened as image:
         if (pixels := image.width * image.height) > limits.max_pixels:

@@ -155,7 +155,7 @@ def _read_video(
     assert isinstance(file, MediaFile)
     try:
         index = index_video(file.path, limits)
-    except Exception as error:  # FFmpeg raises whatever a broken file leads it into
+    except Exception as error:  # a broken file leads FFmpeg, PyAV and NumPy into anything; type and text are kept
         failure = _failure(error, shard_item.uri)
         yield from (InferenceItem(shard_item, resolved, failure=failure) for resolved in resolved_enrichments)
         return
@@ -184,7 +184,7 @@ def _read_windows(
             ready = [window for window in waiting if number >= max(window.frames)]
             waiting = [window for window in waiting if number < max(window.frames)]
             yield from (_inference_item(shard_item, window, index, file, facts) for window in ready)
-    except Exception as error:  # FFmpeg raises whatever a broken file leads it into
+    except Exception as error:  # a broken file leads FFmpeg, PyAV and NumPy into anything; type and text are kept
         failure = _failure(error, shard_item.uri)
     for window in waiting:  # their last frames could not be decoded
         if window.images and failure is None:

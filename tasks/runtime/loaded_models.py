@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import gc
 import json
+import logging
 import sys
 import threading
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,8 @@ class LoadedModel:
     revision: str
 
 
+_logger = logging.getLogger(__name__)
+
 _LOADED: dict[tuple[str, str, str], LoadedModel] = {}
 _LOADING = threading.Lock()
 _INTERPRETER_SECONDS = 0.001
@@ -43,7 +47,9 @@ def load_model(system: str, settings: dict[str, Any] | None) -> LoadedModel:
     key = (system, json.dumps(settings or {}, sort_keys=True, default=str), digest)
     with _LOADING:
         if key not in _LOADED:
+            began = time.perf_counter()
             model.prepare()
+            _logger.info("%s (%s) is ready after %.1f s", system, model.ref.id, time.perf_counter() - began)
             sys.setswitchinterval(min(sys.getswitchinterval(), _INTERPRETER_SECONDS))
             slots = threading.Semaphore(model.runs_at_once) if model.runs_at_once else nullcontext()
             _LOADED[key] = LoadedModel(model, slots, digest.rpartition("@")[2])

@@ -150,7 +150,7 @@ class Publisher:
             validated = stages[-1].result()
             self.shard_sizer.record(shard)
             self._uncommitted.put(validated)
-        except BaseException as raised:  # all: Prefect ends threads with what is no Exception; kept in `errors`
+        except BaseException as raised:  # all of them: Prefect ends threads with what is no Exception; kept in `errors`
             self._record_loss(shard, (isinstance(raised, Exception) and _root_error(stages)) or raised)
         finally:
             self._slots.release()
@@ -170,7 +170,7 @@ class Publisher:
     def _commit_until_drained(self) -> None:
         try:
             self._commit_groups()
-        except BaseException as error:  # all: nobody hears of what ends a thread; raised where the run ends
+        except BaseException as error:  # all of them: nobody hears of what ends a thread; raised at the end of the run
             self.errors.insert(0, error)
             self._stopped.set()
             while self._uncommitted.get() is not None:
@@ -206,9 +206,7 @@ class Publisher:
         try:
             with timed(self.spans, Stage.PUBLISH):
                 self.commits += publish(self.catalog, rows, failed, self._quarantined_keys)
-        except (
-            Exception
-        ) as error:  # whatever it is, it is raised where the run ends; what follows is tried all the same
+        except Exception as error:  # whatever it is, it is raised where the run ends; later groups are tried too
             self.errors.insert(0, error)
             self._stopped.set()
             return
@@ -267,6 +265,6 @@ def _root_error(stages: tuple[PrefectFuture[Any], ...]) -> BaseException | None:
             stage.wait()
             if stage.state.is_failed() or stage.state.is_crashed():
                 stage.result()
-    except BaseException as error:  # all: this is what is looked for
+    except BaseException as error:  # all of them: it is what is looked for
         return error
     return None
