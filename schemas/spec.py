@@ -88,6 +88,15 @@ class Policy(_Section):
     upkeep: Upkeep = Upkeep()
 
 
+_LOCAL_CLUSTER = "sightflow.tasks.runtime.local_cluster.local_workers"
+_CLUSTERS = re.compile(
+    r"(?:dask\.)?distributed\.LocalCluster|"
+    r"(?:coiled|dask_(?:cloudprovider|cuda|databricks|gateway|jobqueue|kubernetes|mpi|yarn))(?:\.\w+)*\.\w*Cluster"
+)
+"""Classes that start a Dask cluster. Those that take code as text (SSHCluster, SpecCluster) are not among them."""
+_CODE = re.compile(r"preload.*|plugins?|.*_class")
+
+
 class RunnerSettings(_Section):
     """Who works on the shards of a run: `threads` of its own process, or the workers of a Dask cluster.
 
@@ -98,12 +107,32 @@ class RunnerSettings(_Section):
     kind: Literal["threads", "dask"] = "threads"
     address: str | None = Field(default=None, pattern=r"^(tcp|tls|ws|wss)://", description="of a scheduler")
     cluster: str = Field(
-        default="sightflow.tasks.runtime.local_cluster.local_workers",
+        default=_LOCAL_CLUSTER,
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
         description="a cluster class by name, e.g. dask_kubernetes.operator.KubeCluster",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="the keywords of that class")
+
     wait_seconds: float = Field(default=300.0, gt=0, description="how long a first worker is waited for")
+
+    @field_validator("cluster")
+    @classmethod
+    def _starts_a_cluster(cls, cluster: str) -> str:
+        """A spec may come out of a deployment's parameters, and names no code but classes of Dask's packages."""
+        if cluster != _LOCAL_CLUSTER and not _CLUSTERS.fullmatch(cluster):
+            raise ValueError(
+                f"{cluster} is not known to start a Dask cluster; allowed: distributed.LocalCluster and the cluster "
+                "classes of dask_kubernetes, dask_jobqueue, dask_cuda, dask_cloudprovider, dask_gateway, dask_yarn and "
+                "coiled; with any other, start it yourself and give its `address`"
+            )
+        return cluster
+
+    @field_validator("settings")
+    @classmethod
+    def _holds_no_code(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        if code := sorted(name for name in settings if _CODE.fullmatch(name)):
+            raise ValueError(f"{', '.join(code)} would run code that a spec names; start such a cluster yourself")
+        return settings
 
 
 def _kind_alone(value: Any) -> Any:

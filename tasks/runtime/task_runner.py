@@ -11,6 +11,7 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 
+from sightflow.blocks.extras import require
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.spec import RunnerSettings
 
@@ -61,6 +62,8 @@ def task_runner(settings: RunnerSettings, needed: bool) -> Iterator[WorkerPool]:
 
 
 def _runner(settings: RunnerSettings) -> Any:
+    require("distributed", "dask", "runner: dask")
+    require("prefect_dask", "dask", "runner: dask")
     from prefect_dask.task_runners import DaskTaskRunner
 
     if settings.address:
