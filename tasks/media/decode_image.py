@@ -30,8 +30,10 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 _MAX_SCANS: Final = 100
 # Checked as a decoder reads on. One that has read everything (WebP, AVIF, TIFF by libtiff) cannot be interrupted.
 _MAX_SECONDS: Final = 60.0
-# What Pillow holds at once at most: an image of 4 bytes a pixel, its RGBA, white, both of them composed.
-_WORKING_BYTES: Final = 16
+# What is held at once for a pixel: an image of 4 bytes and its copy; with transparency its RGBA, white, and both
+# of them composed; of deeper greys arrays of floats.
+_WORKING_BYTES: Final = 8
+_MORE_WORKING_BYTES: Final = 24
 _BITS: Final = 258  # tags of TIFF
 _SAMPLE_FORMAT: Final = 339
 
@@ -166,7 +168,8 @@ def _decoded(
     if side is not None:
         image.draft(None, (side, side))  # does nothing to other formats
     if reserve is not None:
-        reserve(_WORKING_BYTES * image.width * image.height)
+        plain = image.mode in ("RGB", "L", "CMYK", "1") and "transparency" not in image.info
+        reserve((_WORKING_BYTES if plain else _MORE_WORKING_BYTES) * image.width * image.height)
     depth = _depth(image)
     if isinstance(stream := getattr(image, "fp", None), _Content):
         stream.limit_seconds()

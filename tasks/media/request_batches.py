@@ -6,27 +6,32 @@ Pictures are held by the group, and a video by the frames in flight: never by ho
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from PIL import Image
 
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, Stage
-from sightflow.schemas.media import DecodedVideo, MediaFacts, MediaFile
+from sightflow.schemas.media import DecodedImage, DecodedVideo, MediaFacts, MediaFile
 from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import Limits
 from sightflow.schemas.vision import VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.decode_image import decode
+from sightflow.tasks.media.pixel_budget import PixelBudget
 from sightflow.tasks.media.read_video import VideoError, VideoIndex, index_video, read_frames, sampled
 from sightflow.tasks.media.windows import Window, cut
 
 _DECODERS = max(2, min(8, os.cpu_count() or 2))
 _BATCH_BYTES = 64 * 2**20
+_IMAGE_BYTES = 2**30
+_PIXEL_BYTES = 4  # Pillow's RGB
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,32 @@ def image_batches(
 ) -> Iterator[list[InferenceItem]]:
     """Yield what is asked of a group of images at a time, decoding the next ones in threads while these are used.
 
-    At most two groups are in memory as pixels; an object's bytes are let go when it has been decoded.
+    At most two groups are in memory as pixels, and of large images so few that they take a gibibyte, plus one image and
+    what the reader still holds of the group before; an object's bytes are let go when it has been decoded.
     """
+    budget = PixelBudget(_IMAGE_BYTES)
 
-    def timely(item: ShardItem) -> tuple[list[InferenceItem], Span]:
+    def timely(place: int) -> tuple[list[InferenceItem], Span]:
         mine: list[Span] = []
-        with timed(mine, Stage.DECODE):
-            asked = decoded(item)
+        held = 0
+        try:
+            with timed(mine, Stage.DECODE):
+                asked = decoded(place)
+            media = asked[0].request.media if asked and asked[0].request else None
+            if isinstance(media, DecodedImage):
+                held = _PIXEL_BYTES * media.pixels.width * media.pixels.height
+        finally:
+            budget.settle(place, held)
         return asked, mine[0]
 
-    def decoded(item: ShardItem) -> list[InferenceItem]:
+    def decoded(place: int) -> list[InferenceItem]:
+        item = shard.items[place]
         content = fetched.take(item.uri)
         resolved_enrichments = [shard.resolved(name) for name in item.enrichments]
         if isinstance(content, Failure):
             return [InferenceItem(item, resolved, failure=content) for resolved in resolved_enrichments]
         assert isinstance(content, bytes)
-        media = decode(content, limits, model.decoded_side)
+        media = decode(content, limits, model.decoded_side, partial(budget.reserve, place))
         if isinstance(media, Failure):
             return [InferenceItem(item, resolved, failure=media) for resolved in resolved_enrichments]
         facts = MediaFacts.of(media)
@@ -75,17 +90,35 @@ def image_batches(
             for resolved in resolved_enrichments
         ]
 
-    group = model.objects_at_once
-    groups = [shard.items[k : k + group] for k in range(0, len(shard.items), group)]
+    group, count = model.objects_at_once, len(shard.items)
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
-        pending = [pool.submit(timely, item) for item in groups[0]] if groups else []
-        for place in range(len(groups)):
-            done = [future.result() for future in pending]
-            first, last = min(span.start for _, span in done), max(span.end for _, span in done)
-            spans.append(replace(done[0][1], start=first, end=last))
-            following = groups[place + 1] if place + 1 < len(groups) else ()
-            pending = [pool.submit(timely, item) for item in following]
-            yield [asked for each, _ in done for asked in each]
+        try:
+            pending = deque(pool.submit(timely, place) for place in range(min(group, count)))
+            first = 0
+            while pending:
+                done: list[tuple[list[InferenceItem], Span]] = []
+                size = 0
+                while pending and len(done) < group and size < budget.limit // 2:
+                    place = first + len(done)
+                    budget.awaits(place)
+                    done.append(pending.popleft().result())
+                    size += budget.held(place)
+                spans.append(replace(done[0][1], start=min(s.start for _, s in done), end=max(s.end for _, s in done)))
+                batch = range(first, first + len(done))
+                submitted = batch.stop + len(pending)
+                following = range(submitted, min(batch.stop + group, count))
+                pending.extend(pool.submit(timely, place) for place in following)
+                asked = [item for items, _ in done for item in items]
+                del done
+                yield asked
+                del asked
+                for place in batch:
+                    budget.release(place)
+                first = batch.stop
+        finally:
+            budget.close()
+            for future in pending:
+                future.cancel()
 
 
 def video_batches(
