@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import av
 from PIL import Image
@@ -17,13 +19,14 @@ from PIL import Image
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, Stage
-from sightflow.schemas.media import DecodedVideo, MediaFacts, MediaFile
+from sightflow.schemas.media import DecodedImage, DecodedVideo, MediaFacts, MediaFile
 from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import Limits
 from sightflow.schemas.vision import VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.decode_image import decode
+from sightflow.tasks.media.pixel_budget import PixelBudget
 from sightflow.tasks.media.read_video import VideoError, VideoIndex, index_video, read_frames, sampled
 from sightflow.tasks.media.windows import Window, cut
 
@@ -31,6 +34,8 @@ _logger = logging.getLogger(__name__)
 
 _DECODERS = max(2, min(8, os.cpu_count() or 2))
 _BATCH_BYTES = 64 * 2**20
+_IMAGE_BYTES = 2**30
+_PIXEL_BYTES = 4  # Pillow's RGB
 
 
 @dataclass(frozen=True)
@@ -55,22 +60,32 @@ def image_batches(
 ) -> Iterator[list[InferenceItem]]:
     """Yield what is asked of a group of images at a time, decoding the next ones in threads while these are used.
 
-    At most two groups are in memory as pixels; an object's bytes are let go when it has been decoded.
+    At most two groups are in memory as pixels, and of large images so few that they take a gibibyte, plus one image and
+    what the reader still holds of the group before; an object's bytes are let go when it has been decoded.
     """
+    budget = PixelBudget(_IMAGE_BYTES)
 
-    def decode_timed(shard_item: ShardItem) -> tuple[list[InferenceItem], Span]:
+    def decode_timed(index: int) -> tuple[list[InferenceItem], Span]:
         own_spans: list[Span] = []
-        with timed(own_spans, Stage.DECODE):
-            items = decode_items(shard_item)
+        held = 0
+        try:
+            with timed(own_spans, Stage.DECODE):
+                items = decode_items(index)
+            media = items[0].request.media if items and items[0].request else None
+            if isinstance(media, DecodedImage):
+                held = _PIXEL_BYTES * media.pixels.width * media.pixels.height
+        finally:
+            budget.settle(index, held)
         return items, own_spans[0]
 
-    def decode_items(shard_item: ShardItem) -> list[InferenceItem]:
+    def decode_items(index: int) -> list[InferenceItem]:
+        shard_item = shard.items[index]
         content = fetched.take(shard_item.uri)
         resolved_enrichments = [shard.resolved(name) for name in shard_item.enrichments]
         if isinstance(content, Failure):
             return [InferenceItem(shard_item, resolved, failure=content) for resolved in resolved_enrichments]
         assert isinstance(content, bytes)
-        media = decode(content, limits, model.decoded_side)
+        media = decode(content, limits, model.decoded_side, partial(budget.reserve, index))
         if isinstance(media, Failure):
             return [InferenceItem(shard_item, resolved, failure=media) for resolved in resolved_enrichments]
         facts = MediaFacts.of(media)
@@ -79,17 +94,36 @@ def image_batches(
             for resolved in resolved_enrichments
         ]
 
-    group_size = model.objects_at_once
-    groups = [shard.items[k : k + group_size] for k in range(0, len(shard.items), group_size)]
+    group_size, count = model.objects_at_once, len(shard.items)
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
-        pending = [pool.submit(decode_timed, item) for item in groups[0]] if groups else []
-        for index in range(len(groups)):
-            decoded = [future.result() for future in pending]
-            start, end = min(span.start for _, span in decoded), max(span.end for _, span in decoded)
-            spans.append(replace(decoded[0][1], start=start, end=end))
-            next_group = groups[index + 1] if index + 1 < len(groups) else ()
-            pending = [pool.submit(decode_timed, item) for item in next_group]
-            yield [item for items, _ in decoded for item in items]
+        try:
+            pending = deque(pool.submit(decode_timed, index) for index in range(min(group_size, count)))
+            first = 0
+            while pending:
+                decoded: list[tuple[list[InferenceItem], Span]] = []
+                size = 0
+                while pending and len(decoded) < group_size and size < budget.limit // 2:
+                    index = first + len(decoded)
+                    budget.awaits(index)
+                    decoded.append(pending.popleft().result())
+                    size += budget.held(index)
+                start, end = min(span.start for _, span in decoded), max(span.end for _, span in decoded)
+                spans.append(replace(decoded[0][1], start=start, end=end))
+                batch = range(first, first + len(decoded))
+                submitted = batch.stop + len(pending)
+                following = range(submitted, min(batch.stop + group_size, count))
+                pending.extend(pool.submit(decode_timed, index) for index in following)
+                items = [item for own, _ in decoded for item in own]
+                del decoded
+                yield items
+                del items
+                for index in batch:
+                    budget.release(index)
+                first = batch.stop
+        finally:
+            budget.close()
+            for future in pending:
+                future.cancel()
 
 
 def video_batches(
