@@ -41,7 +41,8 @@ def slow_store(latency: float = LATENCY) -> Iterator[tuple[str, psutil.Process]]
     """Yield the endpoint's URL and its process, whose CPU is the store's own."""
     import urllib.request
 
-    from sightflow.infra.prefect_server import end_with_parent, free_port
+    from sightflow.infra.loopback import free_port
+    from sightflow.infra.prefect_server import end_with_parent
 
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.slow_store", str(port), str(latency)]

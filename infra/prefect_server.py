@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from sightflow.infra.configured_server import answered_status, configured_api
+from sightflow.infra.loopback import bypass_proxies, free_port
 from sightflow.schemas.failure import SightflowError
 
 _START_SECONDS = 180.0
+_USER = "sightflow"
 _OF_DEPLOYMENTS = (
     "CANCELLATION_CLEANUP",
     "EVENT_PERSISTER",
@@ -37,21 +39,12 @@ _OF_DEPLOYMENTS = (
 """Services of the server that a run which was started by hand has no use for, and that take its cores."""
 
 
-class PrefectAway(SightflowError):
-    """The configured Prefect server does not answer."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"Prefect is configured with {address}, and no server answers there; start it, or run "
-            "`prefect config unset PREFECT_API_URL` (or unset the variable) to let this run start one of its own"
-        )
-        self.address = address
-
-
 class PrefectServer:
     """A server process on loopback with its database and log in one folder; ends when this process ends, in any way.
 
-    `for_one_run`: without schedules, triggers, stored events and whatever else only deployments need.
+    It answers nobody without the random password of this object, but for its health, and no page of another origin.
+
+    `for_one_run`: without schedules, triggers, stored events, the UI and whatever else only deployments need.
 
     The database has one connection. Where there are more, each may wait a minute for another's lock, and if Python
     collects a forgotten cursor of one that waits, which asks SQLite for that connection, the whole process stands
@@ -62,33 +55,46 @@ class PrefectServer:
         self.folder = folder
         self.for_one_run = for_one_run
         self.port = port or free_port()
+        self._auth_string = f"{_USER}:{secrets.token_urlsafe(32)}"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def api_url(self) -> str:
         """What PREFECT_API_URL should be."""
-        return f"http://127.0.0.1:{self.port}/api"
+        return f"{self._origin}/api"
+
+    @property
+    def credentials(self) -> tuple[str, str]:
+        """User and password, for HTTP's basic authentication."""
+        user, _, password = self._auth_string.partition(":")
+        return user, password
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """The variables by which a process talks to this server. They hold the password: not for a log."""
+        return {"PREFECT_API_URL": self.api_url, "PREFECT_API_AUTH_STRING": self._auth_string}
+
+    @property
+    def _origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> Path:
         """Where the server's own words go."""
         return self.folder / "prefect-server.log"
 
+    def write_login(self) -> Path:
+        """Write the password that the UI asks for into a file that only this user can read; return its path."""
+        path = self.folder / "ui-login"
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(self._auth_string)
+        return path
+
     def start(self) -> None:
         """Start the process and return at once; see `wait`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **os.environ,
-            "PREFECT_HOME": str(self.folder),
-            "PREFECT_API_DATABASE_CONNECTION_URL": self._database(),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
-        }
-        if self.for_one_run:
-            environment |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _OF_DEPLOYMENTS}
-        # A server that is told of another server would ask that one.
-        environment.pop("PREFECT_API_URL", None)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += [
             "--host",
@@ -102,8 +108,39 @@ class PrefectServer:
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=end_with_parent
+                command,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=end_with_parent,
             )
+
+    def _environment(self) -> dict[str, str]:
+        """What the server is configured with; each by the name that Prefect looks at first."""
+        environment = {
+            **os.environ,
+            "PREFECT_HOME": str(self.folder),
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": self._database(),
+            "PREFECT_SERVER_API_AUTH_STRING": self._auth_string,
+            # What the server asks of itself.
+            "PREFECT_API_AUTH_STRING": self._auth_string,
+            # Prefect's default is every origin. Its own pages, by this address, need no permission.
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": self._origin,
+            "PREFECT_SERVER_UI_ENABLED": str(not self.for_one_run).lower(),
+            "PREFECT_SERVER_UI_API_URL": self.api_url,
+            "PREFECT_UI_URL": self._origin,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+        }
+        if self.for_one_run:
+            environment |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _OF_DEPLOYMENTS}
+        # A server that is told of another server would ask that one.
+        for name in ("PREFECT_API_URL", "PREFECT_API_KEY"):
+            environment.pop(name, None)
+        bypass_proxies(environment)
+        return environment
 
     def _database(self) -> str:
         """A file, by a name that has Prefect keep one connection, as it does for databases in memory.
@@ -118,8 +155,9 @@ class PrefectServer:
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
                 break
-            if is_healthy(self.api_url):
-                _answers(self.api_url, "admin/version")  # the first one takes it longer than hundreds after it
+            if answered_status(self.api_url, "health", None) == HTTPStatus.OK:
+                # The first one takes it longer than hundreds after it.
+                answered_status(self.api_url, "admin/version", self._auth_string)
                 return
             time.sleep(0.1)
         raise SightflowError(f"the Prefect server did not start; its log is {self.log}")
@@ -164,6 +202,7 @@ def prefect_api(for_one_run: bool = True) -> Iterator[PrefectServer | None]:
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 
+    bypass_proxies()
     if get_current_settings().api.url:
         configured_api()
         yield None
@@ -171,8 +210,8 @@ def prefect_api(for_one_run: bool = True) -> Iterator[PrefectServer | None]:
     with (
         tempfile.TemporaryDirectory(prefix="sightflow-prefect-", ignore_cleanup_errors=True) as folder,
         PrefectServer(Path(folder), for_one_run=for_one_run) as server,
+        _environment_of(server),
     ):
-        os.environ["PREFECT_API_URL"] = server.api_url
         refresh_global_settings_context()
         try:
             # Nobody would miss them, and a flow that ends waits up to a second for the thread that sends them.
@@ -180,38 +219,22 @@ def prefect_api(for_one_run: bool = True) -> Iterator[PrefectServer | None]:
                 yield server
         finally:
             deliver()
-            del os.environ["PREFECT_API_URL"]
-            refresh_global_settings_context()
+    refresh_global_settings_context()
 
 
-def configured_api() -> str:
-    """The address of the UI of the Prefect server that this process talks to.
-
-    Raises SightflowError if none is configured, PrefectAway if it does not answer.
-    """
-    from prefect.settings import get_current_settings
-
-    if not (configured := get_current_settings().api.url):
-        raise SightflowError(
-            "no Prefect server is configured; start one with `prefect server start`, and say where it is: "
-            "prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
-        )
-    if not is_healthy(configured):
-        raise PrefectAway(configured)
-    return (get_current_settings().ui_url or configured).removesuffix("/api")
-
-
-def await_api(say: Callable[[str], None]) -> str:
-    """As `configured_api`, for what is started along with the server: one that does not answer yet is waited for."""
-    told = False
-    while True:
-        try:
-            return configured_api()
-        except PrefectAway as error:
-            if not told:
-                say(f"{error.address} does not answer; waiting for it")
-            told = True
-            time.sleep(1)
+@contextmanager
+def _environment_of(server: PrefectServer) -> Iterator[None]:
+    """Within, this process, and those that it starts, talk to `server`."""
+    before = {name: os.environ.get(name) for name in server.client_environment}
+    os.environ.update(server.client_environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def deliver() -> None:
@@ -221,26 +244,6 @@ def deliver() -> None:
 
     APILogWorker.drain_all()
     EventsWorker.drain_all()
-
-
-def is_healthy(api_url: str) -> bool:
-    """Whether a Prefect server answers at this address."""
-    return _answers(api_url, "health")
-
-
-def _answers(api_url: str, question: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{api_url.rstrip('/')}/{question}", timeout=5) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def end_with_parent() -> None:

@@ -43,7 +43,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     from prefect.context import refresh_global_settings_context
 
     with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
-        os.environ["PREFECT_API_URL"] = server.api_url
+        os.environ.update(server.client_environment)
         refresh_global_settings_context()
         server.wait()
         yield server

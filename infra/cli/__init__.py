@@ -12,6 +12,9 @@ import warnings
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 2 bad usage or spec, 3 quarantine above policy, 1 anything else."""
+    from sightflow.infra.loopback import bypass_proxies
+
+    bypass_proxies()
     # Settled before Prefect, transformers and their like are imported and read it.
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -40,8 +40,8 @@ def bridge(
     """
     read = read_spec(spec)
     source = source_of(queue, webhook)
+    from sightflow.infra.configured_server import await_api
     from sightflow.infra.metrics import serve_metrics
-    from sightflow.infra.prefect_server import await_api
     from sightflow.infra.service.storage_events import Bridge, Window
 
     await_api(say)

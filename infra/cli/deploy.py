@@ -36,7 +36,7 @@ def deploy(
 
     Made again, it renews them: do so when the spec file has changed, for a deployment holds the spec as it was.
     """
-    from sightflow.infra.prefect_server import configured_api
+    from sightflow.infra.configured_server import configured_api
     from sightflow.infra.service.deployments import check, deploy, make_pool
     from sightflow.schemas.spec_reader import read_spec
 

@@ -76,7 +76,7 @@ def _cuda_is_available() -> bool:
 def _prefect() -> Iterator[Finding]:
     from prefect.settings import get_current_settings
 
-    from sightflow.infra.prefect_server import is_healthy
+    from sightflow.infra.configured_server import is_healthy
 
     url = get_current_settings().api.url
     if not url:

@@ -37,8 +37,9 @@ def serve(
     uploads = queue is not None or webhook is not None
     if cron is None and interval is None and not uploads:
         raise SpecError("say when: --cron, --interval, --queue or --webhook")
+    from sightflow.infra.configured_server import configured_api
     from sightflow.infra.metrics import serve_metrics
-    from sightflow.infra.prefect_server import configured_api, prefect_api
+    from sightflow.infra.prefect_server import prefect_api
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.route import resolve_enrichments
 
@@ -61,6 +62,9 @@ def serve(
             made = deploy(called, read, cron, interval, uploads, overlap, pool)
         runs = ", ".join(each.starts for each in made)
         console.print(f"serving [bold]{safe(spec)}[/bold] {safe(runs)}; see {safe(configured_api())}", soft_wrap=True)
+        if server is not None:
+            login = safe(server.write_login())
+            console.print(f"the page asks for a password; it is in {login}, until this is stopped", soft_wrap=True)
         console.print("stop with Ctrl-C; what was committed stays, and the next run goes on from there")
         stop = threading.Event()
         threads = []

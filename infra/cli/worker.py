@@ -25,8 +25,8 @@ def worker(
     SIGTERM or Ctrl-C: the shards in flight are finished, and the runs are given back to the pool. Runs that a dead
     worker has left are given back too.
     """
+    from sightflow.infra.configured_server import await_api
     from sightflow.infra.metrics import serve_metrics
-    from sightflow.infra.prefect_server import await_api
 
     address = await_api(say)
     serve_metrics(metrics)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
-import queue
 import re
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from sightflow.schemas.failure import SightflowError
+from sightflow.infra.loopback import is_loopback
+from sightflow.infra.service.bounded_http import BoundedHandler, BoundedServer, HttpLimits
+from sightflow.schemas.failure import SightflowError, SpecError
 
 WEBHOOK_TOKEN = "SIGHTFLOW_WEBHOOK_TOKEN"  # noqa: S105 - the name of a variable
 _LONGEST_POLL = 20  # seconds, what SQS allows
 _MOST_AT_ONCE = 10  # messages of one SQS request
-_LARGEST_BODY = 2**20  # four times what SQS takes
+_LIMITS = HttpLimits()
+_MOST_WAITING = 200  # messages; with those of the largest size, 200 MiB
 _PATIENCE = 60.0  # seconds that a webhook's caller is kept waiting
 
 
@@ -107,61 +109,93 @@ class Webhook:
 
     MinIO keeps what was not answered with 200 in its own queue directory and sends it again. If SIGHTFLOW_WEBHOOK_TOKEN
     is set, the caller must send it as `Authorization: Bearer ...`, which is MinIO's `auth_token`.
+
+    Raises SpecError if other machines could connect and there is no token, SightflowError if it cannot listen.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self._received: queue.Queue[Message] = queue.Queue()
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        limits: HttpLimits = _LIMITS,
+        patience: float = _PATIENCE,
+        most_waiting: int = _MOST_WAITING,
+    ) -> None:
         token = os.environ.get(WEBHOOK_TOKEN, "")
-        received = self._received
+        if not token and not is_loopback(host):
+            raise SpecError(
+                f"a webhook at {host} can be called from other machines, and nothing tells them from MinIO: set "
+                f"{WEBHOOK_TOKEN} here and as MinIO's auth_token, or listen at 127.0.0.1"
+            )
+        self._waiting = waiting = _Waiting(most_waiting)
 
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 30
-
-            def do_POST(self) -> None:
-                given = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-                length = self.headers.get("Content-Length", "")
-                if token and not hmac.compare_digest(given.encode(), token.encode()):
-                    self._answer(401)
-                elif not length.isdigit() or int(length) > _LARGEST_BODY:
-                    self._answer(413)
-                else:
-                    body = self.rfile.read(int(length)).decode("utf-8", "backslashreplace")
+        class Handler(BoundedHandler):
+            def do_POST(self) -> None:  # noqa: N802
+                if token and not _is_same(self.headers.get("Authorization", ""), token):
+                    self.answer(HTTPStatus.UNAUTHORIZED)
+                elif (body := self.read_body()) is not None:
                     durable = threading.Event()
-                    received.put(Message(f"webhook://{uuid4().hex}", body, durable))
-                    self._answer(200 if durable.wait(_PATIENCE) else 503)
+                    message = Message(f"webhook://{uuid4().hex}", body.decode("utf-8", "backslashreplace"), durable)
+                    taken = waiting.add(message) and durable.wait(patience)
+                    waiting.drop(message)
+                    self.answer(HTTPStatus.OK if taken else HTTPStatus.SERVICE_UNAVAILABLE)
 
-            def do_HEAD(self) -> None:
-                self._answer(200)  # by which MinIO asks whether somebody is there
-
-            def _answer(self, status: int) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
+            def do_HEAD(self) -> None:  # noqa: N802
+                self.answer(HTTPStatus.OK)  # by which MinIO asks whether somebody is there
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = BoundedServer(host, port, Handler, limits)
         except OSError as error:
             raise SightflowError(f"the webhook cannot listen at {host}:{port}: {error.strerror}") from None
-        self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="webhook", daemon=True).start()
 
     @property
     def address(self) -> str:
         """What MinIO's `endpoint` should be."""
-        host, port = self._server.server_address[:2]
-        return f"http://{host!s}:{port}/"
+        host, port = str(self._server.server_address[0]), self._server.server_address[1]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def receive(self, wait: float) -> list[Message]:
-        messages: list[Message] = []
-        with suppress(queue.Empty):
-            messages.append(self._received.get(timeout=max(wait, 0.01)))
-            while True:
-                messages.append(self._received.get_nowait())
-        return messages
+        return self._waiting.take(max(wait, 0.01))
 
     def delete(self, messages: Sequence[Message]) -> None:
         for message in messages:
             message.receipt.set()
+
+
+class _Waiting:
+    """The messages that were not received yet and whose callers wait, oldest first; at most so many."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._messages: dict[str, Message] = {}
+        self._changed = threading.Condition()
+
+    def add(self, message: Message) -> bool:
+        """Whether there was room."""
+        with self._changed:
+            if len(self._messages) >= self._most:
+                return False
+            self._messages[message.uri] = message
+            self._changed.notify()
+            return True
+
+    def drop(self, message: Message) -> None:
+        """Forget a message whose caller no longer waits, and so sends it again; or that was received."""
+        with self._changed:
+            self._messages.pop(message.uri, None)
+
+    def take(self, wait: float) -> list[Message]:
+        """All there are, as soon as there is one; none after `wait` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._messages, wait)
+            messages = list(self._messages.values())
+            self._messages.clear()
+            return messages
+
+
+def _is_same(authorization: str, token: str) -> bool:
+    """Whether a header holds the token; how long that takes tells nothing, not even of the token's length."""
+    given = authorization.removeprefix("Bearer ").strip().encode("latin-1")  # as HTTP's headers are read
+    expected = token.strip().encode("utf-8", "surrogateescape")
+    return hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(expected).digest())

@@ -53,11 +53,10 @@ class Service:
     """
 
     def __init__(self, folder: Path, server: PrefectServer | None, **environment: str) -> None:
-        self.folder, self.api_url = folder, server.api_url if server else ""
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        self.environment.pop("PREFECT_API_URL", None)
-        if server:
-            self.environment["PREFECT_API_URL"] = server.api_url
+        self.folder, self.server = folder, server
+        bare = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+        own = server.client_environment if server else {}
+        self.environment = {**bare, "PYTHONPATH": str(ROOT), **own, **environment}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
@@ -92,9 +91,11 @@ class Service:
 
     def _post(self, path: str, asked: dict[str, Any]) -> Any:
         """Ask the server, again while it says that it cannot now, as Prefect's own client does."""
+        assert self.server is not None
         patience = time.monotonic() + 60
         while True:
-            answer = httpx.post(f"{self.api_url}/{path}", json=asked, timeout=30)
+            url = f"{self.server.api_url}/{path}"
+            answer = httpx.post(url, json=asked, timeout=30, auth=self.server.credentials)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > patience:
                 return answer.raise_for_status().json()
             time.sleep(0.5)

@@ -28,7 +28,7 @@ from tests.loopback.http_server import OnLoopback, QuietHandler
 
 
 def found(server: Any, path: str, **asked: Any) -> list[dict[str, Any]]:
-    answer = httpx.post(f"{server.api_url}/{path}/filter", json=asked, timeout=30)
+    answer = httpx.post(f"{server.api_url}/{path}/filter", json=asked, timeout=30, auth=server.credentials)
     return list(json.loads(answer.raise_for_status().text))
 
 
@@ -96,7 +96,9 @@ def test_a_run_shows_its_report_its_causes_its_progress_and_the_lineage(
     def lineage() -> dict[str, Any] | None:
         event = {"name": ["prefect.asset.materialization.succeeded"]}
         asked = {"filter": {"event": event, "any_resource": {"id": [asset_key(done.catalog)]}}}
-        events = httpx.post(f"{prefect_server.api_url}/events/filter", json=asked, timeout=30).json()["events"]
+        events = httpx.post(
+            f"{prefect_server.api_url}/events/filter", json=asked, timeout=30, auth=prefect_server.credentials
+        ).json()["events"]
         return events[0] if events else None
 
     until(lineage, 30, "the lineage is told")
@@ -154,7 +156,9 @@ def test_a_failed_run_is_told_to_who_wants_to_know(
         parts.start("worker", "worker", "--poll", "1", "--pool", "paged")
         (deployment,) = named(prefect_server, "paged")
         httpx.post(
-            f"{prefect_server.api_url}/deployments/{deployment['id']}/create_flow_run", json={}
+            f"{prefect_server.api_url}/deployments/{deployment['id']}/create_flow_run",
+            json={},
+            auth=prefect_server.credentials,
         ).raise_for_status()
         notice = pager.told.get(timeout=60)
         assert notice["title"].startswith("Sightflow: catalog, everything") and notice["title"].endswith("Failed")
@@ -169,7 +173,7 @@ def test_prefect_s_own_deploy_makes_the_same_of_prefect_yaml(
     deploy("media", spec, cron="0 2 * * *", on_upload=True)
     ours = [(comparable(each), trigger_of(prefect_server, each)) for each in deployed(prefect_server, "media")]
     command = [Path(sys.executable).parent / "prefect", "--no-prompt", "deploy", "--all"]
-    environment = {**os.environ, "PREFECT_API_URL": prefect_server.api_url}
+    environment = {**os.environ, **prefect_server.client_environment}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     theirs = [(comparable(each), trigger_of(prefect_server, each)) for each in deployed(prefect_server, "media")]

@@ -14,7 +14,7 @@ import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.infra.prefect_server import free_port
+from sightflow.infra.loopback import free_port
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.burst import burst
 from tests.e2e.service import Notifying, Service, service, until

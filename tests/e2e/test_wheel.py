@@ -74,7 +74,7 @@ def test_a_flow_of_the_users_runs_ours(
     program = (
         f"import json; from flows.nightly import nightly; print('rows', nightly(json.loads({json.dumps(spec)!r})))"
     )
-    done = installed.run(installed.python, "-c", program, cwd=project, PREFECT_API_URL=prefect_server.api_url)
+    done = installed.run(installed.python, "-c", program, cwd=project, **prefect_server.client_environment)
     assert done.returncode == 0, done.stderr
     assert "rows 1" in done.stdout
 
@@ -84,7 +84,7 @@ def test_prefect_deploy_takes_their_flows_and_ours(
     installed: Installed, project: Path, prefect_server: PrefectServer, entrypoint: str
 ) -> None:
     prefect = (installed.python, "-m", "prefect")
-    api = {"PREFECT_API_URL": prefect_server.api_url}
+    api = prefect_server.client_environment
     pool = installed.run(
         *prefect, "work-pool", "create", "--overwrite", "--type", "process", "wheels", cwd=project, **api
     )
