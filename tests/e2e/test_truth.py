@@ -20,8 +20,8 @@ from sightflow.infra.demo.shapes_vocabulary import LABELS, article
 from sightflow.schemas.run.plan import RunPlan, Shard
 from sightflow.schemas.spec import Policy
 from sightflow.schemas.spec_reader import read_spec
-from sightflow.tasks.plan import shards_of
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
+from sightflow.tasks.runtime.sharding import shards_of
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 SCENES = [draw_scene(seed) for seed in range(500, 540)]
