@@ -74,6 +74,8 @@ class S3Client:
     def store_error(self, error: Exception, uri: ObjectUri) -> StoreError:
         """An error of the SDK in words, without a key in them."""
         code, where = code_of(error), self._settings.endpoint_url or "AWS S3"
+        # The traceback ends here, since it may hold keys; what was raised is told to who looks for it.
+        logger.debug("a request about %s failed: %s: %s", uri, type(error).__name__, self.redacted(error))
         if code == "NoSuchBucket":
             return StoreError(f"there is no bucket {uri.bucket!r} at {where}; check the name in `source`")
         if code in DENIED_CODES | BAD_KEY_CODES:
