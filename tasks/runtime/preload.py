@@ -17,7 +17,7 @@ from sightflow.schemas.tables.quarantine import QuarantineRow
 from sightflow.schemas.tables.runs import RunRow
 from sightflow.tasks.discover import open_store
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _IMPORTED_LATE = (
     "deltalake",
@@ -44,4 +44,4 @@ def preload(spec: EnrichmentSpec) -> None:
         try:
             open_store(spec.store).connect(spec.source)
         except StoreError as error:
-            logger.debug("the store is not opened ahead of the run: %s", error)
+            _logger.debug("the store is not opened ahead of the run: %s", error)

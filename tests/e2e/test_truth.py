@@ -50,9 +50,9 @@ def shuffled(monkeypatch: pytest.MonkeyPatch) -> random.Random:
     """Let each run cut and order its shards anew, by chance."""
     chance = random.Random(8)
 
-    def cut(work: RunPlan, policy: Policy, pace: ShardSizer) -> Iterator[Shard]:
-        rows = work.frame.sample(fraction=1, shuffle=True, seed=chance.randrange(10**6))
-        shards = list(shards_of(replace(work, frame=rows), policy, pace))
+    def cut(run_plan: RunPlan, policy: Policy, shard_sizer: ShardSizer) -> Iterator[Shard]:
+        rows = run_plan.frame.sample(fraction=1, shuffle=True, seed=chance.randrange(10**6))
+        shards = list(shards_of(replace(run_plan, frame=rows), policy, shard_sizer))
         return iter(chance.sample(shards, len(shards)))
 
     monkeypatch.setattr(pipeline, "shards_of", cut)
