@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.slow_store import LATENCY
 from sightflow.blocks.store.object_store import ObjectStore
+from sightflow.schemas.object_uri import Scheme
 
 PAGE = 1000
 
@@ -51,7 +52,7 @@ def list_numbers(objects: int) -> int:
         return {"Contents": entries, **more}
 
     store = ObjectStore()
-    object.__setattr__(store, "_page", page)
+    object.__setattr__(store.backend(Scheme.S3), "_list_page", page)
     return store.inventory(["s3://bench/2026/**"], outside="s3://bench/catalog").height
 
 

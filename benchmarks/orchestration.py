@@ -54,8 +54,9 @@ def bare(spec: EnrichmentSpec) -> int:
     from sightflow.tasks.discover import discover, open_catalog
     from sightflow.tasks.fetch import fetch
     from sightflow.tasks.infer import infer
-    from sightflow.tasks.plan import plan, shards_of
+    from sightflow.tasks.plan import plan
     from sightflow.tasks.runtime.shard_sizing import ShardSizer
+    from sightflow.tasks.runtime.sharding import shards_of
     from sightflow.tasks.validate import Validated, validate
 
     class Fast(ShardSizer):
@@ -115,19 +116,19 @@ def measured(way: str, endpoint: str, folder: str) -> dict[str, float]:
         if server is not None:
             server.wait()
         import sightflow.flows.enrich  # noqa: F401
-        from sightflow.tasks.runtime import task_runner as task_runner
+        from sightflow.tasks.runtime import task_runner
 
         waited = 0.0
-        connected = task_runner._connected
+        connect = task_runner._connect
 
         def timed(*arguments: Any) -> Any:
             nonlocal waited
             start = time.perf_counter()
-            client = connected(*arguments)
+            client = connect(*arguments)
             waited = time.perf_counter() - start
             return client
 
-        task_runner._connected = timed
+        task_runner._connect = timed
         began = time.perf_counter()
         published = flow(spec)
         return {"published": published, "seconds": time.perf_counter() - began - waited, "peak_bytes": _peak()}

@@ -110,8 +110,9 @@ def publish(spec: EnrichmentSpec, inventory: pl.DataFrame, recipe: str | None = 
 
 def measure(folder: Path, listing: Path, enrichments: int) -> dict[str, float]:
     """Plan once and cut the work into shards; seconds, peak memory and what was found."""
-    from sightflow.tasks.plan import plan, shards_of
+    from sightflow.tasks.plan import plan
     from sightflow.tasks.runtime.shard_sizing import ShardSizer
+    from sightflow.tasks.runtime.sharding import shards_of
 
     spec = spec_for(folder, enrichments)
     inventory = pl.read_parquet(listing)

@@ -1,1 +1,1 @@
-"""The flows that users run, and the command line that runs them."""
+"""The flows that users run and deploy, each the whole pipeline in one screen."""

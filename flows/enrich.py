@@ -12,15 +12,16 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.create_artifacts import create_artifacts
 from sightflow.tasks.discover import discover, open_catalog
 from sightflow.tasks.fetch import fetch
 from sightflow.tasks.infer import infer
-from sightflow.tasks.maintain import upkeep
-from sightflow.tasks.plan import plan, shards_of
-from sightflow.tasks.publish import publishing
-from sightflow.tasks.report import close, prune, report
+from sightflow.tasks.maintain import maintain
+from sightflow.tasks.plan import plan
+from sightflow.tasks.report import close_manifest, prune, report
+from sightflow.tasks.runtime.publisher import Publisher
+from sightflow.tasks.runtime.sharding import shards_of
 from sightflow.tasks.runtime.task_runner import task_runner
-from sightflow.tasks.show import show
 from sightflow.tasks.validate import validate
 
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
@@ -38,7 +39,7 @@ def run_name() -> str:
 @flow(name="enrich", flow_run_name=run_name, task_runner=THREADS, persist_result=False)
 def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport:
     """Bring the catalog up to date with its source, or the selected part of it; return what was done, skipped and
-    quarantined.
+    quarantined: discover -> plan -> [fetch -> infer -> validate -> publish] per shard -> report.
 
     Raises QuarantineExceeded, with everything good published, if more failed than the policy allows.
     """
@@ -46,22 +47,23 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     run_id = flow_run.id or ""
     catalog = open_catalog(spec)
     inventory = discover(spec, selection)
-    work = plan(inventory, spec, selection)
+    run_plan = plan(inventory, spec, selection)
     with (
-        task_runner(spec.runner, needed=work.to_compute > 0) as workers,
-        publishing(catalog, work, spec.policy, workers.worker_count) as publisher,
+        task_runner(spec.runner, needed=run_plan.to_compute > 0) as workers,
+        Publisher(catalog, run_plan, spec.policy, workers.worker_count) as publisher,
     ):
         # Each stage is given the future of the one before it, which Prefect waits for.
-        for shard in publisher.throttled(shards_of(work, spec.policy, publisher.pace)):
-            media = fetch.submit(shard, spec)
+        for shard in publisher.throttled(shards_of(run_plan, spec.policy, publisher.shard_sizer)):
+            fetched = fetch.submit(shard, spec)
             with workers.on_a_device():
-                replies = infer.submit(shard, media, spec)  # type: ignore[call-overload]
-            publisher.add(shard, media, replies, validate.submit(shard, replies, run_id))
-    pruned = prune(catalog, work, spec)
-    tended = [*publisher.upkeep, *upkeep(catalog, publisher.commits + bool(pruned), spec.policy)]
-    done = report(run_id, started_at, publisher, work, pruned, tended, spec)
-    close(catalog, selection)
-    show(done, spec)
-    if not done.within_policy:
-        raise QuarantineExceeded(done)
-    return done
+                replies = infer.submit(shard, fetched, spec)  # type: ignore[call-overload]
+            validated = validate.submit(shard, replies, run_id)
+            publisher.publish(shard, fetched, replies, validated)
+    pruned = prune(catalog, run_plan, spec)
+    maintenance = [*publisher.maintenance, *maintain(catalog, publisher.commits + bool(pruned), spec.policy)]
+    run_report = report(run_id, started_at, publisher, run_plan, pruned, maintenance, spec)
+    close_manifest(catalog, selection)
+    create_artifacts(run_report, spec)
+    if not run_report.within_policy:
+        raise QuarantineExceeded(run_report)
+    return run_report

@@ -13,6 +13,12 @@ from sightflow.schemas.geometry import Box
 OUTPUT_SCHEMA_VERSION = 1
 """Part of every fingerprint: raising it makes every row stale."""
 
+OBJECT_COLUMNS = ("media_kind", "width", "height", "duration", "object_version")
+"""Columns about the object itself in the view `catalog`, beside `uri` and `inferred_at`."""
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
+RESERVED_NAMES = frozenset({"uri", "inferred_at", *OBJECT_COLUMNS})
+"""What no enrichment may be called: its column would hide behind theirs."""
+
 Detail = Literal["brief", "detailed", "paragraph"]
 
 
@@ -69,7 +75,7 @@ class Enrichment(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     capability: Capability
-    name: str = Field(default="", pattern=r"^[a-z][a-z0-9_]{0,62}$|^$")
+    name: str = Field(default="", pattern=rf"{NAME_PATTERN}|^$")
     detail: Detail = "brief"
     prompt: str | None = Field(default=None, min_length=1, max_length=10_000)
     question: str | None = Field(default=None, min_length=1, max_length=10_000)
@@ -114,6 +120,8 @@ class Enrichment(BaseModel):
         for key in _REQUIRED.get(self.capability, ()):
             if not getattr(self, key):
                 raise ValueError(f"{self.capability} needs {key}")
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"an enrichment cannot be called {self.name}, as a column of the view `catalog` is")
         if len(self.choices) == 1:
             raise ValueError("choices needs at least two entries")
         if self.media is not None and self.media not in self.capability.media_kinds:

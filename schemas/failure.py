@@ -22,7 +22,6 @@ class Cause(StrEnum):
     MALFORMED = "malformed"  # the reply could not be parsed into the result asked for
     SCHEMA = "schema"  # parsed, but the row breaks the catalog's schema
     MODEL = "model"  # the model raised, or its endpoint failed
-    BUDGET = "budget"  # the budget of the run was spent
 
     @property
     def transient(self) -> bool:
@@ -30,11 +29,11 @@ class Cause(StrEnum):
         return self in _TRANSIENT
 
 
-_TRANSIENT = frozenset({Cause.CHANGED, Cause.FETCH, Cause.RATE_LIMITED, Cause.MODEL, Cause.BUDGET})
+_TRANSIENT = frozenset({Cause.CHANGED, Cause.FETCH, Cause.RATE_LIMITED, Cause.MODEL})
 
 
 class Stage(StrEnum):
-    """A station on the way of an item: where it failed, or where time was spent."""
+    """A stage on the way of an item: where it failed, or where time was spent."""
 
     NOTIFY = "notify"  # a storage notification, before there is an object
     FETCH = "fetch"

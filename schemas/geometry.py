@@ -41,11 +41,11 @@ class Box:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """How the picture that the model saw lies over the original.
+    """How the image that the model saw lies over the original.
 
-    `width, height`: the upright original. `seen_width, seen_height`: the picture given to the model,
-    padding included. `left, top`: the padding before the content (letterboxing). `content_width,
-    content_height`: the content's size within the picture.
+    `width, height`: the upright original. `seen_width, seen_height`: the image given to the model,
+    padding included. `left, top`: the padding before the content, negative where it was cropped.
+    `content_width, content_height`: the content's size in pixels of the picture.
     """
 
     width: int
@@ -67,21 +67,13 @@ class ImageTransform:
         """The model saw the original resized to this many pixels."""
         return cls(width, height, seen_width, seen_height)
 
-    @classmethod
-    def letterboxed(cls, width: int, height: int, seen_width: int, seen_height: int) -> ImageTransform:
-        """The model saw the original scaled to fit and centred on a canvas of this size."""
-        scale = min(seen_width / width, seen_height / height)
-        content_width, content_height = width * scale, height * scale
-        left, top = (seen_width - content_width) / 2, (seen_height - content_height) / 2
-        return cls(width, height, seen_width, seen_height, left, top, content_width, content_height)
-
 
 @dataclass(frozen=True)
 class BoxFormat:
     """The coordinates a model speaks in.
 
-    `scale`: how many units span one side of the picture the model saw (1000 for per-mille, 1 for
-    fractions); `None` means pixels of that picture. `order`: how a box's four numbers are ordered.
+    `scale`: how many units span one side of the image the model saw (1000 for per-mille, 1 for
+    fractions); `None` means pixels of that image. `order`: how a box's four numbers are ordered.
     `point_order`: how a polygon's points are ordered (Gemini's boxes are y-first, its polygons x-first).
     `quantum`: the smallest step the model can express, in units; a box may pass the edge by one.
     """

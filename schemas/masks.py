@@ -35,11 +35,6 @@ def decode_mask(counts: str, width: int, height: int) -> Bitmap:
     return np.asarray(decoded, dtype=bool)
 
 
-def mask_area(counts: str, width: int, height: int) -> int:
-    """How many pixels the mask covers."""
-    return int(coco_mask.area({"size": [height, width], "counts": counts.encode("ascii")}))
-
-
 def mask_fits(counts: str, width: int, height: int) -> bool:
     """Whether the runs of the RLE add up to exactly width x height pixels.
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 
+from sightflow.schemas.object_uri import ObjectUri, Scheme
+
 _MOST_ENVELOPES = 3
 
 
@@ -81,4 +83,4 @@ def _upload(bucket: str, key: str, facts: dict[str, Any], time: str = "") -> Upl
         raise MalformedNotification("the bucket or the key is empty")
     sequencer, etag = facts.get("sequencer"), facts.get("eTag") or facts.get("etag")
     event = str(sequencer) if sequencer else f"{etag} {time}" if etag and time else ""
-    return Upload(f"s3://{bucket}/{key}", event)
+    return Upload(str(ObjectUri(Scheme.S3, bucket, key)), event)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
 )
 
-from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, Words
-from sightflow.schemas.failure import SpecError
+from sightflow.schemas.object_uri import Scheme, split_scheme
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
@@ -94,6 +88,15 @@ class Policy(_Section):
     upkeep: Upkeep = Upkeep()
 
 
+_LOCAL_CLUSTER = "sightflow.tasks.runtime.local_cluster.local_workers"
+_CLUSTERS = re.compile(
+    r"(?:dask\.)?distributed\.LocalCluster|"
+    r"(?:coiled|dask_(?:cloudprovider|cuda|databricks|gateway|jobqueue|kubernetes|mpi|yarn))(?:\.\w+)*\.\w*Cluster"
+)
+"""Classes that start a Dask cluster. Those that take code as text (SSHCluster, SpecCluster) are not among them."""
+_CODE = re.compile(r"preload.*|plugins?|.*_class")
+
+
 class RunnerSettings(_Section):
     """Who works on the shards of a run: `threads` of its own process, or the workers of a Dask cluster.
 
@@ -104,12 +107,32 @@ class RunnerSettings(_Section):
     kind: Literal["threads", "dask"] = "threads"
     address: str | None = Field(default=None, pattern=r"^(tcp|tls|ws|wss)://", description="of a scheduler")
     cluster: str = Field(
-        default="sightflow.tasks.runtime.local_cluster.local_workers",
+        default=_LOCAL_CLUSTER,
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
         description="a cluster class by name, e.g. dask_kubernetes.operator.KubeCluster",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="the keywords of that class")
+
     wait_seconds: float = Field(default=300.0, gt=0, description="how long a first worker is waited for")
+
+    @field_validator("cluster")
+    @classmethod
+    def _starts_a_cluster(cls, cluster: str) -> str:
+        """A spec may come out of a deployment's parameters, and names no code but classes of Dask's packages."""
+        if cluster != _LOCAL_CLUSTER and not _CLUSTERS.fullmatch(cluster):
+            raise ValueError(
+                f"{cluster} is not known to start a Dask cluster; allowed: distributed.LocalCluster and the cluster "
+                "classes of dask_kubernetes, dask_jobqueue, dask_cuda, dask_cloudprovider, dask_gateway, dask_yarn and "
+                "coiled; with any other, start it yourself and give its `address`"
+            )
+        return cluster
+
+    @field_validator("settings")
+    @classmethod
+    def _holds_no_code(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        if code := sorted(name for name in settings if _CODE.fullmatch(name)):
+            raise ValueError(f"{', '.join(code)} would run code that a spec names; start such a cluster yourself")
+        return settings
 
 
 def _kind_alone(value: Any) -> Any:
@@ -119,7 +142,7 @@ def _kind_alone(value: Any) -> Any:
 URI_FILES = (".parquet", ".csv", ".jsonl", ".txt")
 
 
-def names_objects(address: str) -> bool:
+def is_uri_list(address: str) -> bool:
     """Whether an entry of `listing` is a file of URIs, and not an S3 inventory."""
     return address.lower().endswith(URI_FILES)
 
@@ -129,7 +152,7 @@ def _one_or_many(value: Any) -> Any:
 
 
 class EnrichmentSpec(_Section):
-    """Everything a run needs to know. Read one with `read_spec`."""
+    """Everything a run needs to know. `spec_reader.read_spec` reads one from a file."""
 
     source: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(min_length=1)
     catalog: str
@@ -152,14 +175,14 @@ class EnrichmentSpec(_Section):
     def _listing_uris(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
         for address in addresses:
             _checked_uri(address, globs=True)
-            if not names_objects(address) and not address.startswith("s3://"):
+            if not is_uri_list(address) and split_scheme(address)[0] is not Scheme.S3:
                 raise ValueError(f"{address!r} is neither an S3 inventory (s3://) nor one of {', '.join(URI_FILES)}")
         return addresses
 
     @property
     def partial(self) -> bool:
         """Whether only some of the source's objects are named: then none counts as gone for not being named."""
-        return any(map(names_objects, self.listing))
+        return any(map(is_uri_list, self.listing))
 
     @field_validator("catalog")
     @classmethod
@@ -176,144 +199,28 @@ class EnrichmentSpec(_Section):
 
 
 def _checked_uri(uri: str, globs: bool) -> str:
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        if not uri.strip():
-            raise ValueError("is empty; allowed: s3://bucket/prefix/**/*.jpg or a local path")
-        scheme, rest = "file", uri
-    if scheme not in ("s3", "file"):
-        raise ValueError(f"{uri!r} has the scheme {scheme!r}; allowed: s3://bucket/key and local paths")
-    if scheme == "s3":
+    """The URI or local path as it is, if it can be used. Raises ValueError that says what is wrong."""
+    if not uri.strip():
+        raise ValueError("is empty; allowed: s3://bucket/prefix/**/*.jpg or a local path")
+    scheme, rest = split_scheme(uri)
+    if scheme.has_buckets:
         bucket, _, key = rest.partition("/")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}", bucket):
-            raise ValueError(f"{uri!r} names no valid bucket; write s3://bucket/key")
+            raise ValueError(f"{uri!r} names no valid bucket; write {scheme}://bucket/key")
         if not globs and not key.strip("/"):
-            raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: s3://{bucket}/catalog")
+            raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: {scheme}://{bucket}/catalog")
     if not globs:
-        _check_catalog_folder(scheme, uri, rest)
+        _check_catalog_folder(uri, scheme, rest)
     return uri
 
 
-def _check_catalog_folder(scheme: str, uri: str, folder: str) -> None:
+def _check_catalog_folder(uri: str, scheme: Scheme, folder: str) -> None:
     """Refuse names that readers of Delta tables do not agree on how to escape."""
     if _GLOB_CHARACTERS.search(folder):
         raise ValueError(f"{uri!r} holds a glob; a catalog is one folder")
-    if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9_.=/\-]+", folder):
-        raise ValueError(f"{uri!r}: the name of a catalog in S3 may hold letters, digits and _ . = - /")
+    if scheme.has_buckets and not re.fullmatch(r"[A-Za-z0-9_.=/\-]+", folder):
+        raise ValueError(f"{uri!r}: the name of a catalog in a bucket may hold letters, digits and _ . = - /")
     if re.search(r"[\\\]^|\x00-\x1f]", folder):
         raise ValueError(f"{uri!r}: the name of a catalog may not hold \\ ] ^ | or a control character")
     if re.search(r"%[0-9A-Fa-f]{2}", folder):
         raise ValueError(f"{uri!r}: the name of a catalog may not hold % and two hexadecimal digits")
-
-
-def read_spec(path: str | Path) -> EnrichmentSpec:
-    """Read and check a spec file; relative local paths in it are taken from the file's own folder.
-
-    Raises SpecError that lists every mistake with its line, what is wrong and what is allowed.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SpecError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}{where}: is not YAML: {getattr(error, 'problem', error)}") from None
-    if root is None or not isinstance(document, dict):
-        raise SpecError(f"{path}:1: a spec is a mapping with source, catalog and enrichments")
-    try:
-        spec = EnrichmentSpec.model_validate(document)
-    except ValidationError as error:
-        problems = error.errors()
-        # A list whose items are all wrong is also "too short" to pydantic; the items say it better.
-        causes = [p for p in problems if p["type"] != "too_short" or not p["input"] or len(problems) == 1]
-        lines = [_explain(path, root, problem) for problem in causes]
-        raise SpecError("\n".join(dict.fromkeys(lines))) from None
-    return _resolved(spec, path.resolve().parent)
-
-
-def _resolved(spec: EnrichmentSpec, folder: Path) -> EnrichmentSpec:
-    def absolute(uri: str) -> str:
-        if uri.startswith("s3://"):
-            return uri
-        return "file://" + str(folder / uri.removeprefix("file://"))
-
-    models = {
-        system: settings | {"id": str((folder / settings["id"]).resolve())}
-        if str(settings.get("id", "")).startswith((".", "/"))
-        else settings
-        for system, settings in spec.models.items()
-    }
-    return spec.model_copy(
-        update={
-            "source": tuple(absolute(uri) for uri in spec.source),
-            "catalog": absolute(spec.catalog),
-            "listing": tuple(absolute(uri) for uri in spec.listing),
-            "models": models,
-        }
-    )
-
-
-def _explain(path: Path, root: yaml.Node, problem: Any) -> str:
-    """One pydantic error as `file:line: place: what is wrong; what is allowed`."""
-    place: Sequence[str | int] = problem["loc"]
-    node, dotted = root, ""
-    for step in place:
-        child = _child(node, step)
-        if child is None:
-            break
-        node = child
-    for step in place:
-        dotted += f"[{step}]" if isinstance(step, int) else f".{step}" if dotted else str(step)
-    kind, given = problem["type"], problem.get("input")
-    match kind:
-        case "extra_forbidden":
-            allowed = _fields_at(place[:-1])
-            close = difflib.get_close_matches(str(place[-1]), allowed, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            says = f"is not a known key; {hint}allowed: {', '.join(allowed)}"
-        case "missing":
-            says = "is missing"
-        case "enum" if place and place[-1] == "capability":
-            says = f"{given!r} is not a capability; allowed: {', '.join(Capability)}"
-        case "value_error":
-            says = str(problem["ctx"]["error"])
-        case _:
-            says = f"{problem['msg']}, not {given!r}" if kind != "too_short" else problem["msg"]
-    return f"{path}:{node.start_mark.line + 1}: {dotted + ': ' if dotted else ''}{says}"
-
-
-def _child(node: yaml.Node, step: str | int) -> yaml.Node | None:
-    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        return node.value[step]  # type: ignore[no-any-return]
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == str(step):
-                # A scalar's own line is its key's; for a block the key is where a reader looks too.
-                return value if isinstance(value, yaml.SequenceNode | yaml.MappingNode) else key
-    return None
-
-
-def _fields_at(place: Sequence[str | int]) -> list[str]:
-    """The keys allowed at a place of the spec."""
-    model: type[BaseModel] = EnrichmentSpec
-    sections: dict[str, type[BaseModel]] = {
-        "enrichments": Enrichment,
-        "store": StoreSettings,
-        "policy": Policy,
-        "limits": Limits,
-        "runner": RunnerSettings,
-        "upkeep": Upkeep,
-    }
-    for step in place:
-        if isinstance(step, str):
-            if step == "sampling":
-                model = Enrichment.model_fields["sampling"].annotation.__args__[0]  # type: ignore[union-attr]
-            model = sections.get(step, model)
-    return list(model.model_fields)

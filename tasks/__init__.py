@@ -1,1 +1,1 @@
-"""The stations of a run as typed Prefect tasks, one verb a file. Imports blocks and schemas."""
+"""The stages of a run as typed Prefect tasks, one verb a file. Imports blocks and schemas."""

@@ -15,10 +15,11 @@ from sightflow.blocks.store.inventory import concat
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.s3_inventory import S3Inventory, newest_inventory, read_inventory
-from sightflow.blocks.store.uri_lists import uris_in
+from sightflow.blocks.store.uri_lists import read_uri_list
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.run.selection import EVERYTHING, Selection
-from sightflow.schemas.spec import EnrichmentSpec, StoreSettings, names_objects
+from sightflow.schemas.spec import EnrichmentSpec, StoreSettings, is_uri_list
 from sightflow.schemas.tables.inventory import Inventory
 
 _OPENED: dict[tuple[object, ...], ObjectStore] = {}
@@ -34,8 +35,8 @@ def open_store(settings: StoreSettings) -> ObjectStore:
     else:
         store = ObjectStore(endpoint_url=settings.endpoint_url, region=settings.region, anonymous=settings.anonymous)
     environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    told = (environment, *(getattr(store, name) for name in ObjectStore.model_fields))
-    return _OPENED.setdefault(told, store)
+    key = (environment, *(getattr(store, name) for name in ObjectStore.model_fields))
+    return _OPENED.setdefault(key, store)
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
@@ -47,29 +48,29 @@ def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> pl.Data
     Raises StoreError if a bucket, folder or manifest cannot be read.
     """
     store = open_store(spec.store)
-    taken = source_filter(spec.source, spec.catalog)
+    in_source = source_filter(spec.source, spec.catalog)
     if selection.manifest is not None:
         uploads = Manifests(open_catalog(spec)).read(selection.manifest) or []
-        return Inventory.validate(store.head_many(list(filter(taken, uploads))))
+        return Inventory.validate(store.head_many(list(filter(in_source, uploads))))
     if not spec.listing:
         return Inventory.validate(store.inventory(spec.source, outside=spec.catalog))
-    named = [uri for address in spec.listing if names_objects(address) for uri in uris_in(store, address)]
-    parts = [read_inventory(store, report, taken) for report in reports_of(spec, store)]
-    found = concat([*parts, store.head_many(list(filter(taken, named)))])
+    named = [uri for address in spec.listing if is_uri_list(address) for uri in read_uri_list(store, address)]
+    parts = [read_inventory(store, report, in_source) for report in s3_inventories(spec, store)]
+    found = concat([*parts, store.head_many(list(filter(in_source, named)))])
     return Inventory.validate(found.unique("uri", keep="last", maintain_order=True))  # what was looked up is newer
 
 
-def reports_of(spec: EnrichmentSpec, store: ObjectStore) -> list[S3Inventory]:
+def s3_inventories(spec: EnrichmentSpec, store: ObjectStore) -> list[S3Inventory]:
     """The S3 inventories that a spec lists.
 
     Raises StoreError if one is not to be had, and SpecError if they do not cover the source's buckets.
     """
-    reports = [newest_inventory(store, address) for address in spec.listing if not names_objects(address)]
+    reports = [newest_inventory(store, address) for address in spec.listing if not is_uri_list(address)]
     covered = {report.bucket for report in reports}
-    left = [uri for uri in spec.source if not uri.startswith(tuple(f"s3://{bucket}/" for bucket in covered))]
-    if left and not spec.partial:
+    missing = [pattern for pattern in spec.source if ObjectUri.parse(pattern).bucket not in covered]
+    if missing and not spec.partial:
         raise SpecError(
-            f"`listing` holds inventories of {', '.join(sorted(covered))} and none of {', '.join(left)}; "
+            f"`listing` holds inventories of {', '.join(sorted(covered))} and none of {', '.join(missing)}; "
             "add one, or list that source in a spec of its own"
         )
     return reports

@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from sightflow.blocks.store.local_files import too_large
+from sightflow.blocks.store.backend import too_large
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Failure, Stage
@@ -44,20 +44,20 @@ class Fetched:
     def __getstate__(self) -> dict[str, Any]:
         """For another machine: what lies in files of `folder` goes along as bytes."""
 
-        def packed(content: bytes | MediaFile | Failure) -> bytes | MediaFile | Failure | tuple[bytes, str]:
+        def pack(content: bytes | MediaFile | Failure) -> bytes | MediaFile | Failure | tuple[bytes, str]:
             if isinstance(content, MediaFile) and self._is_ours(content):
                 return content.path.read_bytes(), content.sha256
             return content
 
-        return {"contents": {uri: packed(content) for uri, content in self._contents.items()}, "spans": self.spans}
+        return {"contents": {uri: pack(content) for uri, content in self._contents.items()}, "spans": self.spans}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         contents, folder = state["contents"], None
         if any(isinstance(content, tuple) for content in contents.values()):
             folder = tempfile.TemporaryDirectory(prefix="sightflow-videos-", ignore_cleanup_errors=True)
-        for place, (uri, content) in enumerate(contents.items()):
+        for index, (uri, content) in enumerate(contents.items()):
             if folder and isinstance(content, tuple):
-                path = Path(folder.name) / str(place)
+                path = Path(folder.name) / str(index)
                 path.write_bytes(content[0])
                 contents[uri] = MediaFile(path, content[1])
         self.__init__(contents, state["spans"], folder)  # type: ignore[misc]

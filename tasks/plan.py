@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 from prefect import task
@@ -12,21 +12,17 @@ from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName
 from sightflow.blocks.store.patterns import matcher
-from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RunPlan, Shard, ShardItem, Status
+from sightflow.schemas.object_uri import ROOT_PATTERN
+from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RoutedEnrichment, RunPlan, Status
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 from sightflow.tasks.discover import open_catalog
 from sightflow.tasks.route import resolve_enrichments
-from sightflow.tasks.runtime.shard_sizing import ShardSizer
 
-ResolvedRoutes = Sequence[tuple[ResolvedEnrichment, Route]]
-
-_FIRST_SHARD = 16  # objects
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
 _STATUS = pl.Enum([status.value for status in Status])
-_NOTHING_GONE = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
+_NO_ORPHANS = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
@@ -37,76 +33,91 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
     the inventory alone. Raises SpecError if an enrichment cannot be served.
     """
     catalog = open_catalog(spec)
-    resolved_enrichments = _of_what_there_is(resolve_enrichments(spec), inventory)
+    routed = _without_unlisted_kinds(resolve_enrichments(spec), inventory)
     partial = selection.manifest is not None or spec.partial
-    chosen = selected(inventory, selection).with_row_index("object")
-    known = catalog.read(_met(catalog.scan("enrichments"), chosen, resolved_enrichments))
-    cases = catalog.read(_met(catalog.scan("quarantine"), chosen, resolved_enrichments, "cause", "system"))
+    objects = selected(inventory, selection).with_row_index("object_index")
+    published = catalog.read(_matching_rows(catalog.scan("enrichments"), objects, routed))
+    quarantined = catalog.read(_matching_rows(catalog.scan("quarantine"), objects, routed, "cause", "system"))
     counted, pending = [], []
-    for number, (resolved, route) in enumerate(resolved_enrichments):
-        mine = pl.col("ask") == number
-        statuses = _statuses(chosen, known.filter(mine), cases.filter(mine), resolved)
-        todo = _todo(statuses, cases.filter(mine), spec.policy, selection)
+    for index, (resolved, route) in enumerate(routed):
+        of_enrichment = pl.col("enrichment_index") == index
+        failed = quarantined.filter(of_enrichment)
+        statuses = _statuses(objects, published.filter(of_enrichment), failed, resolved)
+        to_compute = _to_compute(statuses, failed, spec.policy, selection)
         counted.append((_counts(statuses), resolved, route))
-        pending.append(todo.select("object", ask=pl.lit(number, pl.UInt32())))
+        pending.append(to_compute.select("object_index", enrichment_index=pl.lit(index, pl.UInt32())))
     if selection.limit is not None:
-        objects = pl.concat(pending).select("object").unique()
-        first = chosen.select("uri", "object").join(objects, on="object", how="semi").sort("uri").head(selection.limit)
-        pending = [part.join(first, on="object", how="semi") for part in pending]
-    plans = [_counted(*each, part.height) for each, part in zip(counted, pending, strict=True)]
+        pending = _of_first_objects(pending, objects, selection.limit)
+    plans = [_enrichment_plan(*each, part.height) for each, part in zip(counted, pending, strict=True)]
+    orphaned_quarantine = _NO_ORPHANS if partial else _orphaned(catalog, "quarantine", inventory, spec)
+    kinds = {str(resolved.media_kind) for resolved, _ in routed}
     return RunPlan(
-        frame=_frame(pl.concat(pending), chosen, resolved_enrichments),
-        orphans=_NOTHING_GONE if partial else _gone(catalog, "enrichments", inventory, spec),
-        closed=(_NOTHING_GONE if partial else _gone(catalog, "quarantine", inventory, spec)).select("uri"),
-        resolved_enrichments=tuple(resolved for resolved, _ in resolved_enrichments),
+        frame=_frame(pl.concat(pending), objects, routed),
+        orphaned=_NO_ORPHANS if partial else _orphaned(catalog, "enrichments", inventory, spec),
+        orphaned_quarantine=orphaned_quarantine.select("uri"),
+        resolved_enrichments=tuple(resolved for resolved, _ in routed),
         plans=tuple(plans),
         objects=inventory.height,
-        not_asked=inventory.filter(
-            ~pl.col("media_kind").is_in(list({str(resolved.media_kind) for resolved, _ in resolved_enrichments}))
-        ).height,
+        not_asked=inventory.filter(~pl.col("media_kind").is_in(list(kinds))).height,
     )
 
 
-def _met(table: pl.LazyFrame, chosen: pl.DataFrame, resolved_enrichments: ResolvedRoutes, *more: str) -> pl.LazyFrame:
-    """The rows of a table that answer an ask of a chosen object: the numbers of both, whether they are of the same
-    version and recipe, and `more` columns. No string that could be told by a number is kept.
+def _matching_rows(
+    table: pl.LazyFrame, objects: pl.DataFrame, routed: Sequence[RoutedEnrichment], *more: str
+) -> pl.LazyFrame:
+    """The rows of a table that are of one of these objects and enrichments: the indices of both, whether they are of
+    the same version and recipe, and `more` columns. No string that could be told by a number is kept.
     """
-    asked = pl.LazyFrame(
+    enrichments = pl.LazyFrame(
         [
-            (n, resolved.enrichment.name, str(resolved.media_kind), resolved.recipe)
-            for n, (resolved, _) in enumerate(resolved_enrichments)
+            (index, resolved.enrichment.name, str(resolved.media_kind), resolved.recipe)
+            for index, (resolved, _) in enumerate(routed)
         ],
-        schema={"ask": pl.UInt32(), "enrichment": pl.String(), "media_kind": pl.String(), "asked": pl.String()},
+        schema={
+            "enrichment_index": pl.UInt32(),
+            "enrichment": pl.String(),
+            "media_kind": pl.String(),
+            "current_recipe": pl.String(),
+        },
         orient="row",
     )
-    objects = chosen.lazy().select("object", "uri", "media_kind", listed="object_version")
-    names = [resolved.enrichment.name for resolved, _ in resolved_enrichments]
+    listed = objects.lazy().select("object_index", "uri", "media_kind", listed_version="object_version")
+    names = [resolved.enrichment.name for resolved, _ in routed]
     return (
-        table.filter(pl.col("enrichment").is_in(names) & _within(chosen))
+        table.filter(pl.col("enrichment").is_in(names) & _within(objects))
         .select("uri", "enrichment", "object_version", "recipe", *more)
-        .join(objects, on="uri")
-        .join(asked, on=["enrichment", "media_kind"])
+        .join(listed, on="uri")
+        .join(enrichments, on=["enrichment", "media_kind"])
         .select(
-            "object",
-            "ask",
+            "object_index",
+            "enrichment_index",
             *more,
-            same_version=pl.col("object_version") == pl.col("listed"),
-            same_recipe=pl.col("recipe") == pl.col("asked"),
+            same_version=pl.col("object_version") == pl.col("listed_version"),
+            same_recipe=pl.col("recipe") == pl.col("current_recipe"),
         )
     )
 
 
-def _frame(pending: pl.DataFrame, chosen: pl.DataFrame, resolved_enrichments: ResolvedRoutes) -> pl.DataFrame:
+def _of_first_objects(pending: list[pl.DataFrame], objects: pl.DataFrame, limit: int) -> list[pl.DataFrame]:
+    """What is pending for the first `limit` objects, by URI, that have anything pending."""
+    unfinished = pl.concat(pending).select("object_index").unique()
+    first = (
+        objects.select("uri", "object_index").join(unfinished, on="object_index", how="semi").sort("uri").head(limit)
+    )
+    return [part.join(first, on="object_index", how="semi") for part in pending]
+
+
+def _frame(pending: pl.DataFrame, objects: pl.DataFrame, routed: Sequence[RoutedEnrichment]) -> pl.DataFrame:
     """What is left. All that is asked of one object of one system goes together: it is fetched and decoded once."""
-    answered = pl.DataFrame(
-        [(n, resolved.systems[0], resolved.enrichment.name) for n, (resolved, _) in enumerate(resolved_enrichments)],
-        schema={"ask": pl.UInt32(), "system": pl.String(), "enrichment": pl.String()},
+    enrichments = pl.DataFrame(
+        [(index, resolved.systems[0], resolved.enrichment.name) for index, (resolved, _) in enumerate(routed)],
+        schema={"enrichment_index": pl.UInt32(), "system": pl.String(), "enrichment": pl.String()},
         orient="row",
     )
-    together = pending.lazy().join(answered.lazy(), on="ask").group_by("object", "system")
+    together = pending.lazy().join(enrichments.lazy(), on="enrichment_index").group_by("object_index", "system")
     return (
         together.agg(enrichments=pl.col("enrichment").sort())
-        .join(chosen.lazy().select("object", "uri", "object_version", "bytes", "media_kind"), on="object")
+        .join(objects.lazy().select("object_index", "uri", "object_version", "bytes", "media_kind"), on="object_index")
         .select("system", "media_kind", "uri", "object_version", "bytes", "enrichments")
         .sort("system", "media_kind", "uri")
         .collect(engine="streaming")
@@ -123,7 +134,7 @@ def _within(inventory: pl.DataFrame) -> pl.Expr:
 def selected(inventory: pl.DataFrame, selection: Selection) -> pl.DataFrame:
     """The objects that a selection looks at; a sample is the same objects whenever it is taken."""
     if selection.prefix:
-        key = pl.col("uri").str.replace(r"^(s3://[^/]+|file://)/?", "")
+        key = pl.col("uri").str.replace(ROOT_PATTERN, "")
         begins = pl.col("uri").str.starts_with(selection.prefix) | key.str.starts_with(selection.prefix.lstrip("/"))
         inventory = inventory.filter(begins)
     if selection.since is not None:
@@ -137,33 +148,38 @@ def selected(inventory: pl.DataFrame, selection: Selection) -> pl.DataFrame:
     return inventory
 
 
-def _todo(statuses: pl.DataFrame, cases: pl.DataFrame, policy: Policy, selection: Selection) -> pl.DataFrame:
+def _to_compute(
+    statuses: pl.DataFrame, quarantined: pl.DataFrame, policy: Policy, selection: Selection
+) -> pl.DataFrame:
     """What is computed of an enrichment: by the policy, or in a replay what stands in quarantine."""
     if not selection.replay:
-        return statuses.filter(pl.col("status").is_in(_wanted(policy)))
+        return statuses.filter(pl.col("status").is_in(_computed_statuses(policy)))
     if selection.causes:
-        cases = cases.filter(pl.col("cause").is_in([cause.value for cause in selection.causes]))
+        quarantined = quarantined.filter(pl.col("cause").is_in([cause.value for cause in selection.causes]))
     if selection.system:
-        cases = cases.filter(pl.col("system") == selection.system)
-    return statuses.filter(pl.col("status") != Status.UNCHANGED.value).join(cases, on="object", how="semi")
+        quarantined = quarantined.filter(pl.col("system") == selection.system)
+    not_done = statuses.filter(pl.col("status") != Status.UNCHANGED.value)
+    return not_done.join(quarantined, on="object_index", how="semi")
 
 
-def _of_what_there_is(resolved_enrichments: ResolvedRoutes, inventory: pl.DataFrame) -> ResolvedRoutes:
+def _without_unlisted_kinds(routed: Sequence[RoutedEnrichment], inventory: pl.DataFrame) -> list[RoutedEnrichment]:
     """Leave out kinds of media that were not listed, where an enrichment is asked of another kind that was."""
     listed = set(inventory["media_kind"].unique())
-    served = {resolved.enrichment.name for resolved, _ in resolved_enrichments if resolved.media_kind in listed}
-    return tuple((a, r) for a, r in resolved_enrichments if a.media_kind in listed or a.enrichment.name not in served)
+    served = {resolved.enrichment.name for resolved, _ in routed if resolved.media_kind in listed}
+    return [
+        each for each in routed if each.resolved.media_kind in listed or each.resolved.enrichment.name not in served
+    ]
 
 
 def _statuses(
-    chosen: pl.DataFrame, known: pl.DataFrame, cases: pl.DataFrame, resolved: ResolvedEnrichment
+    objects: pl.DataFrame, published: pl.DataFrame, quarantined: pl.DataFrame, resolved: ResolvedEnrichment
 ) -> pl.DataFrame:
-    """The objects an enrichment is asked of, by number, each with its `status`."""
-    refused = cases.filter(pl.col("cause").is_in(_PERMANENT) & pl.col("same_recipe") & pl.col("same_version"))
+    """The objects that an enrichment is asked of, by index, each with its `status`."""
+    permanent = pl.col("cause").is_in(_PERMANENT) & pl.col("same_recipe") & pl.col("same_version")
     status = (
         pl.when(pl.col("same_version") & pl.col("same_recipe"))
         .then(pl.lit(Status.UNCHANGED.value, _STATUS))
-        .when(pl.col("hopeless"))
+        .when(pl.col("failed_for_good"))
         .then(pl.lit(Status.QUARANTINED.value, _STATUS))
         .when(pl.col("same_version").is_null())
         .then(pl.lit(Status.NEW.value, _STATUS))
@@ -171,21 +187,21 @@ def _statuses(
         .then(pl.lit(Status.STALE.value, _STATUS))
         .otherwise(pl.lit(Status.CHANGED.value, _STATUS))
     )
+    failed_for_good = quarantined.lazy().filter(permanent).select("object_index", failed_for_good=True)
     return (
-        chosen.lazy()
+        objects.lazy()
         .filter(pl.col("media_kind") == str(resolved.media_kind))
-        .select("object")
-        .join(known.lazy().select("object", "same_version", "same_recipe"), on="object", how="left")
-        .join(refused.lazy().select("object", hopeless=True), on="object", how="left")
-        .select("object", status=status)
+        .select("object_index")
+        .join(published.lazy().select("object_index", "same_version", "same_recipe"), on="object_index", how="left")
+        .join(failed_for_good, on="object_index", how="left")
+        .select("object_index", status=status)
         .collect()
     )
 
 
-def _wanted(policy: Policy) -> list[str]:
-    """The statuses that are computed."""
-    wanted = [Status.NEW.value, Status.CHANGED.value]
-    return [*wanted, Status.STALE.value] if policy.stale == "recompute" else wanted
+def _computed_statuses(policy: Policy) -> list[str]:
+    statuses = [Status.NEW.value, Status.CHANGED.value]
+    return [*statuses, Status.STALE.value] if policy.stale == "recompute" else statuses
 
 
 def _counts(statuses: pl.DataFrame) -> dict[Status, int]:
@@ -193,7 +209,9 @@ def _counts(statuses: pl.DataFrame) -> dict[Status, int]:
     return {status: int(found.get(status.value, 0)) for status in Status}
 
 
-def _counted(counts: dict[Status, int], resolved: ResolvedEnrichment, route: Route, to_compute: int) -> EnrichmentPlan:
+def _enrichment_plan(
+    counts: dict[Status, int], resolved: ResolvedEnrichment, route: Route, to_compute: int
+) -> EnrichmentPlan:
     return EnrichmentPlan(
         enrichment=resolved.enrichment.name,
         capability=resolved.enrichment.capability,
@@ -206,46 +224,11 @@ def _counted(counts: dict[Status, int], resolved: ResolvedEnrichment, route: Rou
     )
 
 
-def _gone(catalog: Catalog, name: TableName, inventory: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
+def _orphaned(catalog: Catalog, name: TableName, inventory: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
     """The `uri`s of a table that the source's patterns cover and the listing no longer holds, with their `rows`."""
     listed = inventory.lazy().select("uri")
-    held = catalog.scan(name).select("uri").join(listed, on="uri", how="anti")
-    gone = catalog.read(held.group_by("uri").len("rows"))
+    unlisted = catalog.scan(name).select("uri").join(listed, on="uri", how="anti")
+    missing = catalog.read(unlisted.group_by("uri").len("rows"))
     tests = [matcher(pattern) for pattern in spec.source]
-    covered = [any(test(uri) for test in tests) for uri in gone["uri"]]
-    return gone.filter(pl.Series(covered, dtype=pl.Boolean())).sort("uri")
-
-
-def shards_of(work: RunPlan, policy: Policy, pace: ShardSizer) -> Iterator[Shard]:
-    """Cut the work into shards of one system and media kind, by number of objects and by bytes.
-
-    The first ones of each are small, so that the model has something to do, and a reader something to see, at once;
-    each of the next holds at most twice as many, and no more than the policy and the pace allow.
-    """
-    items: list[ShardItem] = []
-    kept: tuple[str, MediaKind] | None = None
-    size = index = doubled = most = 0
-
-    def shard(system: str, kind: MediaKind) -> Shard:
-        asked = {name for item in items for name in item.enrichments}
-        resolved_enrichments = [
-            resolved
-            for resolved in work.resolved_enrichments
-            if resolved.media_kind is kind and resolved.enrichment.name in asked
-        ]
-        return Shard(index, system, kind, tuple(items), tuple(resolved_enrichments))
-
-    for row in work.frame.iter_rows(named=True):
-        key = (row["system"], MediaKind(row["media_kind"]))
-        full = len(items) >= most or size + row["bytes"] > policy.shard_bytes
-        if kept and items and (full or key != kept):
-            yield shard(*kept)
-            items, size, index = [], 0, index + 1
-        if not items:
-            doubled = doubled + 1 if key == kept else 0
-            most = min(policy.shard_size, _FIRST_SHARD << min(doubled, 10), pace.objects(*key))
-        kept = key
-        size += row["bytes"]
-        items.append(ShardItem(row["uri"], row["object_version"], row["bytes"], tuple(row["enrichments"])))
-    if kept and items:
-        yield shard(*kept)
+    covered = [any(test(uri) for test in tests) for uri in missing["uri"]]
+    return missing.filter(pl.Series(covered, dtype=pl.Boolean())).sort("uri")

@@ -8,7 +8,7 @@ from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.run.plan import Candidate, ResolvedEnrichment, Route
+from sightflow.schemas.run.plan import Candidate, ResolvedEnrichment, Route, RoutedEnrichment
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 
 
@@ -19,10 +19,10 @@ def route(enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -
     """
     systems = [enrichment.model] if enrichment.model else list(SYSTEMS)
     candidates = [_candidate(system, enrichment, media_kind, spec) for system in systems]
-    wanted = {enrichment.language, *spec.policy.languages} - {None}
+    languages = {enrichment.language, *spec.policy.languages} - {None}
 
-    def place(candidate: Candidate) -> tuple[object, ...]:
-        speaks = wanted <= set(system_class(candidate.system).rating.languages)
+    def rank(candidate: Candidate) -> tuple[object, ...]:
+        speaks = languages <= set(system_class(candidate.system).rating.languages)
         return (
             not candidate.usable,
             not speaks,
@@ -32,31 +32,33 @@ def route(enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -
             candidate.system,
         )
 
-    return Route(capability=enrichment.capability, media_kind=media_kind, candidates=sorted(candidates, key=place))
+    return Route(capability=enrichment.capability, media_kind=media_kind, candidates=sorted(candidates, key=rank))
 
 
 def _candidate(system: str, enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -> Candidate:
     model = open_model(system, spec.models.get(system))
     price = model.price_per_item(enrichment, media_kind)
-    stars = model.rating.of(enrichment.capability)
+    rating = model.rating.of(enrichment.capability)
     obstacle = (
-        model.unsupported_reason(enrichment, media_kind) or _forbidden(model, spec.policy, price) or _not_here(model)
+        model.unsupported_reason(enrichment, media_kind)
+        or _forbidden_reason(model, spec.policy, price)
+        or _unavailable_reason(model)
     )
     pinned = "pinned in the spec; " if enrichment.model else ""
     where = "hosted" if model.hosted else "local"
     return Candidate(
         system=system,
         model_id=model.ref.id,
-        rating=stars,
+        rating=rating,
         hosted=model.hosted,
         price_per_item=price,
         usable=obstacle is None,
-        why=obstacle or f"{pinned}rated {stars} for {enrichment.capability}, {where}",
+        why=obstacle or f"{pinned}rated {rating} for {enrichment.capability}, {where}",
         notice=model.notice,
     )
 
 
-def _forbidden(model: VisionModel, policy: Policy, price: float) -> str | None:
+def _forbidden_reason(model: VisionModel, policy: Policy, price: float) -> str | None:
     """Why the policy does not allow a model, or None."""
     if model.hosted and policy.hosted == "deny":
         return "hosted, and policy.hosted is deny"
@@ -69,19 +71,19 @@ def _forbidden(model: VisionModel, policy: Policy, price: float) -> str | None:
     return None
 
 
-def _not_here(model: VisionModel) -> str | None:
+def _unavailable_reason(model: VisionModel) -> str | None:
     """Why a model cannot be used on this machine, with the remedy, or None."""
     available = model.availability()
     return None if available.usable else f"{available.why}; {available.remedy}"
 
 
-def resolve_enrichments(spec: EnrichmentSpec) -> tuple[tuple[ResolvedEnrichment, Route], ...]:
+def resolve_enrichments(spec: EnrichmentSpec) -> tuple[RoutedEnrichment, ...]:
     """Bind every enrichment, for each kind of media it is asked of, to its systems and its recipe.
 
     A kind of media that no system takes is left out if another kind is served. Raises SpecError, before anything
     is listed, if an enrichment cannot be served at all, with the reason of every candidate.
     """
-    bound: list[tuple[ResolvedEnrichment, Route]] = []
+    routed: list[RoutedEnrichment] = []
     problems: list[str] = []
     for enrichment in spec.enrichments:
         if enrichment.model:
@@ -94,7 +96,8 @@ def resolve_enrichments(spec: EnrichmentSpec) -> tuple[tuple[ResolvedEnrichment,
         for chosen in served:
             model = open_model(chosen.systems[0], spec.models.get(chosen.systems[0]))
             recipe = model.recipe(enrichment, chosen.media_kind)
-            bound.append((ResolvedEnrichment(enrichment, recipe, tuple(chosen.systems), chosen.media_kind), chosen))
+            resolved = ResolvedEnrichment(enrichment, recipe, tuple(chosen.systems), chosen.media_kind)
+            routed.append(RoutedEnrichment(resolved, chosen))
     if problems:
         raise SpecError("\n".join(problems))
-    return tuple(bound)
+    return tuple(routed)

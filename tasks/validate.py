@@ -14,12 +14,21 @@ from pandera.errors import SchemaErrors
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from sightflow.schemas.enrichment import OUTPUT_SCHEMA_VERSION, Region, RegionsResult, TextResult, Track, TracksResult
+from sightflow.schemas.enrichment import (
+    OUTPUT_SCHEMA_VERSION,
+    Region,
+    RegionsResult,
+    Result,
+    TextResult,
+    TrackPoint,
+    TracksResult,
+)
 from sightflow.schemas.failure import Cause, Failure, Stage
-from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
+from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, timed
-from sightflow.schemas.tables.catalog import CATALOG_SCHEMA, CatalogRow
-from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from sightflow.schemas.tables.catalog import CatalogRow
+from sightflow.schemas.tables.frames import storable, to_frame
+from sightflow.schemas.tables.quarantine import FailedItem, quarantine_rows
 from sightflow.schemas.vision import Answer, Replies
 
 
@@ -42,7 +51,7 @@ def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
     spans = list(replies.spans)
     with timed(spans, Stage.VALIDATE):
         rows, failures = _checked(replies.answers, run_id)
-        failed = _failed(replies.answers, failures, run_id)
+        failed = quarantine_rows(_failed_items(replies.answers, failures), run_id)
     if rows.height + failed.height != shard.size:
         raise RuntimeError(f"shard {shard.index}: {shard.size} were asked and {rows.height + failed.height} came out")
     return Validated(rows, failed, spans, shard.system)
@@ -68,12 +77,25 @@ def _checked(answers: Sequence[Answer], run_id: str) -> tuple[pl.DataFrame, list
     return rows, failures
 
 
-def _failed(answers: Sequence[Answer], failures: Sequence[Failure | None], run_id: str) -> pl.DataFrame:
-    """The rows for the quarantine."""
-    now = datetime.now(UTC)
-    rows = [_failed_row(a, failure, run_id, now) for a, failure in zip(answers, failures, strict=True) if failure]
-    frame = pl.DataFrame(rows, schema=QUARANTINE_SCHEMA)
-    return QuarantineRow.validate(frame) if rows else frame
+def _failed_items(answers: Sequence[Answer], failures: Sequence[Failure | None]) -> list[FailedItem]:
+    return [_failed_item(answer, failure) for answer, failure in zip(answers, failures, strict=True) if failure]
+
+
+def _failed_item(answer: Answer, failure: Failure) -> FailedItem:
+    item, resolved, reply = answer.item, answer.resolved, answer.reply
+    return FailedItem(
+        uri=item.uri,
+        enrichment=resolved.enrichment.name,
+        fingerprint=fingerprint(resolved.recipe, item.object_version),
+        failure=replace(failure, raw_reply=failure.raw_reply or reply.raw_reply),
+        capability=resolved.enrichment.capability,
+        object_version=item.object_version,
+        recipe=resolved.recipe,
+        system=reply.system,
+        model_id=reply.model_id,
+        route=(*reply.route, reply.system),
+        cost_usd=reply.usage.cost_usd,
+    )
 
 
 def _broken_checks(frame: pl.DataFrame) -> dict[int, set[str]]:
@@ -116,83 +138,54 @@ def fingerprint(recipe: str, object_version: str) -> str:
 
 
 def _frame(answers: Sequence[Answer], run_id: str) -> pl.DataFrame:
-    now = datetime.now(UTC)
-    return pl.DataFrame([_row(answer, run_id, now) for answer in answers], schema=CATALOG_SCHEMA)
+    inferred_at = datetime.now(UTC)
+    return to_frame(CatalogRow, [_row(answer, run_id, inferred_at) for answer in answers])
 
 
-def _key(item: ShardItem, resolved: ResolvedEnrichment) -> dict[str, Any]:
-    return {
-        "uri": item.uri,
-        "enrichment": resolved.enrichment.name,
-        "capability": str(resolved.enrichment.capability),
-        "fingerprint": fingerprint(resolved.recipe, item.object_version),
-        "object_version": item.object_version,
-        "recipe": resolved.recipe,
-    }
-
-
-def _row(answer: Answer, run_id: str, now: datetime) -> dict[str, Any]:
+def _row(answer: Answer, run_id: str, inferred_at: datetime) -> dict[str, Any]:
+    item, enrichment, recipe = answer.item, answer.resolved.enrichment, answer.resolved.recipe
     reply, facts, result = answer.reply, answer.facts, answer.reply.outcome
     assert facts is not None and not isinstance(result, Failure)
+    media = asdict(facts)
     return {
-        **_key(answer.item, answer.resolved),
-        "media_kind": str(facts.kind),
-        "sha256": facts.sha256,
-        "width": facts.width,
-        "height": facts.height,
-        "duration": facts.duration,
-        "frame_rate": facts.frame_rate,
-        "parameters": json.dumps(answer.resolved.enrichment.parameters, ensure_ascii=False, sort_keys=True),
-        "text": result.text if isinstance(result, TextResult) else None,
-        "segments": [asdict(s) for s in result.segments] or None if isinstance(result, TextResult) else None,
-        "regions": [_region(r) for r in result.regions] if isinstance(result, RegionsResult) else None,
-        "tracks": [_track(t) for t in result.tracks] if isinstance(result, TracksResult) else None,
+        "uri": item.uri,
+        "enrichment": enrichment.name,
+        "capability": enrichment.capability.value,
+        "media_kind": media.pop("kind").value,
+        "fingerprint": fingerprint(recipe, item.object_version),
+        "object_version": item.object_version,
+        "recipe": recipe,
+        **media,
+        "parameters": json.dumps(enrichment.parameters, ensure_ascii=False, sort_keys=True),
+        **_result_columns(result),
         "system": reply.system,
         "model_id": reply.model_id,
         "model_revision": reply.model_revision,
         "route": [*reply.route, reply.system],
-        "raw_reply": _storable(reply.raw_reply),
-        "input_tokens": reply.usage.input_tokens,
-        "output_tokens": reply.usage.output_tokens,
-        "cost_usd": reply.usage.cost_usd,
+        "raw_reply": storable(reply.raw_reply),
+        **asdict(reply.usage),
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "run_id": run_id,
-        "inferred_at": now,
+        "inferred_at": inferred_at,
     }
 
 
-def _region(region: Region) -> dict[str, Any]:
-    fields = asdict(region)
+def _result_columns(result: Result) -> dict[str, Any]:
+    """What a result fills; the other columns are null."""
+    columns: dict[str, Any] = {"text": None, "segments": None, "regions": None, "tracks": None}
+    match result:
+        case TextResult(text, segments):
+            columns |= {"text": text, "segments": [asdict(segment) for segment in segments] or None}
+        case RegionsResult(regions):
+            columns["regions"] = [_with_flat_box(region) for region in regions]
+        case TracksResult(tracks):
+            columns["tracks"] = [
+                {**vars(track), "points": [_with_flat_box(point) for point in track.points]} for track in tracks
+            ]
+    return columns
+
+
+def _with_flat_box(located: Region | TrackPoint) -> dict[str, Any]:
+    """The fields of a region or point, its box as four of them."""
+    fields = asdict(located)
     return {**fields.pop("box"), **fields}
-
-
-def _track(track: Track) -> dict[str, Any]:
-    points = []
-    for point in track.points:
-        fields = asdict(point)
-        points.append({**fields.pop("box"), **fields})
-    return {"track_id": track.track_id, "label": track.label, "points": points}
-
-
-def _failed_row(answer: Answer, failure: Failure, run_id: str, now: datetime) -> dict[str, Any]:
-    reply = answer.reply
-    failure = replace(failure, raw_reply=failure.raw_reply or reply.raw_reply)
-    return {
-        **_key(answer.item, answer.resolved),
-        "cause": failure.cause.value,
-        "stage": failure.stage.value,
-        "message": _storable(failure.message) or failure.cause.value,
-        "attempts": failure.attempts,
-        "raw_reply": _storable(failure.raw_reply),
-        "system": reply.system,
-        "model_id": reply.model_id,
-        "route": [*reply.route, reply.system],
-        "cost_usd": reply.usage.cost_usd,
-        "run_id": run_id,
-        "failed_at": now,
-    }
-
-
-def _storable(text: str | None) -> str | None:
-    """Text as UTF-8 can hold it, what cannot be written escaped."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")

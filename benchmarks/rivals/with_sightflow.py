@@ -56,8 +56,8 @@ def run(job: Job) -> list[tuple[str, str]]:
     from sightflow.flows.enrich import enrich
     from sightflow.infra.prefect_server import prefect_api
     from sightflow.tasks.discover import open_catalog
-    from sightflow.tasks.infer import loaded
     from sightflow.tasks.route import resolve_enrichments
+    from sightflow.tasks.runtime.loaded_models import load_model
     from sightflow.tasks.runtime.preload import preload
 
     os.environ |= {"SIGHTFLOW_FIRST": str(job.out / "first"), "SIGHTFLOW_MODEL": job.model}
@@ -79,7 +79,7 @@ def run(job: Job) -> list[tuple[str, str]]:
     )
     resolve_enrichments(spec)  # as the command line does, before it starts a server
     preload(spec)
-    loaded("florence-2", spec.models["florence-2"])
+    load_model("florence-2", spec.models["florence-2"])
     Path(job.out, f"loaded-{os.getpid()}").write_text(repr((time.monotonic(), time.monotonic())))
     with prefect_api() as server:
         if server is not None:

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import quote
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import polars as pl
 from prefect.blocks.core import Block
@@ -23,23 +22,25 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.run.report import RUNS_SCHEMA
+from sightflow.schemas.object_uri import ObjectUri, split_scheme
 from sightflow.schemas.spec import Upkeep
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
+from sightflow.schemas.tables.runs import RUNS_SCHEMA
 
 TableName = Literal["enrichments", "quarantine", "runs"]
-Done = TypeVar("Done")
+TABLES: tuple[TableName, ...] = get_args(TableName)
+T = TypeVar("T")
 
-SCHEMAS: Mapping[str, Mapping[str, pl.DataType]] = {
+SCHEMAS: Mapping[TableName, Mapping[str, pl.DataType]] = {
     "enrichments": CATALOG_SCHEMA,
     "quarantine": QUARANTINE_SCHEMA,
     "runs": RUNS_SCHEMA,
 }
 _PARTITIONS: Mapping[str, list[str]] = {"enrichments": ["capability"]}
-# Two committers of one table: the second is told, and runs its merge again on what the first has written.
-_COMMIT_TRIES = 60
-_KEYS_A_STATEMENT = 2000
+# Of two committers of one table the second gets a conflict, and merges again on what the first has written.
+_COMMIT_ATTEMPTS = 60
+_KEYS_PER_MERGE = 2000
 _STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
@@ -77,13 +78,24 @@ class Catalog(Block):
     uri: str = Field(description="s3://bucket/folder or file:///folder.")
     store: ObjectStore = Field(default_factory=ObjectStore, description="How the URI is reached.")
 
+    @classmethod
+    def at(cls, place: str | Path, endpoint_url: str | None = None) -> Catalog:
+        """The catalog at a URI or in a local folder, there or not, reached with the keys of the environment.
+
+        `endpoint_url`: of an S3-compatible store. Raises InvalidUriError if the URI's scheme is not known.
+        """
+        scheme, path = split_scheme(str(place))
+        uri = str(place) if scheme.has_buckets else str(ObjectUri.from_path(Path(path).expanduser().resolve()))
+        return cls(uri=uri, store=ObjectStore(endpoint_url=endpoint_url))
+
     def table_uri(self, name: TableName) -> str:
         """Where one table lies."""
         return f"{self.uri.rstrip('/')}/{name}"
 
-    @property
-    def _options(self) -> dict[str, str] | None:
-        return self.store.delta_options() if self.uri.startswith("s3://") else None
+    def _location(self, name: TableName) -> dict[str, Any]:
+        """Where one table lies and how that is reached, as deltalake takes it."""
+        uri = self.table_uri(name)
+        return {"table_uri": self.store.delta_table_uri(uri), "storage_options": self.store.delta_options(uri)}
 
     def table(self, name: TableName, version: int | None = None) -> Any:
         """The Delta table (`deltalake.DeltaTable`) as it is now or at a version; None if it does not exist.
@@ -94,7 +106,7 @@ class Catalog(Block):
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
-            return DeltaTable(_delta_uri(self.table_uri(name)), version=version, storage_options=self._options)
+            return DeltaTable(**self._location(name), version=version)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
@@ -107,10 +119,7 @@ class Catalog(Block):
         table = self.table(name, version)
         if table is None:
             return pl.LazyFrame(schema=SCHEMAS[name])
-        if self.uri.startswith("file://") and quote(self.uri, safe=":/") != self.uri:
-            # scan_delta percent-encodes a local path and then does not find it.
-            return pl.scan_pyarrow_dataset(table.to_pyarrow_dataset())
-        return pl.scan_delta(table)
+        return self.store.scan_delta(self.table_uri(name), table)
 
     def read(self, rows: pl.LazyFrame) -> pl.DataFrame:
         """Collect what was made of `scan`, as a stream: in no order but one that is asked for.
@@ -149,13 +158,13 @@ class Catalog(Block):
         # The bounds let delta-rs skip files by their statistics instead of reading the whole table. They are the key's
         # and not the partition's: a name that is asked for another capability replaces its rows all the same.
         bounds = f"t.uri BETWEEN {lowest} AND {highest} AND t.enrichment IN ({names})"
-        same = f"t.uri = s.uri AND t.enrichment = s.enrichment AND {bounds}"
+        predicate = f"t.uri = s.uri AND t.enrichment = s.enrichment AND {bounds}"
 
         def merge() -> MergeResult:
-            table = self._created(name)
+            table = self._open_or_create(name)
             before = table.version()
             metrics = (
-                table.merge(rows, predicate=same, source_alias="s", target_alias="t")
+                table.merge(rows, predicate=predicate, source_alias="s", target_alias="t")
                 .when_matched_update_all(predicate=replace_if)
                 .when_not_matched_insert_all()
                 .execute()
@@ -167,7 +176,7 @@ class Catalog(Block):
                 metrics["num_target_rows_updated"],
             )
 
-        return self._committed(merge)
+        return self._commit(merge)
 
     def resolve(self, keys: pl.DataFrame) -> int:
         """Take `(uri, enrichment)` keys out of the quarantine; return how many rows went."""
@@ -175,70 +184,68 @@ class Catalog(Block):
 
     def prune(self, uris: Sequence[str]) -> int:
         """Remove every row of these objects, from the catalog and the quarantine; return how many catalog rows."""
-        gone = pl.DataFrame({"uri": uris}, schema={"uri": pl.String()})
-        self._delete_keys("quarantine", gone)
-        return self._delete_keys("enrichments", gone)
+        keys = pl.DataFrame({"uri": uris}, schema={"uri": pl.String()})
+        self._delete_keys("quarantine", keys)
+        return self._delete_keys("enrichments", keys)
 
     def _delete_keys(self, name: TableName, keys: pl.DataFrame) -> int:
         """Delete rows by key, as merges whose matches are deleted: bounded statements for any number of keys."""
         if keys.is_empty() or self.table(name) is None:
             return 0
-        chunks = keys.unique().sort("uri").iter_slices(_KEYS_A_STATEMENT)
-        return sum(self._committed(partial(self._delete_chunk, name, chunk)) for chunk in chunks)
+        chunks = keys.unique().sort("uri").iter_slices(_KEYS_PER_MERGE)
+        return sum(self._commit(partial(self._delete_chunk, name, chunk)) for chunk in chunks)
 
     def _delete_chunk(self, name: TableName, keys: pl.DataFrame) -> int:
         lowest, highest = _quoted(keys["uri"][0]), _quoted(keys["uri"][-1])
         same = " AND ".join(f"t.{column} = s.{column}" for column in keys.columns)
-        merge = self._created(name).merge(
+        merge = self._open_or_create(name).merge(
             keys, predicate=f"{same} AND t.uri BETWEEN {lowest} AND {highest}", source_alias="s", target_alias="t"
         )
         return int(merge.when_matched_delete().execute()["num_target_rows_deleted"])
 
     def record_run(self, row: pl.DataFrame) -> None:
-        """Append one row to `runs`."""
+        """Append one validated row to `runs`."""
         from deltalake import write_deltalake
 
         def append() -> None:
-            write_deltalake(self._created("runs"), row.to_arrow(), mode="append")
+            write_deltalake(self._open_or_create("runs"), row.to_arrow(), mode="append")
 
-        self._committed(append)
+        self._commit(append)
 
     def restore(self, version: int) -> int:
         """Make the catalog what it was at a version, as a new commit; return that commit's version."""
         if self.table("enrichments", version) is None:
             raise StoreError(f"there is no catalog at {self.uri}")
 
-        def restored() -> int:
+        def restore() -> int:
             table = self.table("enrichments")
             table.restore(version)
             return int(table.version())
 
-        return self._committed(restored)
+        return self._commit(restore)
 
-    def _created(self, name: TableName) -> Any:
+    def _open_or_create(self, name: TableName) -> Any:
         """The table, made empty if it does not exist."""
         from deltalake import DeltaTable, Schema
 
         if (table := self.table(name)) is not None:
             return table
-        if self.uri.startswith("file://"):
-            Path(self.uri.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
+        self.store.makedirs(self.uri)
         empty = pl.DataFrame(schema=SCHEMAS[name])
         return DeltaTable.create(
-            _delta_uri(self.table_uri(name)),
+            **self._location(name),
             schema=Schema.from_arrow(empty.to_arrow().schema),
             mode="ignore",
             partition_by=_PARTITIONS.get(name),
-            configuration=dict(kept_for(Upkeep().keep_days)),
-            storage_options=self._options,
+            configuration=dict(retention_properties(Upkeep().keep_days)),
         )
 
-    def _committed(self, commit: Callable[[], Done]) -> Done:
+    def _commit(self, commit: Callable[[], T]) -> T:
         """Run a commit again while another writer comes first. Raises StoreError for everything else."""
         from deltalake.exceptions import CommitFailedError
 
         retrying = Retrying(
-            stop=stop_after_attempt(_COMMIT_TRIES),
+            stop=stop_after_attempt(_COMMIT_ATTEMPTS),
             wait=wait_random_exponential(multiplier=0.05, max=2),
             retry=retry_if_exception_type(CommitFailedError),
             reraise=True,
@@ -257,24 +264,19 @@ class Catalog(Block):
             raise StoreError(f"the catalog {self.uri} cannot be written: {self._redacted(error)}") from None
 
     def _redacted(self, error: Exception) -> str:
-        return _brief(self.store.redact(str(error)) or type(error).__name__)
+        return _first_line(self.store.redact(str(error)) or type(error).__name__)
 
 
-def kept_for(days: int) -> Mapping[str, str]:
+def retention_properties(days: int) -> Mapping[str, str]:
     """The properties of a table that let its log tell for so long what was there, and when it was replaced."""
     return {f"delta.{what}RetentionDuration": f"interval {days} days" for what in ("log", "deletedFile")}
-
-
-def _delta_uri(uri: str) -> str:
-    # delta-rs takes a file:// URI for percent-encoded; a plain path is taken as it stands.
-    return uri.removeprefix("file://")
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _brief(message: str) -> str:
+def _first_line(message: str) -> str:
     """The first line of an error, and the store's own code, which stands in a body further down."""
     first = message.splitlines()[0].removeprefix("Kernel error -> ").partition("<")[0][:300].rstrip()
     code = _STORE_CODE.search(message)

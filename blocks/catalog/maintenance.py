@@ -17,11 +17,10 @@ from typing import Any
 
 import polars as pl
 
-from sightflow.blocks.catalog.catalog import Catalog, TableName, kept_for
+from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName, retention_properties
 from sightflow.schemas.run.report import MaintenanceResult
 from sightflow.schemas.spec import Upkeep
 
-TABLES: tuple[TableName, ...] = ("enrichments", "quarantine", "runs")
 # A compaction leaves files of about this size alone, and holds a few of its row groups in memory.
 _FILE_BYTES = 128 * 2**20
 _SMALL_BYTES = _FILE_BYTES // 4
@@ -33,17 +32,19 @@ def maintain(catalog: Catalog, policy: Upkeep, even_if_not_due: bool = False) ->
     Due is a table with `policy.compact_files` small files in one partition. Raises StoreError if
     the storage fails; another writer that comes first costs no more than this once.
     """
-    done = [_tended(catalog, name, policy, even_if_not_due) for name in TABLES]
-    return [each for each in done if each is not None]
+    results = [_maintain_table(catalog, name, policy, even_if_not_due) for name in TABLES]
+    return [result for result in results if result is not None]
 
 
-def kept_days(catalog: Catalog) -> int:
+def retention_days(catalog: Catalog) -> int:
     """How many days back the catalog reaches by its own word: what it was last looked after with."""
     table = catalog.table("enrichments")
-    return (None if table is None else _days(table)) or Upkeep().keep_days
+    return (None if table is None else _promised_days(table)) or Upkeep().keep_days
 
 
-def _tended(catalog: Catalog, name: TableName, policy: Upkeep, even_if_not_due: bool) -> MaintenanceResult | None:
+def _maintain_table(
+    catalog: Catalog, name: TableName, policy: Upkeep, even_if_not_due: bool
+) -> MaintenanceResult | None:
     from deltalake.exceptions import CommitFailedError
 
     table = catalog.table(name)
@@ -52,7 +53,7 @@ def _tended(catalog: Catalog, name: TableName, policy: Upkeep, even_if_not_due: 
     with catalog.writing():
         before = _file_count(table)
         try:
-            vacuumed = _tend(table, policy, partial(catalog.table, name))
+            vacuumed = _compact_and_vacuum(table, policy, partial(catalog.table, name))
         except CommitFailedError:
             # It merged or compacted the same files; these are looked after when they are due again.
             return MaintenanceResult(
@@ -62,28 +63,28 @@ def _tended(catalog: Catalog, name: TableName, policy: Upkeep, even_if_not_due: 
     return MaintenanceResult(table=name, files_before=before, files_after=after, vacuumed=vacuumed)
 
 
-def _tend(table: Any, policy: Upkeep, reopen: Callable[[], Any]) -> int:
+def _compact_and_vacuum(table: Any, policy: Upkeep, reopen: Callable[[], Any]) -> int:
     """Compact, checkpoint and vacuum one table; return how many files the vacuum took away.
 
     The vacuum spares what was replaced less than `keep_days` ago, as long as the log says when that was. So the table
     is made to say it for so long, and what it did not say before is spared altogether. The checkpoint goes first: it
     forgets the files that are due, and a vacuum counts those that it knows as taken away again and again.
     """
-    promised = _days(table)
+    promised = _promised_days(table)
     if policy.keep_days != promised:
-        table.alter.set_table_properties(kept_for(policy.keep_days))
+        table.alter.set_table_properties(retention_properties(policy.keep_days))
     table.optimize.compact(target_size=_FILE_BYTES, max_concurrent_tasks=1)
     table.create_checkpoint()
     hours = policy.keep_days * 24
     return len(reopen().vacuum(retention_hours=hours, dry_run=False, full=promised is not None))
 
 
-def _days(table: Any) -> int | None:
+def _promised_days(table: Any) -> int | None:
     """How long the table keeps what it has replaced, by its own word; None if it does not say so as we do."""
     configuration = table.metadata().configuration
-    said = re.findall(r"\d+", " ".join(configuration.get(name, "") for name in kept_for(0)))
-    days = int(said[0]) if said else 0
-    return days if kept_for(days).items() <= configuration.items() else None
+    numbers = re.findall(r"\d+", " ".join(configuration.get(name, "") for name in retention_properties(0)))
+    days = int(numbers[0]) if numbers else 0
+    return days if retention_properties(days).items() <= configuration.items() else None
 
 
 def _is_due(table: Any, policy: Upkeep) -> bool:

@@ -8,17 +8,19 @@ from itertools import islice
 
 import polars as pl
 
-from sightflow.blocks.store.local_files import Listed
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
 
 VIDEO_SUFFIXES = frozenset(
     {"avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"}
 )
-_AT_ONCE = 10_000
+ListedObject = tuple[str, str, int, datetime]
+"""URI, version, bytes, and when it was changed."""
+
+_BATCH = 10_000
 
 
-def inventory_of(
+def columns_to_inventory(
     uris: Sequence[str], versions: Sequence[str], sizes: Sequence[int], modified: Sequence[datetime]
 ) -> pl.DataFrame:
     """Columns of equal length in the form of `Inventory`."""
@@ -47,12 +49,12 @@ def version_of(etag: str, size: int) -> str:
     return f"{etag.strip(chr(34))}-{size}"
 
 
-def to_inventory(found: Iterable[Listed]) -> pl.DataFrame:
+def to_inventory(found: Iterable[ListedObject]) -> pl.DataFrame:
     """Listed objects in the form of `Inventory`; one that was listed twice counts once."""
     listed = iter(found)
     parts: list[pl.DataFrame] = []
-    while batch := list(islice(listed, _AT_ONCE)):
-        parts.append(inventory_of(*map(list, zip(*batch, strict=True))))
+    while batch := list(islice(listed, _BATCH)):
+        parts.append(columns_to_inventory(*map(list, zip(*batch, strict=True))))
     return concat(parts).unique("uri", keep="first", maintain_order=True)
 
 

@@ -7,6 +7,8 @@ TRANSIENT_CODES = frozenset(
 )
 DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "Forbidden", "401", "403"})
 BAD_KEY_CODES = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
+MISSING_CODES = frozenset({"NoSuchKey", "404"})
+REPLACED_CODES = frozenset({"PreconditionFailed", "412"})
 
 
 def code_of(error: BaseException) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +17,11 @@ from urllib.parse import unquote_plus
 
 import polars as pl
 
+from sightflow.blocks.store.backend import UriFilter
 from sightflow.blocks.store.inventory import concat, inventory_columns
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import Failure, StoreError
+from sightflow.schemas.object_uri import ObjectUri, Scheme
 
 _COMPLETE = re.compile(r"^(.*/)(\d{4}-\d\d-\d\dT\d\d-\d\dZ)/manifest\.checksum$")
 _NAMES = {"key": "Key", "size": "Size", "etag": "ETag", "islatest": "IsLatest"}
@@ -60,8 +61,8 @@ def newest_inventory(store: ObjectStore, address: str) -> S3Inventory:
     return _checked(address, store.read(address), store.read(address.removesuffix(".json") + ".checksum"))
 
 
-def read_inventory(store: ObjectStore, report: S3Inventory, taken: Callable[[str], bool]) -> pl.DataFrame:
-    """The objects of a report that `taken` takes, in the form of `Inventory`: latest versions, no delete markers.
+def read_inventory(store: ObjectStore, report: S3Inventory, include: UriFilter) -> pl.DataFrame:
+    """The objects of a report that `include` takes, in the form of `Inventory`: latest versions, no delete markers.
 
     Some files at a time are brought to this machine, checked and reduced to the columns that are needed.
     Raises StoreError if a file is missing or is not what the report says.
@@ -79,7 +80,7 @@ def read_inventory(store: ObjectStore, report: S3Inventory, taken: Callable[[str
                         raise StoreError(
                             f"{uri} is not the file that the inventory {report.uri} names: its MD5 differs"
                         )
-                parts.append(_objects(report, file.path, taken))
+                parts.append(_objects(report, file.path, include))
     return concat(parts)
 
 
@@ -97,7 +98,8 @@ def _checked(uri: str, content: bytes | None, checksum: bytes | None) -> S3Inven
         manifest = json.loads(content)
         bucket, form, schema = manifest["sourceBucket"], manifest["fileFormat"], manifest["fileSchema"]
         destination = manifest["destinationBucket"].rpartition(":")[2]
-        files = tuple((f"s3://{destination}/{each['key']}", each.get("MD5checksum", "")) for each in manifest["files"])
+        root = ObjectUri(Scheme.S3, destination, "")
+        files = tuple((str(root.with_key(each["key"])), each.get("MD5checksum", "")) for each in manifest["files"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{uri} is no manifest of an S3 inventory: {type(error).__name__} {error}") from None
     if form not in ("Parquet", "ORC", "CSV"):
@@ -120,7 +122,7 @@ def _plain(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _objects(report: S3Inventory, path: Path, taken: Callable[[str], bool]) -> pl.DataFrame:
+def _objects(report: S3Inventory, path: Path, include: UriFilter) -> pl.DataFrame:
     """One file of a report in the form of `Inventory`."""
     rows = _rows(report, path)
     held = set(rows.columns)
@@ -146,8 +148,8 @@ def _objects(report: S3Inventory, path: Path, taken: Callable[[str], bool]) -> p
         decoded = [unquote_plus(key) for key in rows["key"]]
         rows = rows.with_columns(key=pl.Series(decoded, dtype=pl.String))
     rows = rows.filter(~marker, pl.col("etag").is_not_null(), pl.col("bytes").is_not_null())
-    rows = rows.with_columns(uri=f"s3://{report.bucket}/" + pl.col("key"))
-    rows = rows.filter(pl.Series([taken(uri) for uri in rows["uri"]], dtype=pl.Boolean))
+    rows = rows.with_columns(uri=str(ObjectUri(Scheme.S3, report.bucket, "")) + pl.col("key"))
+    rows = rows.filter(pl.Series([include(uri) for uri in rows["uri"]], dtype=pl.Boolean))
     version = pl.col("etag").str.strip_chars('"') + "-" + pl.col("bytes").cast(pl.String)
     return rows.select(**inventory_columns(version))
 

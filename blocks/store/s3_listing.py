@@ -20,16 +20,16 @@ from typing import Any, Generic, TypeVar
 
 Page = dict[str, Any]
 """An answer of ListObjectsV2."""
-Ask = Callable[..., Awaitable[Page]]
+ListPage = Callable[..., Awaitable[Page]]
 """Sends ListObjectsV2 with the keywords it is given."""
 Chunk = TypeVar("Chunk")
 
-_LONGEST_KEY = 1024  # bytes; S3 takes no longer one, not as StartAfter either
-_DEEPEST = 8  # folders on the way to a page whose neighbours are asked for
-_PAGES_UNCUT = 2  # most listings have no third page, and these two come one after the other anyway
-_CUTS_A_PAGE = 4  # so that a bucket of a few pages costs few requests more
-_GUESSED_WELL = 4  # nothing is guessed any more while more than one page in so many was empty
-_PLACES = 4  # characters, from the first that differs on a page, by which its width is measured
+_MAX_KEY_BYTES = 1024  # bytes; S3 takes no longer one, not as StartAfter either
+_MAX_DEPTH = 8  # folders on the way to a page whose neighbours are asked for
+_UNCUT_PAGES = 2  # most listings have no third page, and these two come one after the other anyway
+_CUTS_PER_PAGE = 4  # so that a bucket of a few pages costs few requests more
+_PAGES_PER_EMPTY = 4  # nothing is guessed any more while more than one page in so many was empty
+_COMPARED_CHARACTERS = 4  # characters, from the first that differs on a page, by which its width is measured
 
 
 @dataclass(frozen=True)
@@ -41,127 +41,131 @@ class Root:
     until: str | None = None
 
 
-class _NotInOrder(Exception):
+class _UnorderedListing(Exception):
     """The store does not list keys in their order."""
 
 
 class Listing(Generic[Chunk]):
-    """One listing. `make` turns the objects of a page, never none, into what is kept of them, as they arrive."""
+    """One listing. `convert` turns the objects of a page, never none, into what is kept of them, as they arrive."""
 
-    def __init__(self, ask: Ask, concurrency: int, make: Callable[[str, list[dict[str, Any]]], Chunk]) -> None:
-        self._ask, self._concurrency, self._make = ask, concurrency, make
+    def __init__(
+        self, list_page: ListPage, concurrency: int, convert: Callable[[str, list[dict[str, Any]]], Chunk]
+    ) -> None:
+        self._list_page, self._concurrency, self._convert = list_page, concurrency, convert
         self._chunks: list[tuple[Root, str, Chunk]] = []
-        self._open = self._pages = self._empty = 0
-        self._pages_of = Counter[Root]()
-        self._group: asyncio.TaskGroup
+        self._open_ranges = self._pages = self._empty_pages = 0
+        self._pages_by_root = Counter[Root]()
+        self._task_group: asyncio.TaskGroup
 
     async def chunks(self, roots: Sequence[Root]) -> list[Chunk]:
         """List all the roots; the chunks are in the order of the roots, and in that of the keys within each."""
         try:
-            async with asyncio.TaskGroup() as self._group:
+            async with asyncio.TaskGroup() as self._task_group:
                 for root in roots:
-                    self._begin(root, "", root.until)
+                    self._start_range(root, "", root.until)
         except ExceptionGroup as errors:
-            if errors.subgroup(_NotInOrder):
-                return [chunk for root in roots for chunk in await self._one_by_one(root)]
+            if errors.subgroup(_UnorderedListing):
+                return [chunk for root in roots for chunk in await self._list_in_sequence(root)]
             raise errors.exceptions[0] from None
         place = {root: k for k, root in enumerate(roots)}
         return [chunk for *_, chunk in sorted(self._chunks, key=lambda kept: (place[kept[0]], kept[1]))]
 
-    def _begin(self, root: Root, after: str, until: str | None) -> None:
-        self._open += 1
-        self._group.create_task(self._walk(root, after, until))
+    def _start_range(self, root: Root, after: str, until: str | None) -> None:
+        self._open_ranges += 1
+        self._task_group.create_task(self._list_range(root, after, until))
 
-    async def _walk(self, root: Root, after: str, until: str | None) -> None:
+    async def _list_range(self, root: Root, after: str, until: str | None) -> None:
         """Take the keys after `after`, up to and with `until`; hand on what is above a cut as it is made."""
         onward = {"StartAfter": after} if after else {}
         while True:
-            page = await self._ask(Bucket=root.bucket, Prefix=root.prefix, **onward)
+            page = await self._list_page(Bucket=root.bucket, Prefix=root.prefix, **onward)
             self._pages += 1
-            self._pages_of[root] += 1
+            self._pages_by_root[root] += 1
             objects = page.get("Contents", [])
             keys = [entry["Key"] for entry in objects]
             if any(one >= next_one for one, next_one in pairwise([after, *keys])):
-                raise _NotInOrder
+                raise _UnorderedListing
             within = len(keys) if until is None else bisect_right(keys, until)
-            self._empty += not within
+            self._empty_pages += not within
             if within:
-                self._chunks.append((root, keys[0], self._make(root.bucket, objects[:within])))
+                self._chunks.append((root, keys[0], self._convert(root.bucket, objects[:within])))
             if not page.get("IsTruncated") or (keys and until is not None and keys[-1] >= until):
                 break
             onward = {"ContinuationToken": page["NextContinuationToken"]}
             if keys:
                 after = keys[-1]
                 until = await self._split(root, keys, until)
-        self._open -= 1
+        self._open_ranges -= 1
 
     async def _split(self, root: Root, keys: Sequence[str], until: str | None) -> str | None:
         """Begin to list what is beyond a page in as many ranges as there are requests to spare; return the new end."""
-        if self._pages_of[root] < _PAGES_UNCUT or self._idle() <= 0:
+        if self._pages_by_root[root] < _UNCUT_PAGES or self._spare_requests() <= 0:
             return until
-        cuts = await self._beside(root, keys, until)
-        if self._empty * _GUESSED_WELL <= self._pages:
-            cuts |= guesses(keys, _folder(keys, root.prefix))
-        ahead = sorted(cut for cut in cuts if keys[-1] < cut and (until is None or cut < until) and _is_plain(cut))
-        wanted = min(self._idle(), len(ahead))  # others may have split meanwhile
+        cuts = await self._folders_beside(root, keys, until)
+        if self._empty_pages * _PAGES_PER_EMPTY <= self._pages:
+            cuts |= guess_cuts(keys, _folder(keys, root.prefix))
+        usable = sorted(
+            cut for cut in cuts if keys[-1] < cut and (until is None or cut < until) and _is_valid_start(cut)
+        )
+        wanted = min(self._spare_requests(), len(usable))  # others may have split meanwhile
         if wanted <= 0:
             return until
-        chosen = [ahead[k * len(ahead) // wanted] for k in range(wanted)]
+        chosen = [usable[k * len(usable) // wanted] for k in range(wanted)]
         for lower, upper in pairwise([*chosen, until]):
             assert lower is not None
-            self._begin(root, lower, upper)
+            self._start_range(root, lower, upper)
         return chosen[0]
 
-    def _idle(self) -> int:
-        return min(self._concurrency - self._open, _CUTS_A_PAGE * self._pages)
+    def _spare_requests(self) -> int:
+        return min(self._concurrency - self._open_ranges, _CUTS_PER_PAGE * self._pages)
 
-    async def _beside(self, root: Root, keys: Sequence[str], until: str | None) -> set[str]:
+    async def _folders_beside(self, root: Root, keys: Sequence[str], until: str | None) -> set[str]:
         """The ends of the folders that hold all of a page, and the folders that follow beside them."""
         folder, ends = _folder(keys, root.prefix), dict[str, str]()
         parent = root.prefix
-        while (slash := folder.find("/", len(parent))) >= 0 and len(ends) < _DEEPEST:
+        while (slash := folder.find("/", len(parent))) >= 0 and len(ends) < _MAX_DEPTH:
             end = folder[:slash] + "0"  # the character after the slash: all that is in the folder is before it
             if until is None or end < until:
                 ends[parent] = end
             parent = folder[: slash + 1]
         # Where a range ends within the parent, it ends at such a neighbour: they have been asked for.
         unknown = [(parent, end) for parent, end in ends.items() if not (until and until.startswith(parent))]
-        asked = [
-            self._ask(Bucket=root.bucket, Prefix=parent, Delimiter="/", StartAfter=end)
+        requests = [
+            self._list_page(Bucket=root.bucket, Prefix=parent, Delimiter="/", StartAfter=end)
             for parent, end in unknown
-            if _is_plain(end)
+            if _is_valid_start(end)
         ]
-        pages = await asyncio.gather(*asked)
+        pages = await asyncio.gather(*requests)
         return {*ends.values(), *(each["Prefix"] for page in pages for each in page.get("CommonPrefixes", []))}
 
-    async def _one_by_one(self, root: Root) -> list[Chunk]:
+    async def _list_in_sequence(self, root: Root) -> list[Chunk]:
         """As a store lists that knows no order: each page names the next."""
         chunks: list[Chunk] = []
         onward: dict[str, str] = {}
         while True:
-            page = await self._ask(Bucket=root.bucket, Prefix=root.prefix, **onward)
+            page = await self._list_page(Bucket=root.bucket, Prefix=root.prefix, **onward)
             objects = [each for each in page.get("Contents", []) if root.until is None or each["Key"] <= root.until]
             if objects:
-                chunks.append(self._make(root.bucket, objects))
+                chunks.append(self._convert(root.bucket, objects))
             if not page.get("IsTruncated"):
                 return chunks
             onward = {"ContinuationToken": page["NextContinuationToken"]}
 
 
-def guesses(keys: Sequence[str], folder: str) -> set[str]:
+def guess_cuts(keys: Sequence[str], folder: str) -> set[str]:
     """Strings beyond a page's keys: twice as far from its last as its first is, eight times, 32 times, and so on.
 
     Distances are those of numbers whose digits are the characters in which the page's keys differ.
     """
     first, last = keys[0], keys[-1]
-    differs = _alike(first, last)
+    differs = _common_length(first, last)
     if first == last or differs >= len(last):
         return set()
-    digits = sorted({character for key in keys for character in key[differs : differs + _PLACES]})
+    digits = sorted({character for key in keys for character in key[differs : differs + _COMPARED_CHARACTERS]})
     lead = differs
     while lead > len(folder) and last[lead - 1] in digits:
         lead -= 1  # what may be carried into: leading zeros
-    places = differs - lead + _PLACES
+    places = differs - lead + _COMPARED_CHARACTERS
     values = {character: k for k, character in enumerate(digits)}
 
     def number(key: str) -> int:
@@ -177,12 +181,12 @@ def guesses(keys: Sequence[str], folder: str) -> set[str]:
             characters.append(digits[digit])
         return last[:lead] + "".join(reversed(characters))
 
-    # Beyond all names that begin alike; `guesses` may not be keys (a half of a surrogate pair): the caller looks.
+    # Beyond all names that begin alike; these may not be keys (a half of a surrogate pair): the caller looks.
     end = {last[: lead - 1] + chr(min(ord(last[lead - 1]) + 1, sys.maxunicode))} if lead > len(folder) else set()
-    return end | {text(value) for value in _ever_further(number(first), number(last), len(digits) ** places)}
+    return end | {text(value) for value in _growing_steps(number(first), number(last), len(digits) ** places)}
 
 
-def _ever_further(first: int, last: int, beyond: int) -> Iterator[int]:
+def _growing_steps(first: int, last: int, beyond: int) -> Iterator[int]:
     step = 2 * max(1, last - first)
     while last + step < beyond:
         yield last + step
@@ -191,16 +195,16 @@ def _ever_further(first: int, last: int, beyond: int) -> Iterator[int]:
 
 def _folder(keys: Sequence[str], prefix: str) -> str:
     """The deepest folder that holds all the keys of a page, or the prefix."""
-    common = keys[0][: _alike(keys[0], keys[-1])]
+    common = keys[0][: _common_length(keys[0], keys[-1])]
     return max(common[: common.rfind("/") + 1], prefix, key=len)
 
 
-def _alike(one: str, other: str) -> int:
+def _common_length(one: str, other: str) -> int:
     """With how many characters both begin."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((k for k, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
-def _is_plain(key: str) -> bool:
+def _is_valid_start(key: str) -> bool:
     """Whether every store takes it as a place to begin: S3 repeats it in XML, which has no control characters."""
-    return key.isprintable() and len(key.encode()) <= _LONGEST_KEY
+    return key.isprintable() and len(key.encode()) <= _MAX_KEY_BYTES

@@ -10,7 +10,7 @@ from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
 
 
-def uris_in(store: ObjectStore, address: str) -> list[str]:
+def read_uri_list(store: ObjectStore, address: str) -> list[str]:
     """The URIs that a file names, in order. Raises StoreError if it is not there or has no column `uri`."""
     content = store.read(address)
     if content is None:

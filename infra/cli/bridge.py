@@ -12,7 +12,7 @@ from sightflow.infra.cli.plan import SpecFile
 from sightflow.infra.cli.screen import console, safe, say
 from sightflow.infra.cli.worker import Metrics
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 
 if TYPE_CHECKING:
     from sightflow.infra.service.notification_sources import MessageSource

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
@@ -13,6 +12,7 @@ import typer
 
 from sightflow.infra.cli.screen import console, is_terminal, printable, safe, table
 from sightflow.schemas.failure import SpecError, StoreError
+from sightflow.schemas.object_uri import InvalidUriError
 
 app = typer.Typer(no_args_is_help=True, help="Show, query, compare, restore and look after a published catalog.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="What failed, with its cause.")
@@ -23,22 +23,20 @@ Version = Annotated[int | None, typer.Option(help="An earlier version; see `cata
 _WIDEST_CELL = 160
 
 
-def open_catalog(uri: str, endpoint: str | None) -> Any:
+def find_catalog(uri: str, endpoint: str | None) -> Any:
     """The catalog at a URI, a folder, or named by a spec file. Raises StoreError if there is none."""
     from sightflow.blocks.catalog.catalog import Catalog
-    from sightflow.blocks.store.object_store import ObjectStore
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     if uri.endswith((".yaml", ".yml")):
-        from sightflow.tasks.discover import open_catalog as of_spec
+        from sightflow.tasks.discover import open_catalog
 
-        found = of_spec(read_spec(uri))
+        found = open_catalog(read_spec(uri))
     else:
-        scheme = uri.partition("://")[0] if "://" in uri else "file"
-        if scheme not in ("s3", "file"):
-            raise SpecError(f"{uri} has the scheme {scheme}; allowed: s3:// and local folders")
-        located = uri if scheme == "s3" else f"file://{Path(uri.removeprefix('file://')).resolve()}"
-        found = Catalog(uri=located, store=ObjectStore(endpoint_url=endpoint))
+        try:
+            found = Catalog.at(uri, endpoint)
+        except InvalidUriError as error:
+            raise SpecError(str(error)) from None
     if all(found.table(name) is None for name in ("enrichments", "quarantine")):
         raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")
     return found
@@ -47,7 +45,7 @@ def open_catalog(uri: str, endpoint: str | None) -> Any:
 @app.command()
 def show(uri: Uri, version: Version = None, endpoint_url: Endpoint = None) -> None:
     """Say what the catalog holds: rows, objects and models by enrichment, and what failed."""
-    catalog = open_catalog(uri, endpoint_url)
+    catalog = find_catalog(uri, endpoint_url)
     rows = catalog.scan("enrichments", version)
     held = catalog.read(
         rows.group_by("enrichment", "capability")
@@ -91,7 +89,7 @@ def query(
 
     if format not in ("table", "json", "csv"):
         raise SpecError(f"--format {format} is not known; allowed: table, json, csv")
-    catalog = open_catalog(uri, endpoint_url)
+    catalog = find_catalog(uri, endpoint_url)
     try:
         found = connect(catalog, version).execute(sql)
         rows = found.fetchall()
@@ -131,7 +129,7 @@ def history(uri: Uri, limit: Annotated[int, typer.Option(min=1)] = 20, endpoint_
     """List the catalog's versions, newest first."""
     from datetime import UTC, datetime
 
-    delta = open_catalog(uri, endpoint_url).table("enrichments")
+    delta = find_catalog(uri, endpoint_url).table("enrichments")
     rows = []
     for commit in delta.history(limit) if delta is not None else []:
         metrics = commit.get("operationMetrics", {})
@@ -152,7 +150,7 @@ def diff(
     endpoint_url: Endpoint = None,
 ) -> None:
     """List the rows that were added, removed or changed between two versions."""
-    catalog = open_catalog(uri, endpoint_url)
+    catalog = find_catalog(uri, endpoint_url)
     columns = ("uri", "enrichment", "fingerprint")
     before = catalog.scan("enrichments", old).select(columns)
     after = catalog.scan("enrichments", new).select(columns)
@@ -181,7 +179,7 @@ def diff(
 @app.command()
 def restore(uri: Uri, version: Annotated[int, typer.Argument()], endpoint_url: Endpoint = None) -> None:
     """Make the catalog what it was at a version, as a new commit; nothing of the history is lost."""
-    committed = open_catalog(uri, endpoint_url).restore(version)
+    committed = find_catalog(uri, endpoint_url).restore(version)
     console.print(f"restored version {version} as version {committed}")
 
 
@@ -194,13 +192,14 @@ def upkeep(
     endpoint_url: Endpoint = None,
 ) -> None:
     """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
-    from sightflow.blocks.catalog.maintenance import kept_days, maintain
-    from sightflow.schemas.spec import Upkeep, read_spec
+    from sightflow.blocks.catalog.maintenance import maintain, retention_days
+    from sightflow.schemas.spec import Upkeep
+    from sightflow.schemas.spec_reader import read_spec
 
-    catalog = open_catalog(uri, endpoint_url)
+    catalog = find_catalog(uri, endpoint_url)
     if uri.endswith((".yaml", ".yml")):
         keep_days = keep_days or read_spec(uri).policy.upkeep.keep_days
-    policy = Upkeep(keep_days=keep_days or kept_days(catalog))
+    policy = Upkeep(keep_days=keep_days or retention_days(catalog))
     for tended in maintain(catalog, policy, even_if_not_due=True):
         console.print(safe(tended.summary), soft_wrap=True)
 
@@ -218,7 +217,7 @@ def list_quarantine(
 
     if cause is not None and cause not in set(Cause):
         raise SpecError(f"{cause} is not a cause; allowed: {', '.join(Cause)}")
-    cases = open_cases(open_catalog(uri, endpoint_url))
+    cases = open_cases(find_catalog(uri, endpoint_url))
     if cause:
         cases = cases.filter(pl.col("cause") == cause)
     if as_json:

@@ -32,7 +32,7 @@ def demo(
     require("transformers", "demo", "sightflow demo")
     from sightflow.infra.demo.bucket import KEYS, demo_spec, draw_media, fill_bucket, s3_on_loopback
     from sightflow.infra.prefect_server import prefect_api
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     folder = _fresh(folder)
     os.environ.update(KEYS)

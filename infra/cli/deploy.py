@@ -38,7 +38,7 @@ def deploy(
     """
     from sightflow.infra.configured_server import configured_api
     from sightflow.infra.service.deployments import check, deploy, make_pool
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     read = read_spec(spec)
     check(cron, interval)

@@ -14,6 +14,7 @@ import typer
 
 from sightflow.blocks.extras import install_command, is_installed
 from sightflow.infra.cli.screen import console, table
+from sightflow.schemas.object_uri import Scheme, split_scheme
 from sightflow.schemas.spec import EnrichmentSpec
 
 _PACKAGES = {
@@ -103,7 +104,7 @@ def _models() -> Iterator[Finding]:
 
 def _of_spec(path: Path) -> Iterator[Finding]:
     from sightflow.schemas.failure import SightflowError
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.discover import open_catalog
     from sightflow.tasks.route import resolve_enrichments
 
@@ -119,7 +120,7 @@ def _of_spec(path: Path) -> Iterator[Finding]:
             yield f"enrichment {resolved.enrichment.name}", "ok", f"served by {resolved.systems[0]}", ""
     except SightflowError as error:
         yield "enrichments", "missing", str(error), "see the message"
-    if not os.environ.get("AWS_ACCESS_KEY_ID") and any(uri.startswith("s3://") for uri in spec.source):
+    if not os.environ.get("AWS_ACCESS_KEY_ID") and any(split_scheme(uri)[0] is Scheme.S3 for uri in spec.source):
         yield "AWS keys", "ok", "none in the environment", "a profile or role is used, if there is one"
 
 
@@ -137,17 +138,17 @@ def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
 
 def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
     """What is read in the place of the sources: their own listing may well be forbidden."""
-    from sightflow.blocks.store.uri_lists import uris_in
+    from sightflow.blocks.store.uri_lists import read_uri_list
     from sightflow.schemas.failure import SightflowError
-    from sightflow.schemas.spec import names_objects
-    from sightflow.tasks.discover import open_store, reports_of
+    from sightflow.schemas.spec import is_uri_list
+    from sightflow.tasks.discover import open_store, s3_inventories
 
     try:
         store = open_store(spec.store)
-        for report in reports_of(spec, store):
+        for report in s3_inventories(spec, store):
             found = f"of {report.bucket}, {len(report.files)} {report.form} files"
             yield f"listing {report.uri}", "ok", found, ""
-        for address in filter(names_objects, spec.listing):
-            yield f"listing {address}", "ok", f"names {len(uris_in(store, address)):,} objects", ""
+        for address in filter(is_uri_list, spec.listing):
+            yield f"listing {address}", "ok", f"names {len(read_uri_list(store, address)):,} objects", ""
     except SightflowError as error:
         yield "listing", "missing", str(error), "see the message"

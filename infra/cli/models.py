@@ -111,7 +111,8 @@ def route(
 ) -> None:
     """Explain which system would serve a capability here: the ranking, line by line, and why others are not taken."""
     from sightflow.schemas.enrichment import Enrichment
-    from sightflow.schemas.spec import EnrichmentSpec, Policy, read_spec
+    from sightflow.schemas.spec import EnrichmentSpec, Policy
+    from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.route import route as ranked
 
     try:

@@ -35,7 +35,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
 ) -> None:
     """Count what is new, changed, stale and unchanged; show the model for each enrichment, why, and the price."""
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     read = read_spec(spec)
     from sightflow.tasks.discover import discover
@@ -44,28 +44,28 @@ def plan(
 
     resolve_enrichments(read)  # what cannot be served is said before anything is listed
     with console.status("listing the source and comparing it with the catalog ..."):
-        work = plan_task.fn(discover.fn(read), read, selection(prefix, since, sample, limit))
+        run_plan = plan_task.fn(discover.fn(read), read, selection(prefix, since, sample, limit))
     if as_json:
-        console.print_json(json.dumps(plan_document(work)))
+        console.print_json(json.dumps(plan_document(run_plan)))
         return
-    show_plan(work)
-    todo = f"sightflow run {spec}" if work.to_compute else "nothing to do"
+    show_plan(run_plan)
+    todo = f"sightflow run {spec}" if run_plan.to_compute else "nothing to do"
     console.print(f"\nnext: [bold]{safe(todo)}[/bold]")
 
 
-def plan_document(work: RunPlan) -> dict[str, object]:
+def plan_document(run_plan: RunPlan) -> dict[str, object]:
     """The plan as a JSON document."""
     return {
-        "objects": work.objects,
-        "not_asked": work.not_asked,
-        "to_compute": work.to_compute,
-        "price_usd": work.price,
-        "orphaned": work.orphans["uri"].to_list(),
-        "enrichments": [p.model_dump(mode="json") for p in work.plans],
+        "objects": run_plan.objects,
+        "not_asked": run_plan.not_asked,
+        "to_compute": run_plan.to_compute,
+        "price_usd": run_plan.price,
+        "orphaned": run_plan.orphaned["uri"].to_list(),
+        "enrichments": [p.model_dump(mode="json") for p in run_plan.plans],
     }
 
 
-def show_plan(work: RunPlan) -> None:
+def show_plan(run_plan: RunPlan) -> None:
     """Print the counts, then the reason of each choice of a model."""
     counted = [Status.NEW, Status.CHANGED, Status.STALE, Status.UNCHANGED, Status.QUARANTINED]
     rows = [
@@ -76,23 +76,30 @@ def show_plan(work: RunPlan) -> None:
             p.route.systems[0],
             money(p.price),
         ]
-        for p in work.plans
+        for p in run_plan.plans
     ]
     numbers = (*(str(status) for status in counted), "to compute")
     console.print(
         table(
-            f"{work.objects:,} objects", "enrichment", *numbers, "model", "price", rows=rows, right=(*numbers, "price")
+            f"{run_plan.objects:,} objects",
+            "enrichment",
+            *numbers,
+            "model",
+            "price",
+            rows=rows,
+            right=(*numbers, "price"),
         )
     )
-    for p in work.plans:
+    for p in run_plan.plans:
         console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)
-    show_notices(work.plans)
-    if work.not_asked:
-        console.print(f"{work.not_asked:,} objects are of a kind that no enrichment is asked of")
-    if work.orphans.height:
+    show_notices(run_plan.plans)
+    if run_plan.not_asked:
+        console.print(f"{run_plan.not_asked:,} objects are of a kind that no enrichment is asked of")
+    if run_plan.orphaned.height:
+        orphaned_rows = run_plan.orphaned["rows"].sum()
         console.print(
-            f"{work.orphans.height:,} objects of the catalog are gone from the source ({work.orphans['rows'].sum():,} "
-            "rows); policy.prune: true removes them"
+            f"{run_plan.orphaned.height:,} objects of the catalog are gone from the source ({orphaned_rows:,} rows); "
+            "policy.prune: true removes them"
         )
 
 

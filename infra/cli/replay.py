@@ -2,43 +2,67 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter
 
-from sightflow.infra.cli.catalog import Endpoint, Uri, open_catalog
+from sightflow.infra.cli.catalog import Endpoint, Uri, find_catalog
 from sightflow.infra.cli.run import run_enrich, show_report
+from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause, SpecError
-from sightflow.schemas.run.report import QuarantineExceeded, RunReport
+from sightflow.schemas.run.report import QuarantineExceeded
 from sightflow.schemas.run.selection import Selection
+
+Own = Annotated[
+    Path | None, typer.Option(metavar="SPEC", help="Of a catalog: your spec, which says where, with what and by whom.")
+]
 
 
 def replay(
     uri: Uri,
+    spec: Own = None,
     cause: Annotated[list[Cause] | None, typer.Option(help="Only this cause; may be given several times.")] = None,
     model: Annotated[str | None, typer.Option(help="Only what this system failed at, e.g. gpt-4o.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many objects.")] = None,
     endpoint_url: Endpoint = None,
 ) -> None:
-    """Ask again about what is in quarantine, as the last run did; what succeeds moves into the catalog.
+    """Ask again about what is in quarantine; what succeeds moves into the catalog.
 
-    A spec in place of the catalog's URI asks with that spec.
+    With the spec file itself, as it says. With a catalog's URI and --spec, the enrichments of the catalog's last run,
+    and all else as your spec says: what a catalog holds is data, and names no source, store, model or runner.
     """
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     if uri.endswith((".yaml", ".yml")):
-        spec = read_spec(uri)
+        own = read_spec(uri)
+    elif spec is None:
+        raise SpecError(
+            "a catalog is data: its stored spec is not run; replay with your own: sightflow replay SPEC, or "
+            f"sightflow replay {uri} --spec SPEC for the enrichments of its last run"
+        )
     else:
-        catalog = open_catalog(uri, endpoint_url)
-        runs = catalog.read(catalog.scan("runs").sort("started_at").select("report"))
-        last = RunReport.model_validate_json(runs["report"][-1]) if runs.height else None
-        if last is None or last.spec is None:
-            raise SpecError(f"no run of {uri} has left its spec; give the spec file in place of the catalog")
-        spec = last.spec
+        own = read_spec(spec).model_copy(update={"enrichments": _last_enrichments(uri, endpoint_url)})
     chosen = Selection(replay=True, causes=tuple(cause or ()), system=model, limit=limit)
     try:
-        done = run_enrich(spec, chosen)
+        done = run_enrich(own, chosen)
     except QuarantineExceeded as error:
         show_report(error.report)
         raise
     show_report(done)
+
+
+def _last_enrichments(uri: str, endpoint_url: str | None) -> tuple[Enrichment, ...]:
+    """The enrichments of the last run of a catalog, checked as those of a spec file are."""
+    catalog = find_catalog(uri, endpoint_url)
+    runs = catalog.read(catalog.scan("runs").sort("started_at").select("report").tail(1))
+    try:
+        stored = json.loads(runs["report"][0])["spec"]["enrichments"] if runs.height else None
+        found = TypeAdapter(tuple[Enrichment, ...]).validate_python(stored)
+    except (ValueError, KeyError, TypeError):
+        found = ()
+    if not found:
+        raise SpecError(f"no run of {uri} has left its enrichments; give the spec file in place of the catalog")
+    return found

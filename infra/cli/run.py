@@ -39,7 +39,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the run report as JSON, for programs.")] = False,
 ) -> None:
     """Compute what is missing, validate it and publish it; what is already there is never computed again."""
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     read = read_spec(spec)
     try:
@@ -62,7 +62,7 @@ def run_enrich(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunRepor
 
 def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
     """Run the flow with progress on the screen; `server`: our own, perhaps still starting, or None."""
-    from sightflow.tasks.publish import LISTENER
+    from sightflow.tasks.runtime.publisher import LISTENER
 
     with progress() as bar:
         # The server takes seconds to start; what takes long to load uses the same seconds.
@@ -105,11 +105,11 @@ class ProgressBar:
         """Name what is going on now."""
         self._bar.update(self._task, description=what)
 
-    def planned(self, work: RunPlan) -> None:
+    def planned(self, run_plan: RunPlan) -> None:
         self._bar.update(
-            self._task, description="enriching" if work.to_compute else "nothing to do", total=work.to_compute
+            self._task, description="enriching" if run_plan.to_compute else "nothing to do", total=run_plan.to_compute
         )
-        self._bar.reset(self._task, total=work.to_compute)
+        self._bar.reset(self._task, total=run_plan.to_compute)
 
     def advanced(self, published: int, quarantined: int) -> None:
         self._failed += quarantined

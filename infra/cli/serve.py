@@ -43,7 +43,7 @@ def serve(
     from sightflow.infra.configured_server import configured_api
     from sightflow.infra.metrics import serve_metrics
     from sightflow.infra.prefect_server import prefect_api, server_lost
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.route import resolve_enrichments
 
     read = read_spec(spec)

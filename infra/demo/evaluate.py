@@ -146,7 +146,7 @@ def _mask_overlap(scene: Scene, label: str, masks: Sequence[str]) -> float:
 def evaluate(count: int, model: Path = MODEL_FOLDER) -> dict[str, float]:
     """Run the program over the first `count` held-out scenes and score what it published."""
     from sightflow.flows.enrich import enrich
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.discover import open_catalog
 
     os.environ.update(KEYS)

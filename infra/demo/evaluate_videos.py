@@ -125,7 +125,7 @@ def _matches(box: Box, hidden: Sequence[Box], objects: Sequence[Box]) -> bool:
 def evaluate(count: int) -> dict[str, float]:
     """Run the program over `count` held-out films of each kind and score what it published."""
     from sightflow.flows.enrich import enrich
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.discover import open_catalog
 
     os.environ.update(KEYS)

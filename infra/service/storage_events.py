@@ -10,21 +10,19 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-import polars as pl
 from prometheus_client import Counter
 
 from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.infra.service.announcements import Announcer
 from sightflow.infra.service.notification_sources import Message, MessageSource, SourceAway
-from sightflow.schemas.failure import Cause, Stage, StoreError
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
 from sightflow.schemas.notification import MalformedNotification, Upload, uploads_in
 from sightflow.schemas.spec import EnrichmentSpec
-from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from sightflow.schemas.tables.quarantine import FailedItem, quarantine_rows
 from sightflow.tasks.discover import open_catalog
 
 _MESSAGES = Counter("sightflow_messages", "Storage notifications made durable", ["catalog", "outcome"])
@@ -50,7 +48,7 @@ class Batch:
     uris: dict[str, None] = field(default_factory=dict)
     uploads: list[Upload] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
-    poison: list[tuple[Message, str]] = field(default_factory=list)
+    unreadable: list[tuple[Message, str]] = field(default_factory=list)
 
 
 class Bridge:
@@ -67,7 +65,7 @@ class Bridge:
         self._source, self._window, self._say = source, window, say
         self._catalog = open_catalog(spec)
         self._manifests = Manifests(self._catalog)
-        self._takes = source_filter(spec.source, spec.catalog)
+        self._in_source = source_filter(spec.source, spec.catalog)
         self._announcer = Announcer(self._manifests, spec.catalog, again_seconds, say)
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
 
@@ -80,7 +78,7 @@ class Bridge:
                 raise RuntimeError("what announces manifests has ended; see its traceback above")
             left = batch.opened + self._window.seconds - time.monotonic() if batch.messages else _IDLE_WAIT
             if left <= 0 or len(batch.uris) >= self._window.objects:
-                batch = self._kept(batch, stop)
+                batch = self._persist(batch, stop)
                 continue
             try:
                 received = self._source.receive(left)
@@ -91,24 +89,24 @@ class Bridge:
             if received and not batch.messages:
                 batch.opened = time.monotonic()
             for message in received:
-                self._take(message, batch)
-        self._kept(batch, stop)
+                self._read(message, batch)
+        self._persist(batch, stop)
         self._announcer.stop()
 
-    def _take(self, message: Message, batch: Batch) -> None:
+    def _read(self, message: Message, batch: Batch) -> None:
         batch.messages.append(message)
         try:
             uploads = uploads_in(message.body)
         except MalformedNotification as error:
-            batch.poison.append((message, str(error)))
+            batch.unreadable.append((message, str(error)))
             return
         for upload in uploads:
             known = upload.event and (upload.uri, upload.event) in self._seen
-            if not known and self._takes(upload.uri):
+            if not known and self._in_source(upload.uri):
                 batch.uris[upload.uri] = None
                 batch.uploads.append(upload)
 
-    def _kept(self, batch: Batch, stop: threading.Event) -> Batch:
+    def _persist(self, batch: Batch, stop: threading.Event) -> Batch:
         """Make a batch durable, trying until the store takes it; return the next, empty one.
 
         When the bridge is stopped meanwhile, the messages stay with their source.
@@ -124,17 +122,17 @@ class Bridge:
         return Batch()
 
     def _write(self, batch: Batch) -> None:
-        if batch.poison:
-            self._catalog.quarantine(_quarantined(batch.poison))
-            self._say(f"{len(batch.poison):,} messages are no notifications; they are in the quarantine")
+        if batch.unreadable:
+            self._catalog.quarantine(quarantine_rows(_failed_items(batch.unreadable)))
+            self._say(f"{len(batch.unreadable):,} messages are no notifications; they are in the quarantine")
         if batch.uris:
             manifest = self._manifests.write(list(batch.uris))
             self._say(f"{len(batch.uris):,} objects of {len(batch.messages):,} messages: {manifest.rpartition('/')[2]}")
             self._announcer.tell(manifest)
         catalog = self._catalog.uri
         _OBJECTS.labels(catalog).inc(len(batch.uris))
-        _MESSAGES.labels(catalog, "quarantined").inc(len(batch.poison))
-        _MESSAGES.labels(catalog, "taken").inc(len(batch.messages) - len(batch.poison))
+        _MESSAGES.labels(catalog, "quarantined").inc(len(batch.unreadable))
+        _MESSAGES.labels(catalog, "taken").inc(len(batch.messages) - len(batch.unreadable))
         for upload in batch.uploads:
             if upload.event:
                 self._seen[upload.uri, upload.event] = None
@@ -146,29 +144,11 @@ class Bridge:
             self._say(f"{error}; what is durable comes again, and costs nothing")
 
 
-def _quarantined(poison: list[tuple[Message, str]]) -> pl.DataFrame:
-    """Messages that are no notifications as rows of the quarantine, each with its body."""
-    now = datetime.now(UTC)
-    rows: list[dict[str, object]] = [
-        {
-            "uri": message.uri,
-            "enrichment": "notification",
-            "capability": None,
-            "fingerprint": hashlib.sha256(message.body.encode()).hexdigest()[:32],
-            "object_version": "",
-            "recipe": "",
-            "cause": Cause.MALFORMED.value,
-            "stage": Stage.NOTIFY.value,
-            "message": why,
-            "attempts": 1,
-            "raw_reply": message.body,
-            "system": "",
-            "model_id": "",
-            "route": [],
-            "cost_usd": 0.0,
-            "run_id": "",
-            "failed_at": now,
-        }
-        for message, why in poison
-    ]
-    return QuarantineRow.validate(pl.DataFrame(rows, schema=QUARANTINE_SCHEMA).unique("uri", maintain_order=True))
+def _failed_items(unreadable: Sequence[tuple[Message, str]]) -> list[FailedItem]:
+    """Messages that are no notifications, each once, with its body."""
+    by_uri: dict[str, FailedItem] = {}
+    for message, reason in unreadable:
+        failure = Failure(Cause.MALFORMED, reason, Stage.NOTIFY, raw_reply=message.body)
+        digest = hashlib.sha256(message.body.encode()).hexdigest()[:32]
+        by_uri.setdefault(message.uri, FailedItem(message.uri, "notification", digest, failure))
+    return list(by_uri.values())

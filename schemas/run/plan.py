@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import polars as pl
 from pydantic import BaseModel
@@ -79,6 +80,13 @@ class ResolvedEnrichment:
     media_kind: MediaKind
 
 
+class RoutedEnrichment(NamedTuple):
+    """A resolved enrichment and the route that chose its systems."""
+
+    resolved: ResolvedEnrichment
+    route: Route
+
+
 @dataclass(frozen=True)
 class ShardItem:
     """One object of a shard and the names of the enrichments still to be computed for it."""
@@ -115,7 +123,7 @@ class Shard:
         return sum(len(item.enrichments) for item in self.items)
 
     def resolved(self, name: str) -> ResolvedEnrichment:
-        """The ask of an enrichment's name."""
+        """The enrichment of a name, with its recipe."""
         return next(resolved for resolved in self.resolved_enrichments if resolved.enrichment.name == name)
 
 
@@ -124,13 +132,13 @@ class RunPlan:
     """All a run has to do.
 
     `frame`: uri, object_version, bytes, media_kind, system, enrichments; sorted so that a system is loaded once.
-    `orphans`: uri, rows; in the catalog, covered by the source, and no longer listed. `closed`: uri; objects in
-    quarantine that are no longer there. `not_asked`: listed objects of a kind that no enrichment is asked of.
+    `orphaned`: uri, rows; in the catalog, covered by the source, and no longer listed. `orphaned_quarantine`: uri; in
+    the quarantine, covered and no longer listed. `not_asked`: listed objects of a kind that no enrichment is asked of.
     """
 
     frame: pl.DataFrame
-    orphans: pl.DataFrame
-    closed: pl.DataFrame
+    orphaned: pl.DataFrame
+    orphaned_quarantine: pl.DataFrame
     resolved_enrichments: tuple[ResolvedEnrichment, ...]
     plans: tuple[EnrichmentPlan, ...]
     objects: int

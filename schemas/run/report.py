@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import polars as pl
 from pydantic import BaseModel, Field, computed_field
 
 from sightflow.schemas.failure import Cause, SightflowError, Stage
 from sightflow.schemas.run.plan import EnrichmentPlan
 from sightflow.schemas.run.timing import StageTime
 from sightflow.schemas.spec import EnrichmentSpec
-
-RUNS_SCHEMA: dict[str, pl.DataType] = {
-    "run_id": pl.String(),
-    "started_at": pl.Datetime("us", "UTC"),
-    "finished_at": pl.Datetime("us", "UTC"),
-    "objects": pl.Int64(),
-    "planned": pl.Int64(),
-    "published": pl.Int64(),
-    "quarantined": pl.Int64(),
-    "pruned": pl.Int64(),
-    "cost_usd": pl.Float64(),
-    "catalog_version": pl.Int64(),
-    "report": pl.String(),
-}
 
 
 class MaintenanceResult(BaseModel):
@@ -42,10 +27,10 @@ class MaintenanceResult(BaseModel):
         if self.skipped:
             return f"{self.table}: left as it is, {self.skipped}"
         joined = self.files_after < self.files_before
-        said = [f"{self.files_before:,} files joined into {self.files_after:,}" if joined else "no files to join"]
+        parts = [f"{self.files_before:,} files joined into {self.files_after:,}" if joined else "no files to join"]
         if self.vacuumed:
-            said.append(f"{self.vacuumed:,} old files removed")
-        return f"{self.table}: {', '.join(said)}"
+            parts.append(f"{self.vacuumed:,} old files removed")
+        return f"{self.table}: {', '.join(parts)}"
 
 
 class RunReport(BaseModel):

@@ -28,18 +28,18 @@ class Selection(BaseModel):
     @property
     def summary(self) -> str:
         """What it looks at, in a few words, for the name of a run."""
-        said = ["replay" if self.replay else "", *self.causes, self.system or ""]
+        parts = ["replay" if self.replay else "", *self.causes, self.system or ""]
         if self.manifest:
-            said.append("uploads " + self.manifest.rpartition("/")[2].removesuffix(".json"))
+            parts.append("uploads " + self.manifest.rpartition("/")[2].removesuffix(".json"))
         if self.prefix:
-            said.append(f"below {self.prefix}")
+            parts.append(f"below {self.prefix}")
         if self.since:
-            said.append(f"since {self.since:%Y-%m-%d %H:%M}")
+            parts.append(f"since {self.since:%Y-%m-%d %H:%M}")
         if self.sample < 1:
-            said.append(f"a sample of {self.sample:.3g}")
+            parts.append(f"a sample of {self.sample:.3g}")
         if self.limit:
-            said.append(f"at most {self.limit:,}")
-        return " ".join(filter(None, said)) or "everything"
+            parts.append(f"at most {self.limit:,}")
+        return " ".join(filter(None, parts)) or "everything"
 
 
 EVERYTHING = Selection()

@@ -17,10 +17,10 @@ from sightflow.schemas.failure import Stage
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """A stretch of work of one stage in one process (`place`), in seconds since the epoch."""
+    """A stretch of work of one stage in one `process`, in seconds since the epoch."""
 
     stage: Stage
-    place: str
+    process: str
     start: float
     end: float
 
@@ -45,7 +45,7 @@ class StageTime(BaseModel):
         return self.busy / (self.busy + self.waiting) if self.busy else 0.0
 
 
-def place() -> str:
+def process_name() -> str:
     """The name of this process, among all that work on a run."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -57,27 +57,29 @@ def timed(spans: list[Span], stage: Stage) -> Iterator[None]:
     try:
         yield
     finally:
-        spans.append(Span(stage, place(), start, time.time()))
+        spans.append(Span(stage, process_name(), start, time.time()))
 
 
 def stage_times(spans: Iterable[Span], length: float) -> dict[Stage, StageTime]:
     """What each stage of a pipeline of `length` seconds did with its time, in the order of the stages."""
     times: dict[Stage, StageTime] = {}
-    for stage, mine in groupby(sorted(spans, key=_in_order), key=lambda span: span.stage):
-        merged = [_covered(here) for _, here in groupby(mine, key=lambda span: span.place)]
-        busy = sum(merged)
-        times[stage] = StageTime(busy=round(busy, 3), waiting=round(max(len(merged) * length - busy, 0.0), 3))
+    for stage, of_stage in groupby(sorted(spans, key=_sort_key), key=lambda span: span.stage):
+        busy_by_process = [
+            _union_seconds(of_process) for _, of_process in groupby(of_stage, key=lambda span: span.process)
+        ]
+        busy = sum(busy_by_process)
+        times[stage] = StageTime(busy=round(busy, 3), waiting=round(max(len(busy_by_process) * length - busy, 0.0), 3))
     return times
 
 
-def _in_order(span: Span) -> tuple[int, str, float]:
-    return (list(Stage).index(span.stage), span.place, span.start)
+def _sort_key(span: Span) -> tuple[int, str, float]:
+    return (list(Stage).index(span.stage), span.process, span.start)
 
 
-def _covered(spans: Iterable[Span]) -> float:
-    """The seconds that spans cover, in the order of their starts; where they overlap, once."""
-    covered, until = 0.0, float("-inf")
+def _union_seconds(spans: Iterable[Span]) -> float:
+    """The seconds that spans cover, given in the order of their starts; where they overlap, once."""
+    seconds, until = 0.0, float("-inf")
     for span in spans:
-        covered += max(span.end - max(span.start, until), 0.0)
+        seconds += max(span.end - max(span.start, until), 0.0)
         until = max(until, span.end)
-    return covered
+    return seconds

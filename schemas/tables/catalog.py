@@ -1,16 +1,19 @@
-"""The catalog row, its Delta/Arrow form, and the checks every row passes before it is published."""
+"""The catalog row, its Delta/Arrow form, and the checks every row passes before it is published.
+
+The checks that polars has expressions for stand here, the others in `row_checks`.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandera.polars as pa
 import polars as pl
 
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability, MediaKind
-from sightflow.schemas.masks import mask_fits
+from sightflow.schemas.object_uri import URI_PATTERN
+from sightflow.schemas.tables import row_checks
+from sightflow.schemas.tables.frames import polars_schema
 
 BOX_FIELDS: dict[str, pl.DataType] = {
     "x_min": pl.Float64(),
@@ -40,49 +43,10 @@ TRACK_POINT = pl.Struct(
 )
 TRACK = pl.Struct({"track_id": pl.Int64(), "label": pl.String(), "points": pl.List(TRACK_POINT)})
 
-CATALOG_SCHEMA: dict[str, pl.DataType] = {
-    "uri": pl.String(),
-    "enrichment": pl.String(),
-    "capability": pl.String(),
-    "media_kind": pl.String(),
-    "fingerprint": pl.String(),
-    "object_version": pl.String(),
-    "recipe": pl.String(),
-    "sha256": pl.String(),
-    "width": pl.Int64(),
-    "height": pl.Int64(),
-    "duration": pl.Float64(),
-    "frame_rate": pl.Float64(),
-    "parameters": pl.String(),
-    "text": pl.String(),
-    "segments": pl.List(SEGMENT),
-    "regions": pl.List(REGION),
-    "tracks": pl.List(TRACK),
-    "system": pl.String(),
-    "model_id": pl.String(),
-    "model_revision": pl.String(),
-    "route": pl.List(pl.String()),
-    "raw_reply": pl.String(),
-    "input_tokens": pl.Int64(),
-    "output_tokens": pl.Int64(),
-    "cost_usd": pl.Float64(),
-    "schema_version": pl.Int64(),
-    "run_id": pl.String(),
-    "inferred_at": pl.Datetime("us", "UTC"),
-}
-
 CATALOG_KEY = ("uri", "enrichment")
 
 _TEXT = [str(c) for c in TEXT_CAPABILITIES]
 _REGIONS = [str(c) for c in (Capability.VISUAL_GROUNDING, Capability.OBJECT_DETECTION, Capability.SEGMENTATION)]
-
-RowCheck = Callable[[dict[str, Any]], bool]
-
-
-def _rowwise(data: pa.PolarsData, columns: tuple[str, ...], passes: RowCheck) -> pl.LazyFrame:
-    """Run a Python check over some columns of each row; for what polars has no expression for."""
-    frame = data.lazyframe.select(columns).collect()
-    return pl.LazyFrame({"passes": [passes(row) for row in frame.iter_rows(named=True)]})
 
 
 def _all_regions(condition: pl.Expr) -> pl.Expr:
@@ -100,7 +64,7 @@ class CatalogRow(pa.DataFrameModel):
     A row that fails a check goes to the quarantine with cause `schema` and the check's name.
     """
 
-    uri: str = pa.Field(str_matches=r"^(s3|file)://")
+    uri: str = pa.Field(str_matches=URI_PATTERN)
     enrichment: str = pa.Field(str_matches=r"^[a-z][a-z0-9_]*$")
     capability: str = pa.Field(isin=[c.value for c in Capability])
     media_kind: str = pa.Field(isin=[kind.value for kind in MediaKind])
@@ -152,23 +116,11 @@ class CatalogRow(pa.DataFrameModel):
 
     @pa.dataframe_check(name="text_does_not_echo_the_prompt")
     def text_is_no_echo(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        def passes(row: dict[str, Any]) -> bool:
-            if row["text"] is None:
-                return True
-            asked = json.loads(row["parameters"])
-            said = row["text"].strip().casefold()
-            prompts = (asked.get(key) for key in ("prompt", "question"))
-            return said not in {prompt.strip().casefold() for prompt in prompts if prompt}
-
-        return _rowwise(data, ("text", "parameters"), passes)
+        return row_checks.check_rows(data, ("text", "parameters"), row_checks.text_is_no_echo)
 
     @pa.dataframe_check(name="answer_is_among_the_choices")
     def answer_is_a_choice(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        def passes(row: dict[str, Any]) -> bool:
-            choices = json.loads(row["parameters"]).get("choices")
-            return not choices or row["text"] in choices
-
-        return _rowwise(data, ("text", "parameters"), passes)
+        return row_checks.check_rows(data, ("text", "parameters"), row_checks.answer_is_a_choice)
 
     @pa.dataframe_check(name="boxes_are_ordered")
     def boxes_are_ordered(cls, data: pa.PolarsData) -> pl.LazyFrame:
@@ -202,51 +154,20 @@ class CatalogRow(pa.DataFrameModel):
 
     @pa.dataframe_check(name="masks_decode_to_the_size_of_the_picture")
     def masks_fit(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        def passes(row: dict[str, Any]) -> bool:
-            masks = [region["mask"] for region in row["regions"] or ()]
-            if row["capability"] == Capability.SEGMENTATION and None in masks:
-                return False
-            return all(mask_fits(mask, row["width"], row["height"]) for mask in masks if mask is not None)
-
-        return _rowwise(data, ("regions", "capability", "width", "height"), passes)
+        return row_checks.check_rows(data, ("regions", "capability", "width", "height"), row_checks.masks_fit)
 
     @pa.dataframe_check(name="region_times_are_inside_the_video")
     def region_times_are_inside(cls, data: pa.PolarsData) -> pl.LazyFrame:
         latest = pl.col("regions").list.eval(_field("seconds")).list.max()
-        return data.lazyframe.select((latest <= pl.col("duration") + 0.001).fill_null(True))
+        return data.lazyframe.select((latest <= pl.col("duration") + row_checks.END_TOLERANCE_SECONDS).fill_null(True))
 
     @pa.dataframe_check(name="segments_are_ordered_and_inside_the_video")
     def segments_are_inside(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        def passes(row: dict[str, Any]) -> bool:
-            spans = [(s["start"], s["end"]) for s in row["segments"] or ()]
-            inside = all(0 <= start <= end <= (row["duration"] or 0) + 0.001 for start, end in spans)
-            return inside and spans == sorted(spans)
-
-        return _rowwise(data, ("segments", "duration"), passes)
+        return row_checks.check_rows(data, ("segments", "duration"), row_checks.segments_are_inside)
 
     @pa.dataframe_check(name="tracks_are_sound")
     def tracks_are_sound(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """No empty track, ids unique, times ordered and inside the video, boxes inside the frame."""
-        return _rowwise(data, ("tracks", "width", "height", "duration"), _tracks_pass)
+        return row_checks.check_rows(data, ("tracks", "width", "height", "duration"), row_checks.tracks_are_sound)
 
 
-def _tracks_pass(row: dict[str, Any]) -> bool:
-    tracks = row["tracks"] or ()
-    if len({track["track_id"] for track in tracks}) != len(tracks):
-        return False
-    for track in tracks:
-        points = track["points"]
-        indices = [point["frame_index"] for point in points]
-        times = [point["seconds"] for point in points]
-        if not points or indices != sorted(set(indices)) or times != sorted(times):
-            return False
-        if times[0] < 0 or times[-1] > (row["duration"] or 0) + 0.001 or not track["label"].strip():
-            return False
-        for point in points:
-            if not (0 <= point["x_min"] < point["x_max"] <= row["width"]):
-                return False
-            if not (0 <= point["y_min"] < point["y_max"] <= row["height"]):
-                return False
-            if point["score"] is not None and not 0 <= point["score"] <= 1:
-                return False
-    return True
+CATALOG_SCHEMA = polars_schema(CatalogRow)

@@ -8,14 +8,8 @@ import pandera.polars as pa
 import polars as pl
 
 from sightflow.schemas.capability import MediaKind
-
-INVENTORY_SCHEMA: dict[str, pl.DataType] = {
-    "uri": pl.String(),
-    "media_kind": pl.String(),
-    "object_version": pl.String(),
-    "bytes": pl.Int64(),
-    "modified": pl.Datetime("us", "UTC"),
-}
+from sightflow.schemas.object_uri import URI_PATTERN
+from sightflow.schemas.tables.frames import polars_schema
 
 
 class Inventory(pa.DataFrameModel):
@@ -24,7 +18,7 @@ class Inventory(pa.DataFrameModel):
     `media_kind` is a guess from the name that chooses the model; the bytes decide when they are read.
     """
 
-    uri: str = pa.Field(unique=True, str_matches=r"^(s3|file)://")
+    uri: str = pa.Field(unique=True, str_matches=URI_PATTERN)
     media_kind: str = pa.Field(isin=[kind.value for kind in MediaKind])
     object_version: str = pa.Field(str_length={"min_value": 1})
     bytes: int = pa.Field(ge=0)
@@ -32,3 +26,6 @@ class Inventory(pa.DataFrameModel):
 
     class Config:
         strict = True
+
+
+INVENTORY_SCHEMA = polars_schema(Inventory)

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import pandera.polars as pa
 import polars as pl
 
 from sightflow.schemas.capability import Capability
-from sightflow.schemas.failure import Cause, Stage
-
-QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
-    "uri": pl.String(),
-    "enrichment": pl.String(),
-    "capability": pl.String(),
-    "fingerprint": pl.String(),
-    "object_version": pl.String(),
-    "recipe": pl.String(),
-    "cause": pl.String(),
-    "stage": pl.String(),
-    "message": pl.String(),
-    "attempts": pl.Int64(),
-    "raw_reply": pl.String(),
-    "system": pl.String(),
-    "model_id": pl.String(),
-    "route": pl.List(pl.String()),
-    "cost_usd": pl.Float64(),
-    "run_id": pl.String(),
-    "failed_at": pl.Datetime("us", "UTC"),
-}
+from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.tables.frames import polars_schema, storable, to_frame
 
 
 class QuarantineRow(pa.DataFrameModel):
@@ -58,3 +42,49 @@ class QuarantineRow(pa.DataFrameModel):
     class Config:
         strict = True
         unique = ["uri", "enrichment"]
+
+
+QUARANTINE_SCHEMA = polars_schema(QuarantineRow)
+
+
+@dataclass(frozen=True)
+class FailedItem:
+    """What failed, and why: one enrichment of one object, or with the stage `notify` a message.
+
+    The fields, with those of `failure`, are the columns of `QuarantineRow`. `route`: the systems that were asked.
+    """
+
+    uri: str
+    enrichment: str
+    fingerprint: str
+    failure: Failure
+    capability: Capability | None = None
+    object_version: str = ""
+    recipe: str = ""
+    system: str = ""
+    model_id: str = ""
+    route: tuple[str, ...] = ()
+    cost_usd: float = 0.0
+
+
+def quarantine_rows(items: Sequence[FailedItem], run_id: str = "") -> pl.DataFrame:
+    """What failed as rows of the quarantine, checked."""
+    failed_at = datetime.now(UTC)
+    frame = to_frame(QuarantineRow, [_row(item, run_id, failed_at) for item in items])
+    return QuarantineRow.validate(frame) if items else frame
+
+
+def _row(item: FailedItem, run_id: str, failed_at: datetime) -> dict[str, Any]:
+    failure = item.failure
+    columns = vars(item) | vars(failure)
+    del columns["failure"]
+    return columns | {
+        "capability": None if item.capability is None else item.capability.value,
+        "cause": failure.cause.value,
+        "stage": failure.stage.value,
+        "message": storable(failure.message) or failure.cause.value,
+        "raw_reply": storable(failure.raw_reply),
+        "route": list(item.route),
+        "run_id": run_id,
+        "failed_at": failed_at,
+    }

@@ -1,125 +1,29 @@
-"""Videos: an index of every frame made without decoding, and exactly the frames that are asked for.
-
-A media object is hostile input: it is opened as a file, never by a name that FFmpeg could take for a playlist
-or a protocol, and its size, length and pixels are checked before a frame is decoded.
-"""
+"""Videos: exactly the frames that are asked for, upright, in square pixels, all of one size."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import av
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from sightflow.schemas.enrichment import FrameSampling
-from sightflow.schemas.failure import Cause, Failure, Stage
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.failure import Cause
+from sightflow.tasks.media.decoding_bounds import DecodingBounds
+from sightflow.tasks.media.video_container import VideoError, open_video, video_stream
+from sightflow.tasks.media.video_index import VideoIndex, decoded_frames, index_video
 
-# Containers that are taken. Playlists (hls, dash, concat) name other files and addresses, and are not among them.
-_FORMATS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,ivf"
+__all__ = ["VideoError", "VideoIndex", "index_video", "read_frames", "sampled"]
+
 # A seek fills the decoder anew; so many frames are decoded on the way rather than that.
 _WORTH_A_SEEK: Final = 12
-
-
-class VideoError(Exception):
-    """A video that cannot be read, with its cause."""
-
-    def __init__(self, cause: Cause, message: str) -> None:
-        super().__init__(message)
-        self.failure = Failure(cause, message, Stage.DECODE)
-
-
-@dataclass(frozen=True, eq=False)
-class VideoIndex:
-    """What a video holds, read from its packets without decoding a frame.
-
-    `width, height`: of the upright picture, after the rotation of the container. `pts`: the presentation times of all
-    frames in the order they are shown, in units of `time_base` seconds; frame k of the video is the k-th of them.
-    `keyframes`: indices of the frames that can be decoded alone. Seconds count from the first frame shown.
-    """
-
-    container: str
-    codec: str
-    width: int
-    height: int
-    rotation: int
-    time_base: float
-    pts: npt.NDArray[np.int64]
-    keyframes: npt.NDArray[np.int64]
-    duration: float
-
-    @property
-    def frame_count(self) -> int:
-        return len(self.pts)
-
-    @property
-    def frame_rate(self) -> float:
-        """The mean rate, frames a second."""
-        return self.frame_count / self.duration if self.duration > 0 else float(self.frame_count)
-
-    @property
-    def seconds(self) -> npt.NDArray[np.float64]:
-        """When each frame is shown, in seconds from the first."""
-        return np.asarray((self.pts - self.pts[0]) * self.time_base, dtype=np.float64)
-
-    def frame_at(self, seconds: float) -> int:
-        """The index of the frame that is on the screen at a time."""
-        return max(bisect_right(self.seconds, seconds + 1e-9) - 1, 0)
-
-
-def index_video(path: Path, limits: Limits) -> VideoIndex:
-    """Read a video's index by going through its packets once, decoding only one frame (for its rotation).
-
-    Raises VideoError: `unsupported` (no video stream, unknown codec), `unreadable` (no frame, broken container),
-    `too_large` (past the limits on pixels or seconds).
-    """
-    with _opened(path) as container:
-        stream = _video_stream(container)
-        context = stream.codec_context
-        if context.width * context.height > limits.max_pixels:
-            size = f"{context.width:,} x {context.height:,} pixels"
-            raise VideoError(Cause.TOO_LARGE, f"{size}; the limit is {limits.max_pixels:,}")
-        time_base = float(stream.time_base or 0)
-        shown: list[int] = []
-        keys: list[int] = []
-        lengths: list[int] = []
-        counted = 0
-        try:
-            for packet in container.demux(stream):
-                if packet.size == 0 or packet.is_discard:
-                    continue
-                # Streams without times (raw H.264, some AVI) are counted at the nominal rate.
-                pts = packet.pts if packet.pts is not None else _nominal(counted, stream)
-                counted += 1
-                shown.append(pts)
-                lengths.append(packet.duration or 0)
-                if packet.is_keyframe:
-                    keys.append(pts)
-        except av.FFmpegError as error:
-            if not shown:
-                raise VideoError(Cause.UNREADABLE, f"its packets cannot be read: {_brief(error)}") from None
-        if not shown:
-            raise VideoError(Cause.UNREADABLE, "it holds no frame")
-        pts = np.array(sorted(set(shown)), dtype=np.int64)
-        last = lengths[int(np.argmax(shown))] or (int(np.median(np.diff(pts))) if len(pts) > 1 else 0)
-        duration = float((pts[-1] - pts[0] + last) * time_base)
-        if duration > limits.max_seconds:
-            raise VideoError(Cause.TOO_LARGE, f"{duration:,.0f} s long; the limit is {limits.max_seconds:,.0f} s")
-        keyframes = np.searchsorted(pts, np.array(sorted(set(keys)), dtype=np.int64))
-        rotation = _rotation(path)
-        width, height = (context.width, context.height)
-        if rotation % 180:
-            width, height = height, width
-        return VideoIndex(
-            container.format.name, context.name, width, height, rotation, time_base, pts, keyframes, duration
-        )
+# How far the shape of a frame may be from that of the first, as a part of it: 1080 lines are coded as 1088.
+_SAME_SHAPE: Final = 0.02
 
 
 def sampled(index: VideoIndex, sampling: FrameSampling) -> list[int]:
@@ -149,69 +53,78 @@ def read_frames(
 ) -> Iterator[tuple[int, Image.Image]]:
     """Yield `(frame index, upright RGB picture)` for the wanted indices, ascending, one at a time.
 
-    Seeks where a keyframe lies ahead, decodes on where that is nearer. A frame that the decoder cannot give is
-    left out. `longest_side`: scale pictures down to it. Raises VideoError `decode` if it can give none.
+    Seeks where a keyframe lies ahead, decodes on where that is nearer; counted videos are decoded from the start. A
+    frame that the decoder cannot give is left out. `longest_side`: scale pictures down to it. All are of one size:
+    one of another size and the same shape is scaled.
+    Raises VideoError `decode` if it can give none, `unsupported` if the shape of the frames changes, `too_large` past
+    the limits on pixels and seconds.
     """
     found = 0
-    with _opened(path) as container:
-        stream = _video_stream(container)
+    bounds = DecodingBounds(index.frame_count, index.duration)
+    with open_video(path) as container:
+        stream = video_stream(container, index.stream, index.max_pixels)
         stream.thread_type = "AUTO"
         frames: Iterator[tuple[int, Any]] | None = None
         current: tuple[int, Any] | None = None
+        ended_from = -1  # the keyframe from which on nothing more could be decoded
         for target in sorted(set(wanted)):
             position = current[0] if current else -1
-            if frames is None or _keyframe_before(index, target) > position + _WORTH_A_SEEK:
-                frames, current = _decoded_from(container, stream, index, target), None
+            keyframe = _keyframe_before(index, target)
+            if frames is None and keyframe == ended_from:
+                continue
+            if frames is None or (not index.counted and keyframe > position + _WORTH_A_SEEK):
+                frames, current = _decoded_from(container, stream, index, target, bounds), None
             while current is None or current[0] < target:
                 current = next(frames, None)
                 if current is None:
                     break
             if current is None:
-                frames = None  # the stream ended, or broke, before it
-            elif current[0] == target:
+                if index.counted:
+                    break
+                frames, ended_from = None, keyframe  # the stream ended, or broke, before it
+            elif current[0] == target and not current[1].is_corrupt:
                 found += 1
-                yield target, _image(current[1], index, longest_side)
+                image, since = _image(current[1], index, longest_side), time.monotonic()
+                yield target, image
+                bounds.waited(time.monotonic() - since)
     if wanted and not found:
         raise VideoError(Cause.DECODE, f"none of {len(wanted)} frames could be decoded")
 
 
-def _decoded_from(container: Any, stream: Any, index: VideoIndex, target: int) -> Iterator[tuple[int, Any]]:
+def _decoded_from(
+    container: Any, stream: Any, index: VideoIndex, target: int, bounds: DecodingBounds
+) -> Iterator[tuple[int, Any]]:
     """Seek to where `target` can be decoded from, and decode on to the end."""
+    if index.counted:
+        yield from enumerate(decoded_frames(container, stream, bounds))
+        return
     place = max(int(np.searchsorted(index.keyframes, target, side="right")) - 1, 0)
     aims = [int(index.pts[index.keyframes[k]]) for k in (place, place - 2) if 0 < k < len(index.keyframes)]
     start = int(index.pts[0])
     # A container may seek by decoding times and land behind what is wanted; then an earlier aim is tried, at
     # last one before the start, which transport streams need.
-    for aim in (*aims, start, start - round(10 / index.time_base)):
+    aims += [start, start - round(10 / index.time_base)]
+    for aim in aims:
         try:
             container.seek(aim, stream=stream, backward=True, any_frame=False)
         except av.FFmpegError:
             continue
-        frames = _decoded(container, stream, index)
+        frames = _numbered(container, stream, index, bounds)
         first = next(frames, None)
-        if first is not None and first[0] <= target:
+        if first is not None and (first[0] <= target or aim == aims[-1]):
             yield first
             yield from frames
             return
 
 
-def _decoded(container: Any, stream: Any, index: VideoIndex) -> Iterator[tuple[int, Any]]:
-    """Decode on from where the container stands; a broken packet is passed over, as players do."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-            if packet is None:
-                return
-            decoded = packet.decode()
-        except av.FFmpegError:
+def _numbered(container: Any, stream: Any, index: VideoIndex, bounds: DecodingBounds) -> Iterator[tuple[int, Any]]:
+    """Decode on, and tell each frame's number by its time."""
+    for frame in decoded_frames(container, stream, bounds):
+        if frame.pts is None or frame.is_corrupt:
             continue
-        for frame in decoded:
-            if frame.pts is None or frame.is_corrupt:
-                continue
-            number = int(np.searchsorted(index.pts, frame.pts))
-            if number < index.frame_count and index.pts[number] == frame.pts:
-                yield number, frame
+        number = int(np.searchsorted(index.pts, frame.pts))
+        if number < index.frame_count and index.pts[number] == frame.pts:
+            yield number, frame
 
 
 def _keyframe_before(index: VideoIndex, frame: int) -> int:
@@ -220,7 +133,8 @@ def _keyframe_before(index: VideoIndex, frame: int) -> int:
 
 
 def _image(frame: Any, index: VideoIndex, longest_side: int | None) -> Image.Image:
-    width, height = frame.width, frame.height
+    _check_shape(frame, index)
+    width, height = (index.height, index.width) if index.rotation % 180 else (index.width, index.height)
     if longest_side and max(width, height) > longest_side:
         scale = longest_side / max(width, height)
         width, height = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -230,43 +144,12 @@ def _image(frame: Any, index: VideoIndex, longest_side: int | None) -> Image.Ima
     return Image.fromarray(pixels)
 
 
-def _opened(path: Path) -> Any:
-    try:
-        return av.open(
-            str(path.absolute()),
-            options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-            metadata_errors="ignore",
-        )
-    except av.FFmpegError as error:
-        raise VideoError(Cause.UNREADABLE, f"it cannot be opened as a video: {_brief(error)}") from None
-
-
-def _video_stream(container: Any) -> Any:
-    # A cover picture is a "video" of one attached image.
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams"
-        raise VideoError(Cause.UNSUPPORTED, f"it has no video stream, only {kinds}")
-    stream = streams[0]
-    if stream.codec_context is None:
-        raise VideoError(Cause.UNSUPPORTED, "its video codec is not known")
-    return stream
-
-
-def _rotation(path: Path) -> int:
-    """Degrees counter-clockwise, 0, 90, 180 or 270, that the container asks the picture to be turned by."""
-    with _opened(path) as container:
-        try:
-            frame = next(container.decode(_video_stream(container)), None)
-        except av.FFmpegError:
-            return 0
-        return 0 if frame is None else int(round(frame.rotation / 90) * 90) % 360
-
-
-def _nominal(count: int, stream: Any) -> int:
-    rate = float(stream.average_rate or stream.base_rate or 25)
-    return round(count / rate / float(stream.time_base or 1 / 90_000))
-
-
-def _brief(error: Exception) -> str:
-    return str(error).splitlines()[0][:200]
+def _check_shape(frame: Any, index: VideoIndex) -> None:
+    """Refuse what could only be shown stretched: boxes would be told in a picture that there is not."""
+    if frame.width * frame.height > index.max_pixels:
+        size = f"{frame.width:,} x {frame.height:,} pixels"
+        raise VideoError(Cause.TOO_LARGE, f"its frames grow to {size}; the limit is {index.max_pixels:,}")
+    width, height = index.stored
+    if abs(frame.width * height - frame.height * width) > _SAME_SHAPE * frame.height * width:
+        change = f"from {width} x {height} to {frame.width} x {frame.height}"
+        raise VideoError(Cause.UNSUPPORTED, f"the shape of its frames changes {change}")

@@ -1,4 +1,4 @@
-"""stop: a run may be asked to stop; what is in flight is then finished and published, and the rest is left."""
+"""A run may be asked to stop; what is in flight is then finished and published, and the rest is left."""
 
 from __future__ import annotations
 

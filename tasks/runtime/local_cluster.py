@@ -26,10 +26,10 @@ def local_workers(workers: int | None = None) -> SpecCluster:
     cores = max((os.cpu_count() or 1) // count, 1)
     memory = psutil.virtual_memory().total // count
 
-    def options(place: int) -> dict[str, Any]:
+    def options(index: int) -> dict[str, Any]:
         environment = {"OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "PASSIVE"}
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
         return {
             "nthreads": _THREADS,
             "memory_limit": memory,
@@ -41,7 +41,7 @@ def local_workers(workers: int | None = None) -> SpecCluster:
         }
 
     return SpecCluster(  # type: ignore[no-untyped-call]
-        workers={place: {"cls": Nanny, "options": options(place)} for place in range(count)},
+        workers={index: {"cls": Nanny, "options": options(index)} for index in range(count)},
         scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
         name="sightflow",
     )
@@ -54,4 +54,4 @@ def _visible_gpus() -> list[str]:
         return [name for name in named.split(",") if name.strip() not in ("", "-1")]
     import torch
 
-    return [str(place) for place in range(torch.cuda.device_count())]
+    return [str(index) for index in range(torch.cuda.device_count())]

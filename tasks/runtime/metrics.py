@@ -1,4 +1,4 @@
-"""measure: counters of what a process has done, in Prometheus' form."""
+"""Counters of what a process has done, in Prometheus' form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STAGE_SECONDS = Counter("sightflow_stage_seconds", "Seconds in each stage, adde
 _BUSY = Counter("sightflow_model_busy_seconds", "Seconds in which a model was at work", ["catalog", "system"])
 
 
-def measure(catalog: str, shards: Sequence[Validated]) -> None:
+def record_metrics(catalog: str, shards: Sequence[Validated]) -> None:
     """Count shards that have been published."""
     for shard in shards:
         for frame, outcome in ((shard.rows, "published"), (shard.failed, "quarantined")):
@@ -30,15 +30,15 @@ def measure(catalog: str, shards: Sequence[Validated]) -> None:
         for cause, items in shard.failed["cause"].value_counts().iter_rows():
             _FAILURES.labels(catalog, cause).inc(items)
         tokens = shard.rows.group_by("system").agg(pl.col("input_tokens", "output_tokens").sum())
-        for system, given, made in tokens.iter_rows():
-            _TOKENS.labels(catalog, system, "input").inc(given)
-            _TOKENS.labels(catalog, system, "output").inc(made)
+        for system, input_tokens, output_tokens in tokens.iter_rows():
+            _TOKENS.labels(catalog, system, "input").inc(input_tokens)
+            _TOKENS.labels(catalog, system, "output").inc(output_tokens)
         for span in shard.spans:
-            measure_span(catalog, span)
+            record_stage_seconds(catalog, span)
             if span.stage is Stage.INFER:
                 _BUSY.labels(catalog, shard.system).inc(span.seconds)
 
 
-def measure_span(catalog: str, span: Span) -> None:
+def record_stage_seconds(catalog: str, span: Span) -> None:
     """Count the seconds of a stage."""
     _STAGE_SECONDS.labels(catalog, span.stage).inc(span.seconds)

@@ -1,17 +1,23 @@
-"""ready: what a run needs and takes long to load, got before the run begins."""
+"""What a run needs and takes long to load, loaded before the run begins."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
 from importlib import import_module
 
 import polars as pl
 
+from sightflow.blocks.extras import is_installed
+from sightflow.schemas.failure import StoreError
 from sightflow.schemas.spec import EnrichmentSpec
-from sightflow.schemas.tables.catalog import CATALOG_SCHEMA, CatalogRow
-from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA, Inventory
-from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA, QuarantineRow
+from sightflow.schemas.tables.catalog import CatalogRow
+from sightflow.schemas.tables.frames import polars_schema
+from sightflow.schemas.tables.inventory import Inventory
+from sightflow.schemas.tables.quarantine import QuarantineRow
+from sightflow.schemas.tables.runs import RunRow
 from sightflow.tasks.discover import open_store
+
+_logger = logging.getLogger(__name__)
 
 _IMPORTED_LATE = (
     "deltalake",
@@ -21,8 +27,8 @@ _IMPORTED_LATE = (
     "prefect.task_engine",
     "prefect.utilities.visualization",
     "pyarrow",
-    "transformers",
 )
+_IF_INSTALLED = ("transformers",)
 
 
 def preload(spec: EnrichmentSpec) -> None:
@@ -30,11 +36,12 @@ def preload(spec: EnrichmentSpec) -> None:
 
     The store is asked nothing. If its client cannot be opened, the run says what is wrong.
     """
-    for name in _IMPORTED_LATE:
+    for name in (*_IMPORTED_LATE, *filter(is_installed, _IF_INSTALLED)):
         import_module(name)
-    Inventory.validate(pl.DataFrame(schema=INVENTORY_SCHEMA))
-    CatalogRow.validate(pl.DataFrame(schema=CATALOG_SCHEMA))
-    QuarantineRow.validate(pl.DataFrame(schema=QUARANTINE_SCHEMA))
-    if not spec.store.block and any(pattern.startswith("s3://") for pattern in spec.source):
-        with suppress(Exception):
-            open_store(spec.store).connect()
+    for model in (Inventory, CatalogRow, QuarantineRow, RunRow):
+        model.validate(pl.DataFrame(schema=polars_schema(model)))
+    if not spec.store.block:  # a saved one is loaded by the run: Prefect may not be up yet
+        try:
+            open_store(spec.store).connect(spec.source)
+        except StoreError as error:
+            _logger.debug("the store is not opened ahead of the run: %s", error)

@@ -1,4 +1,4 @@
-"""spread: where the stages of a shard run: in threads of this process, or on the workers of a Dask cluster."""
+"""Where the stages of a shard run: in threads of this process, or on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 
+from sightflow.blocks.extras import require
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.spec import RunnerSettings
 
 _RESOURCE = "GPU"
-_SHARE = 0.5  # of a device that a shard holds: one shard is in the model while the next is decoded
+_DEVICE_SHARE = 0.5  # of a device that a shard holds: one shard is in the model while the next is decoded
 
 
 class NoWorkers(SightflowError):
@@ -24,7 +25,7 @@ class NoWorkers(SightflowError):
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Who works on a run. `worker_count`: how many processes; `has_devices`: whether they offer the resource `GPU`."""
+    """The processes that work on a run: how many, and whether they offer the resource `GPU`."""
 
     worker_count: int = 1
     has_devices: bool = False
@@ -35,8 +36,8 @@ class WorkerPool:
             return nullcontext()
         from dask.base import annotate
 
-        held: AbstractContextManager[Any] = annotate(resources={_RESOURCE: _SHARE})
-        return held
+        annotation: AbstractContextManager[Any] = annotate(resources={_RESOURCE: _DEVICE_SHARE})
+        return annotation
 
 
 @contextmanager
@@ -61,6 +62,8 @@ def task_runner(settings: RunnerSettings, needed: bool) -> Iterator[WorkerPool]:
 
 
 def _runner(settings: RunnerSettings) -> Any:
+    require("distributed", "dask", "runner: dask")
+    require("prefect_dask", "dask", "runner: dask")
     from prefect_dask.task_runners import DaskTaskRunner
 
     if settings.address:
@@ -75,8 +78,8 @@ def _runner(settings: RunnerSettings) -> Any:
 
 
 def _workers(runner: Any, settings: RunnerSettings) -> WorkerPool:
-    """Who is there, once anybody is."""
-    client = _connected(runner, settings)
+    """The workers of the cluster, once it has one."""
+    client = _connect(runner, settings)
     try:
         client.wait_for_workers(1, timeout=settings.wait_seconds)
     except TimeoutError:
@@ -84,12 +87,12 @@ def _workers(runner: Any, settings: RunnerSettings) -> WorkerPool:
             f"the Dask cluster at {client.scheduler.address} has had no worker for {settings.wait_seconds:g} s; "
             "start one with: dask worker ADDRESS --nthreads 4 --resources GPU=1"
         ) from None
-    there = client.scheduler_info(n_workers=-1)["workers"].values()
-    return WorkerPool(len(there), any(_RESOURCE in worker["resources"] for worker in there))
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return WorkerPool(len(workers), any(_RESOURCE in worker["resources"] for worker in workers))
 
 
-def _connected(runner: Any, settings: RunnerSettings) -> Any:
-    """The client of the cluster, which is made or met now."""
+def _connect(runner: Any, settings: RunnerSettings) -> Any:
+    """The client of the cluster, which is started or connected to now."""
     try:
         return runner.client
     except OSError as error:

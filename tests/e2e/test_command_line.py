@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_incremental import flat
 
 HOSTILE = "\x1b[2J[red]name\x07.png"

@@ -16,7 +16,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Stage
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.run.timing import Span
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.fetch import Fetched
 from tests.e2e.service import ROOT, Service, until
 from tests.e2e.test_incremental import flat
@@ -65,12 +65,12 @@ def test_nothing_is_started_when_nothing_is_to_do_and_mistakes_are_said(
         command = [sys.executable, "-m", "tests.stand_in_cli", "run", str(spec)]
         return subprocess.run(command, env={**os.environ, **environment}, cwd=ROOT, capture_output=True, text=True)
 
-    wrong = ran({"kind": "dask", "cluster": "dask_of_nowhere.Cluster"})
-    assert wrong.returncode == 2 and "dask_of_nowhere is not installed" in wrong.stderr
+    wrong = ran({"kind": "dask", "cluster": "dask_yarn.YarnCluster"})
+    assert wrong.returncode == 2 and "dask_yarn is not installed" in wrong.stderr
     absent = ran({"kind": "dask", "address": "tcp://127.0.0.1:1"}, {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"})
     assert absent.returncode == 1 and "no Dask scheduler answers at tcp://127.0.0.1:1" in absent.stderr
     assert ran("threads").returncode == 0
-    assert "nothing to do" in ran({"kind": "dask", "cluster": "dask_of_nowhere.Cluster"}).stdout
+    assert "nothing to do" in ran({"kind": "dask", "cluster": "dask_yarn.YarnCluster"}).stdout
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["file of its own", "file of the user"])

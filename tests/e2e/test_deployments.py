@@ -19,8 +19,9 @@ from sightflow.infra.service.deployments import deploy
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.run.report import QuarantineExceeded
 from sightflow.schemas.run.selection import Selection
-from sightflow.schemas.spec import EnrichmentSpec, read_spec
-from sightflow.tasks.show import asset_key
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.spec_reader import read_spec
+from sightflow.tasks.create_artifacts import asset_key
 from tests.e2e.service import ROOT, service, until
 from tests.e2e.test_incremental import flat
 from tests.loopback.http_server import OnLoopback, QuietHandler

@@ -13,7 +13,7 @@ from sightflow.blocks.models.contract import Engine, GenerationRequest, Output
 from sightflow.blocks.models.registry import system_class
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.failure import Cause, Failure
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.stand_in_model import StandIn, StandInEngine
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -57,7 +57,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sightflow.tasks.route.SYSTEMS", here)
     monkeypatch.setattr("sightflow.tasks.route.system_class", systems.system_class)
     First.fails_with, First.put = {}, []
-    monkeypatch.setattr("sightflow.tasks.infer._LOADED", {})
+    monkeypatch.setattr("sightflow.tasks.runtime.loaded_models._LOADED", {})
 
 
 def spec_of(tmp_path: Path, write_spec: Any, count: int, **policy: Any) -> Path:

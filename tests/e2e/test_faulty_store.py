@@ -9,7 +9,7 @@ from PIL import Image
 
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_ugly_inputs import encoded, outcome
 from tests.loopback.s3_proxy import Refuse, S3Proxy, Spoiled
 from tests.loopback.server import CutBody, Stall

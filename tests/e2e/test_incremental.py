@@ -17,11 +17,11 @@ from sightflow.infra.cli.catalog import app
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
+from sightflow.tasks.create_artifacts import markdown
 from sightflow.tasks.discover import discover
 from sightflow.tasks.plan import plan
-from sightflow.tasks.publish import LISTENER
-from sightflow.tasks.show import markdown
+from sightflow.tasks.runtime.publisher import LISTENER
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 TWO = [
@@ -98,7 +98,7 @@ class Gone:
     def __init__(self, raised: BaseException, turn: str) -> None:
         self.raised, self.turn, self.told = raised, turn, list[str]()
 
-    def planned(self, work: RunPlan) -> None:
+    def planned(self, run_plan: RunPlan) -> None:
         self._tell("planned")
 
     def advanced(self, published: int, quarantined: int) -> None:
@@ -135,7 +135,7 @@ def test_a_prefect_server_that_does_not_answer_for_the_progress_bar_holds_nobody
         asked.set()
         answered.wait()
 
-    monkeypatch.setattr("sightflow.tasks.show.update_progress_artifact", move)
+    monkeypatch.setattr("sightflow.tasks.runtime.progress_artifact.update_progress_artifact", move)
     try:
         path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
         assert run(path).published == 6
@@ -145,7 +145,7 @@ def test_a_prefect_server_that_does_not_answer_for_the_progress_bar_holds_nobody
     assert len(rows(path)) == 6
 
 
-@pytest.mark.parametrize("where", ["measure", "publish"])
+@pytest.mark.parametrize("where", ["record_metrics", "publish"])
 def test_what_ends_the_thread_that_commits_ends_the_run_and_is_raised(
     folder: Path, write_spec: Any, stand_in: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -156,10 +156,10 @@ def test_what_ends_the_thread_that_commits_ends_the_run_and_is_raised(
 
     path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
     with monkeypatch.context() as patched:
-        patched.setattr(f"sightflow.tasks.publish.{where}", end)
+        patched.setattr(f"sightflow.tasks.runtime.publisher.{where}", end)
         with pytest.raises(SystemExit):
             run(path)
-    assert run(path).published == (5 if where == "measure" else 6)
+    assert run(path).published == (5 if where == "record_metrics" else 6)
     assert len(rows(path)) == 6
 
 
@@ -202,8 +202,8 @@ def test_a_deleted_object_is_an_orphan_and_goes_only_with_prune(folder: Path, wr
     run(path)
     (folder / "2.png").unlink()
     spec = read_spec(path)
-    work = plan.fn(discover.fn(spec), spec)
-    assert [Path(uri).name for uri in work.orphans["uri"]] == ["2.png"]
+    run_plan = plan.fn(discover.fn(spec), spec)
+    assert [Path(uri).name for uri in run_plan.orphaned["uri"]] == ["2.png"]
     assert run(path).orphaned == 1 and len(rows(path)) == 12
     path = write_spec(f"{folder}/*", enrichments=TWO, policy={"prune": True})
     assert run(path).pruned == 2

@@ -15,7 +15,7 @@ import pytest
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_incremental import flat
 from tests.stand_in_cli import forked
 

@@ -20,7 +20,7 @@ from sightflow.flows.enrich import enrich
 from sightflow.infra.cli.doctor import _of_spec
 from sightflow.schemas.failure import SpecError, StoreError
 from sightflow.schemas.run.selection import Selection
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.discover import discover
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat

@@ -8,7 +8,7 @@ import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.loopback import free_port
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.service import Service
 from tests.e2e.test_incremental import flat
 

@@ -13,7 +13,7 @@ from sightflow.blocks.models.systems.florence2 import Florence2Generator
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import draw_scene
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.tiny_models import qwen_vl
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

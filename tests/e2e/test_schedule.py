@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat
 

@@ -21,7 +21,7 @@ from sightflow.flows.enrich import enrich
 from sightflow.infra.prefect_server import deliver
 from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_incremental import flat
 from tests.loopback.s3_proxy import Refuse, S3Proxy
 
@@ -40,7 +40,7 @@ BLOCK_KEYS = {
 
 def test_blocks_do_not_show_their_keys() -> None:
     store = ObjectStore(**BLOCK_KEYS)
-    store.delta_options()
+    store.delta_options("s3://bucket/catalog")
     for block in (store, Catalog(uri="s3://bucket/catalog", store=store), GPT4o(api_key="sk-canary")):
         for shown in (repr(block), str(block), block.model_dump_json(), repr(block.model_dump())):
             assert "canary" not in shown

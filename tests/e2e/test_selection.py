@@ -1,17 +1,19 @@
 """Backfills in steps, and failures tried again: a run looks at a part and the catalog knows the rest."""
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.run.selection import Selection
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat
 from tests.stand_in_model import StandIn
@@ -93,5 +95,29 @@ def test_what_a_replay_settles_leaves_the_quarantine(
     assert done.returncode == 0, done.stderr
     assert "20 published" in done.stdout
     assert catalog.scan("quarantine").collect().is_empty()
-    # By the catalog alone: the last run left its spec there.
-    assert sightflow("replay", str(folder.parent / "catalog")).returncode == 0
+    # By the catalog: the last run left its enrichments there; what is stored beside them is never run.
+    alone = sightflow("replay", str(folder.parent / "catalog"))
+    assert alone.returncode == 2 and "--spec SPEC" in alone.stderr
+    assert sightflow("replay", str(folder.parent / "catalog"), "--spec", str(spec)).returncode == 0
+
+
+def test_a_stored_spec_that_names_code_a_store_or_an_address_is_never_followed(
+    folder: Path, write_spec: Any, tmp_path: Path
+) -> None:
+    marker = tmp_path / "executed"
+    spec = write_spec(f"{folder}/**", models={}, policy={"limits": {"max_pixels": 10}, "max_quarantine_ratio": 1.0})
+    assert sightflow("run", str(spec)).returncode == 0
+    catalog = Catalog(uri=read_spec(spec).catalog)
+    (row,) = catalog.scan("runs").collect().to_dicts()
+    report = json.loads(row["report"])
+    report["spec"] |= {
+        "source": ["s3://somebody-elses/**"],
+        "store": {"endpoint_url": "http://127.0.0.1:9"},
+        "runner": {"kind": "dask", "cluster": "subprocess.Popen", "settings": {"args": ["touch", str(marker)]}},
+        "models": {"gpt-4o": {"base_url": "http://127.0.0.1:9"}},
+    }
+    hostile = row | {"run_id": "hostile", "report": json.dumps(report), "started_at": datetime.now(UTC)}
+    catalog.record_run(pl.DataFrame([hostile], schema=catalog.scan("runs").collect_schema()))
+    done = sightflow("replay", read_spec(spec).catalog, "--spec", str(spec))
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists()

@@ -18,9 +18,10 @@ from sightflow.infra.demo.evaluate import scores
 from sightflow.infra.demo.scenes import Scene, draw_scene
 from sightflow.infra.demo.shapes_vocabulary import LABELS, article
 from sightflow.schemas.run.plan import RunPlan, Shard
-from sightflow.schemas.spec import Policy, read_spec
-from sightflow.tasks.plan import shards_of
+from sightflow.schemas.spec import Policy
+from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
+from sightflow.tasks.runtime.sharding import shards_of
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 SCENES = [draw_scene(seed) for seed in range(500, 540)]
@@ -49,9 +50,9 @@ def shuffled(monkeypatch: pytest.MonkeyPatch) -> random.Random:
     """Let each run cut and order its shards anew, by chance."""
     chance = random.Random(8)
 
-    def cut(work: RunPlan, policy: Policy, pace: ShardSizer) -> Iterator[Shard]:
-        rows = work.frame.sample(fraction=1, shuffle=True, seed=chance.randrange(10**6))
-        shards = list(shards_of(replace(work, frame=rows), policy, pace))
+    def cut(run_plan: RunPlan, policy: Policy, shard_sizer: ShardSizer) -> Iterator[Shard]:
+        rows = run_plan.frame.sample(fraction=1, shuffle=True, seed=chance.randrange(10**6))
+        shards = list(shards_of(replace(run_plan, frame=rows), policy, shard_sizer))
         return iter(chance.sample(shards, len(shards)))
 
     monkeypatch.setattr(pipeline, "shards_of", cut)

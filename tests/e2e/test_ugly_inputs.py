@@ -12,7 +12,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import bomb
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks import fetch
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -15,7 +15,7 @@ import pytest
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.loopback import free_port
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.burst import burst
 from tests.e2e.service import Notifying, Service, service, until
 from tests.e2e.test_incremental import flat

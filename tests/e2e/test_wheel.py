@@ -65,7 +65,7 @@ def test_types_are_told_to_checkers(installed: Installed) -> None:
 def test_a_flow_of_the_users_runs_ours(
     installed: Installed, project: Path, prefect_server: PrefectServer, write_spec: Any, tmp_path: Path
 ) -> None:
-    from sightflow.schemas.spec import read_spec
+    from sightflow.schemas.spec_reader import read_spec
 
     media = tmp_path / "media"
     media.mkdir()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sightflow.infra.cli.app import app
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 
 INFRA = Path(__file__).parents[2] / "infra"
 BIN = Path(sys.executable).parent

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.spec import EnrichmentSpec, read_spec
+from sightflow.schemas.spec import EnrichmentSpec, RunnerSettings
+from sightflow.schemas.spec_reader import read_spec
 
 GOOD = """\
 source: s3://photos/**/*.jpg
@@ -110,3 +112,30 @@ def test_a_spec_that_was_stored_is_the_same_spec(asked: dict[str, Any]) -> None:
         {"source": "s3://bucket/**", "catalog": "s3://bucket/c", "enrichments": [asked]}
     )
     assert EnrichmentSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [
+        {"cluster": "subprocess.Popen"},
+        {"cluster": "os.system"},
+        {"cluster": "distributed.SSHCluster"},
+        {"cluster": "distributed.SpecCluster"},
+        {"cluster": "dask_kubernetes.operator.main"},
+        {"cluster": "dask_kubernetes_evil.KubeCluster"},
+        {"cluster": "sightflow.tasks.runtime.local_cluster.os.system"},
+        {"cluster": "distributed.LocalCluster", "settings": {"preload": ["import os"]}},
+        {"settings": {"preload_nanny": ["x"]}},
+        {"settings": {"worker_class": "subprocess.Popen"}},
+    ],
+)
+def test_a_runner_names_no_code(runner: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"is not known to start a Dask cluster|would run code"):
+        RunnerSettings.model_validate({"kind": "dask"} | runner)
+
+
+@pytest.mark.parametrize(
+    "cluster", ["distributed.LocalCluster", "dask_kubernetes.operator.KubeCluster", "dask_jobqueue.SLURMCluster"]
+)
+def test_the_clusters_of_dask_s_packages_can_be_named(cluster: str) -> None:
+    assert RunnerSettings(kind="dask", cluster=cluster, settings={"n_workers": 2}).cluster == cluster

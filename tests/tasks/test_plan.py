@@ -13,13 +13,15 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.selection import Selection
-from sightflow.schemas.spec import EnrichmentSpec, Policy, read_spec
+from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.spec_reader import read_spec
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
-from sightflow.tasks.plan import plan, selected, shards_of
+from sightflow.tasks.plan import plan, selected
 from sightflow.tasks.route import resolve_enrichments
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
+from sightflow.tasks.runtime.sharding import shards_of
 
 Rows = list[dict[str, Any]]
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -142,7 +144,7 @@ def stated(inventory: pl.DataFrame, known: Rows, cases: Rows, spec: EnrichmentSp
 def said(work: RunPlan) -> Any:
     counts = {(plan.enrichment, str(plan.media_kind)): plan.counts for plan in work.plans}
     per_ask = {(plan.enrichment, str(plan.media_kind)): plan.to_compute for plan in work.plans}
-    return work.frame.rows(), counts, per_ask, work.orphans.rows(), work.closed["uri"].to_list()
+    return work.frame.rows(), counts, per_ask, work.orphaned.rows(), work.orphaned_quarantine["uri"].to_list()
 
 
 @pytest.fixture(scope="module")

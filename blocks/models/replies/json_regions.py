@@ -9,15 +9,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sightflow.blocks.models.contract import ReplyError
+from sightflow.blocks.models.replies.answer import answer_of
+from sightflow.blocks.models.replies.polygon_masks import mask_region
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.geometry import Box, BoxFormat, GeometryError, ImageTransform
-from sightflow.schemas.masks import encode_polygons
+from sightflow.schemas.geometry import Box, BoxFormat, ImageTransform
 
 _MAX_CHARACTERS = 400_000
 _MAX_REGIONS = 10_000
-_FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n?(.*?)```", re.DOTALL)
+_BEGIN = re.compile(r"[\[{]")
+_IS_JSON = re.compile(r"\[\s*[\[\]{\"\d-]|\{\s*[\"}]")
+"""A bracket that begins JSON, and not an aside."""
 _BOX_KEYS = ("box", "box_2d", "bbox_2d", "bbox")
 _LABEL_KEYS = ("label", "phrase", "name")
 
@@ -25,23 +28,45 @@ ReadMask = Callable[[str, Box, ImageTransform], str]
 """Reads a mask that a model wrote as a string, within its box: the `counts` of a COCO RLE of the original."""
 
 
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number that JSON knows")
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_each_key_once)
+
+
 def read_json(text: str) -> Any:
-    """The JSON value in a reply: bare, in a code fence, or after some words. Raises ReplyError."""
+    """The one JSON object or array in a reply: bare, in a code fence, or among words.
+
+    Raises ReplyError if there is none, or more than one (a draft and an answer, two fences, a list item by item), or if
+    one breaks off.
+    """
     if len(text) > _MAX_CHARACTERS:
         raise ReplyError(f"a reply of {len(text)} characters is too long to be read as JSON")
-    fenced = _FENCE.search(text)
-    body = (fenced.group(1) if fenced else text).strip()
-    start = min((k for k in (body.find("["), body.find("{")) if k >= 0), default=-1)
-    if start < 0:
+    body = answer_of(text)
+    values: list[Any] = []
+    position = 0
+    while begun := _BEGIN.search(body, position):
+        if not _IS_JSON.match(body, begun.start()):
+            position = begun.end()  # a bracket of prose, as in "[see below]"
+            continue
+        try:
+            value, position = _DECODER.raw_decode(body, begun.start())
+        except (ValueError, RecursionError) as error:
+            raise ReplyError(f"the reply is not JSON: {error}") from None
+        values.append(value)
+        if len(values) > 1:
+            raise ReplyError(f"the reply holds more than one JSON value: {body[begun.start() : begun.start() + 80]!r}")
+    if not values:
         raise ReplyError(f"the reply holds no JSON: {text.strip()[:80]!r}")
-    try:
-        value, end = json.JSONDecoder(parse_constant=_no_constant).raw_decode(body[start:])
-    except (ValueError, RecursionError) as error:
-        raise ReplyError(f"the reply is not JSON: {error}") from None
-    rest = body[start + end :].strip()
-    if rest.startswith((",", "[", "{")):
-        raise ReplyError(f"the reply holds more than one JSON value: {rest[:80]!r}")
-    return value
+    return values[0]
 
 
 def read_regions(
@@ -86,10 +111,6 @@ def asked_label(label: str | None, enrichment: Enrichment) -> str:
     return wanted[label.strip().casefold()]
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number that JSON knows")
-
-
 def _entries(value: Any) -> list[Any]:
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]
@@ -122,11 +143,7 @@ def _region(
         box = _box(entry, space, transform, box_keys)
         return Region(label, box, score, read_mask(drawn, box, transform))
     polygon = _polygon(entry, space, transform)
-    xs, ys = polygon[0::2], polygon[1::2]
-    box = Box(min(xs), min(ys), max(xs), max(ys))
-    if box.area <= 0:
-        raise GeometryError("the polygon encloses nothing")
-    return Region(label, box, score, encode_polygons([polygon], transform.width, transform.height))
+    return mask_region(label, [polygon], transform.width, transform.height, score)
 
 
 def _box(entry: dict[str, Any], space: BoxFormat, transform: ImageTransform, box_keys: Sequence[str]) -> Box:

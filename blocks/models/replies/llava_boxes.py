@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from sightflow.blocks.models.contract import Prompt, ReplyError
+from sightflow.blocks.models.replies.answer import answer_of
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.geometry import BoxFormat, ImageTransform
 
@@ -24,7 +25,7 @@ def phrase_prompts(enrichment: Enrichment, max_new_tokens: int, template: str) -
 
 def read_fraction_boxes(prompt: Prompt, text: str, transform: ImageTransform) -> RegionsResult:
     """The boxes of a reply about one phrase, which must hold nothing else. Raises ReplyError or GeometryError."""
-    rest, end = text.strip(), 0
+    rest, end = answer_of(text), 0
     regions: list[Region] = []
     while end < len(rest) or not regions:
         box = _BOX.match(rest, end)

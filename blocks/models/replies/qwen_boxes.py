@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from sightflow.blocks.models.contract import Prompt, ReplyError
+from sightflow.blocks.models.replies.answer import answer_of
 from sightflow.blocks.models.replies.json_regions import asked_label
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.geometry import PER_MILLE, ImageTransform
@@ -30,7 +31,7 @@ def read_marked_boxes(prompt: Prompt, text: str, enrichment: Enrichment, transfo
 
     Raises ReplyError, also for a label that was not asked for, or GeometryError.
     """
-    rest, end, label = text.strip(), 0, ""
+    rest, end, label = answer_of(text), 0, ""
     regions: list[Region] = []
     if rest.rstrip(".").casefold() == _NOTHING:
         return RegionsResult(())

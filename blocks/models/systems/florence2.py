@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from sightflow.blocks.models.contract import Generated, GenerationRequest, LoadedWeights, Prompt, ReplyError, one_of
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
-from sightflow.blocks.models.replies.text import plain_text
+from sightflow.blocks.models.replies.polygon_masks import mask_region
+from sightflow.blocks.models.replies.text import read_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Result
-from sightflow.schemas.geometry import PER_MILLE, Box, GeometryError
-from sightflow.schemas.masks import encode_polygons
+from sightflow.schemas.geometry import PER_MILLE
 from sightflow.schemas.media import DecodedImage
 from sightflow.schemas.rating import Rating, stars
 from sightflow.schemas.vision import ModelRef, Usage, VisionRequest
@@ -85,7 +85,7 @@ class Florence2(OpenWeightsModel):
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         if request.enrichment.capability.gives_text:
-            return plain_text(text, prompt.choices)
+            return read_text(text, request.enrichment, prompt)
         regions: list[Region] = []
         for label, locations in _labelled_locations(text):
             name = prompt.subject or label
@@ -191,19 +191,6 @@ class _EachOnce:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._images, name)
-
-
-def mask_region(label: str, polygons: Sequence[Sequence[float]], width: int, height: int) -> Region:
-    """A region from polygons `[x1, y1, x2, y2, ...]` in pixels: the mask, and the box around them.
-
-    Raises GeometryError if the polygons enclose nothing.
-    """
-    xs = [x for polygon in polygons for x in polygon[0::2]]
-    ys = [y for polygon in polygons for y in polygon[1::2]]
-    box = Box(min(xs), min(ys), max(xs), max(ys))
-    if box.x_min >= box.x_max or box.y_min >= box.y_max:
-        raise GeometryError("the polygon encloses nothing")
-    return Region(label, box, mask=encode_polygons(polygons, width, height))
 
 
 def _labelled_locations(text: str) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyErr
 from sightflow.blocks.models.instructions import text_instruction
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.llava_boxes import FRACTIONS, phrase_prompts, read_fraction_boxes
-from sightflow.blocks.models.replies.text import plain_text
+from sightflow.blocks.models.replies.text import read_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause
@@ -78,7 +78,7 @@ class InstructBlip(OpenWeightsModel):
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         if request.enrichment.capability.gives_text:
-            return plain_text(text, prompt.choices)
+            return read_text(text, request.enrichment, prompt)
         return read_fraction_boxes(prompt, text, self.image_transform(request))
 
 

@@ -8,7 +8,7 @@ from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.llava_boxes import BOX_FORM, FRACTIONS, phrase_prompts, read_fraction_boxes
-from sightflow.blocks.models.replies.text import plain_text
+from sightflow.blocks.models.replies.text import read_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.media import Media
@@ -64,7 +64,7 @@ class LlavaNext(OpenWeightsModel):
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         if request.enrichment.capability.gives_text:
-            return plain_text(text, prompt.choices)
+            return read_text(text, request.enrichment, prompt)
         return read_fraction_boxes(prompt, text, self.image_transform(request))
 
 

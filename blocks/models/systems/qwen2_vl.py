@@ -15,7 +15,7 @@ from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel, frames_at_times
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.qwen_boxes import MARKED_QUESTION, read_marked_boxes
-from sightflow.blocks.models.replies.text import plain_text
+from sightflow.blocks.models.replies.text import read_text
 from sightflow.blocks.models.weights import model_type
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
@@ -221,7 +221,7 @@ class Qwen2VL(OpenWeightsModel):
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         enrichment = request.enrichment
         if enrichment.capability.gives_text:
-            return plain_text(text, prompt.choices)
+            return read_text(text, enrichment, prompt)
         if self.known_generation == "qwen2_vl" and enrichment.capability is not Capability.SEGMENTATION:
             return read_marked_boxes(prompt, text, enrichment, self.image_transform(request))
         pixels = self.known_generation == "qwen2_5_vl"

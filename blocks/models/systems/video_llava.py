@@ -16,7 +16,7 @@ from sightflow.blocks.models.replies.llava_boxes import (
     phrase_prompts,
     read_fraction_boxes,
 )
-from sightflow.blocks.models.replies.text import plain_text
+from sightflow.blocks.models.replies.text import read_text
 from sightflow.blocks.models.systems.llava_next import LLAVA_GROUNDING, set_patch_size
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, FrameSampling, Result
@@ -93,7 +93,7 @@ class VideoLlava(OpenWeightsModel):
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         enrichment = request.enrichment
         if enrichment.capability.gives_text:
-            return plain_text(text, prompt.choices)
+            return read_text(text, enrichment, prompt)
         if enrichment.capability is Capability.VISUAL_GROUNDING:
             return read_fraction_boxes(prompt, text, self.image_transform(request))
         return read_regions(text, enrichment, FRACTIONS, self.image_transform(request))

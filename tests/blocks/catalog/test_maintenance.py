@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from sightflow.blocks.catalog.catalog import Catalog, TableName
-from sightflow.blocks.catalog.maintenance import TABLES, kept_days, maintain
+from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName
+from sightflow.blocks.catalog.maintenance import maintain, retention_days
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.run.report import RUNS_SCHEMA
 from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.tables.runs import RUNS_SCHEMA
 from tests.blocks.catalog.test_catalog import cases, rows
 
 DUE = Upkeep(compact_files=5)
@@ -220,7 +220,7 @@ def test_what_no_kept_version_needs_is_removed_and_nothing_else(catalog: Catalog
     young.write_bytes(b"half a file")
     (done,) = maintain(catalog, Upkeep(keep_days=20), even_if_not_due=True)
     assert done.vacuumed == 2 and not orphan.exists() and young.exists()
-    assert kept_days(catalog) == 20
+    assert retention_days(catalog) == 20
     assert set(content(catalog, "enrichments")["fingerprint"]) == {"fourth"}
     assert recent is not None
     for version, said in {recent - 2: "second", recent - 1: "third", recent: "fourth"}.items():

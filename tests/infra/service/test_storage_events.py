@@ -17,7 +17,8 @@ from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.service.notification_sources import WEBHOOK_TOKEN, MessageSource, SqsQueue, Webhook
 from sightflow.infra.service.storage_events import Bridge, Window
 from sightflow.schemas.failure import SightflowError, StoreError
-from sightflow.schemas.spec import EnrichmentSpec, read_spec
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.service import Notifying, until
 from tests.schemas.test_notification import minio, record, s3
 

@@ -9,7 +9,7 @@ from sightflow.schemas.run.timing import Span, stage_times
 TENTHS = st.integers(0, 100)
 SPANS = st.lists(
     st.builds(
-        lambda stage, place, start, long: Span(stage, place, start / 10, (start + long) / 10),
+        lambda stage, process, start, long: Span(stage, process, start / 10, (start + long) / 10),
         st.sampled_from([Stage.FETCH, Stage.INFER]),
         st.sampled_from(["a:1", "b:2"]),
         TENTHS,
@@ -21,9 +21,9 @@ SPANS = st.lists(
 @given(SPANS)
 def test_busy_counts_each_moment_of_a_process_once_and_the_rest_is_waiting(spans: list[Span]) -> None:
     for stage, time in stage_times(spans, length=13.0).items():
-        here = {span.place for span in spans if span.stage is stage}
+        here = {span.process for span in spans if span.stage is stage}
         moments = {
-            (span.place, tenth)
+            (span.process, tenth)
             for span in spans
             if span.stage is stage
             for tenth in range(round(span.start * 10), round(span.end * 10))

@@ -11,9 +11,9 @@ from sightflow.schemas.run.plan import RunPlan, Shard, ShardItem
 from sightflow.schemas.spec import Policy
 from sightflow.schemas.vision import Replies
 from sightflow.tasks.fetch import Fetched
-from sightflow.tasks.plan import shards_of
-from sightflow.tasks.runtime import shard_sizing as pacing
+from sightflow.tasks.runtime import shard_sizing
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
+from sightflow.tasks.runtime.sharding import shards_of
 from sightflow.tasks.validate import Validated
 
 
@@ -28,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(pacing, "time", clock)
+    monkeypatch.setattr(shard_sizing, "time", clock)
     return clock
 
 
@@ -39,12 +39,12 @@ def work(objects: int, kind: MediaKind = MediaKind.IMAGE, bytes_each: int = 1) -
     return RunPlan(frame, pl.DataFrame(), pl.DataFrame(), (), (), objects, 0)
 
 
-def sizes(todo: RunPlan, policy: Policy, clock: Clock, a_second: float, pace: ShardSizer) -> list[int]:
+def sizes(todo: RunPlan, policy: Policy, clock: Clock, a_second: float, shard_sizer: ShardSizer) -> list[int]:
     """The sizes of shards of which each is done, at so many objects a second, before the next is cut."""
     found = []
-    for shard in shards_of(todo, policy, pace):
+    for shard in shards_of(todo, policy, shard_sizer):
         clock.now += len(shard.items) / a_second
-        pace.record(shard)
+        shard_sizer.record(shard)
         found.append(len(shard.items))
     return found
 
@@ -75,15 +75,15 @@ def test_films_after_pictures_begin_small_again(clock: Clock) -> None:
 
 
 def test_nothing_is_known_of_a_model_before_two_of_its_shards_are_done(clock: Clock) -> None:
-    pace = ShardSizer()
+    shard_sizer = ShardSizer()
     shard = Shard(0, "florence-2", MediaKind.IMAGE, (ShardItem("s3://b/k", "v", 1, ("caption",)),) * 50, ())
-    assert pace.objects("florence-2", MediaKind.IMAGE) == 64
-    pace.record(shard)
-    assert pace.objects("florence-2", MediaKind.IMAGE) == 64
+    assert shard_sizer.objects("florence-2", MediaKind.IMAGE) == 64
+    shard_sizer.record(shard)
+    assert shard_sizer.objects("florence-2", MediaKind.IMAGE) == 64
     clock.now = 0.1
-    pace.record(shard)
-    assert pace.objects("florence-2", MediaKind.IMAGE) == 2500
-    assert pace.objects("florence-2", MediaKind.VIDEO) == 64
+    shard_sizer.record(shard)
+    assert shard_sizer.objects("florence-2", MediaKind.IMAGE) == 2500
+    assert shard_sizer.objects("florence-2", MediaKind.VIDEO) == 64
 
 
 def test_prefect_does_not_look_into_what_tasks_exchange() -> None:

@@ -127,8 +127,15 @@ def _read(response: MultiModalConversationResponse) -> ProviderResponse:
     if not choices or not choices[0].get("message"):
         why = "the reply has no choices"
         return ProviderResponse(as_text(output), *spent, cause=Cause.MALFORMED, why=why, headers=headers)
+    if len(choices) > 1:
+        why = f"the reply has {len(choices)} choices, and one was asked for"
+        return ProviderResponse(as_text(output), *spent, cause=Cause.MALFORMED, why=why, headers=headers)
     content, ended = choices[0]["message"].get("content"), as_text(choices[0].get("finish_reason"))
-    parts = [content] if isinstance(content, str) else [part.get("text") for part in content or []]
+    parts = (
+        [content]
+        if isinstance(content, str)
+        else [part.get("text") for part in content or [] if isinstance(part, dict)]
+    )
     text = "".join(as_text(part) for part in parts)
     if not text and ended != "length":
         why = "the reply is empty"

@@ -37,7 +37,6 @@ from sightflow.blocks.models.engines.providers.messages import (
 from sightflow.blocks.models.engines.providers.rate_limits import Clock, RateLimiter
 from sightflow.blocks.models.hosted_profiles import text_tokens
 from sightflow.blocks.models.image_sizes import Size
-from sightflow.blocks.models.replies.text import unwrap_choice
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.media import DecodedImage, Media
@@ -210,7 +209,7 @@ class ProviderEngine(Engine):
                 break
             record.attempts += 1
             if isinstance(answer, ProviderResponse):
-                return self._recorded(request, answer, record)
+                return self._recorded(answer, record)
             wait = answer.requested_wait(self.clock.epoch())
             given_up = attempt == self.account.max_attempts or (wait or 0) > self.account.longest_wait
             if given_up or not answer.retryable:
@@ -259,7 +258,7 @@ class ProviderEngine(Engine):
             _logger.warning("%s: %s", self._system.system, self.redact(message))
             return ProviderError(None, message, cause=Cause.MALFORMED)
 
-    def _recorded(self, request: ProviderRequest, answer: ProviderResponse, record: CallRecord) -> Generated | Failure:
+    def _recorded(self, answer: ProviderResponse, record: CallRecord) -> Generated | Failure:
         into, out = self.account.prices
         cost = (answer.input_tokens * into + answer.output_tokens * out) / 1e6
         record.usage += Usage(answer.input_tokens, answer.output_tokens, cost)
@@ -268,8 +267,7 @@ class ProviderEngine(Engine):
             record.transcript.append(answer.text)
         if answer.cause is not None:
             return Failure(answer.cause, self.redact(answer.why))
-        text = unwrap_choice(answer.text) if request.prompt.choices else answer.text
-        return Generated(text, truncated=answer.truncated)
+        return Generated(answer.text, truncated=answer.truncated)
 
     def _stop(self, answer: ProviderError) -> None:
         """End every call of this engine: what was declined concerns each of their items."""

@@ -167,6 +167,9 @@ def _read(response: types.GenerateContentResponse) -> ProviderResponse | Provide
             return ProviderResponse("", *spent, cause=Cause.REFUSED, why=why, headers=headers)
         why = "the reply has no candidates"
         return ProviderResponse("", *spent, cause=Cause.MALFORMED, why=why, headers=headers)
+    if len(response.candidates) > 1:
+        why = f"the reply has {len(response.candidates)} candidates, and one was asked for"
+        return ProviderResponse("", *spent, cause=Cause.MALFORMED, why=why, headers=headers)
     candidate = response.candidates[0]
     parts = (candidate.content.parts if candidate.content else None) or []
     text = "".join(part.text for part in parts if part.text and not part.thought)

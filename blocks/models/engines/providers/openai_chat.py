@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
 _NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_TEXT_PARTS = ("text", "output_text")
 _REFUSED = frozenset({"content_policy_violation", "content_filter"})
 
 
@@ -122,6 +123,14 @@ def response_format(form: ReplyForm) -> dict[str, Any]:
     }
 
 
+def content_text(content: Any) -> str:
+    """The text of a message: a string, or the parts of a list that are text; thinking among them is no answer."""
+    if not isinstance(content, list):
+        return as_text(content)
+    parts = [part for part in content if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS]
+    return "".join(as_text(part.get("text")) for part in parts)
+
+
 def read_completion(completion: ChatCompletion, headers: dict[str, str], body: str) -> ProviderResponse:
     """What a chat completion says; `body` is its JSON, kept where there is no text to keep."""
     usage = completion.usage
@@ -130,8 +139,11 @@ def read_completion(completion: ChatCompletion, headers: dict[str, str], body: s
     if not completion.choices:
         why = "the reply has no choices"
         return ProviderResponse(body, *spent, served, cause=Cause.MALFORMED, why=why, headers=headers)
+    if len(completion.choices) > 1:
+        why = f"the reply has {len(completion.choices)} choices, and one was asked for"
+        return ProviderResponse(body, *spent, served, cause=Cause.MALFORMED, why=why, headers=headers)
     choice = completion.choices[0]
-    text, cut = as_text(choice.message.content), choice.finish_reason == "length"
+    text, cut = content_text(choice.message.content), choice.finish_reason == "length"
     if choice.message.refusal or choice.finish_reason == "content_filter":
         why = as_text(choice.message.refusal) or "the provider's content filter stopped the reply"
         return ProviderResponse(text or why, *spent, served, cause=Cause.REFUSED, why=why, headers=headers)

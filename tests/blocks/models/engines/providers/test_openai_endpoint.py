@@ -282,12 +282,12 @@ def test_a_film_is_sent_as_frames_with_their_times_and_regions_are_asked_frame_b
     ],
 )
 def test_media_stay_near_or_the_policy_for_hosted_systems_holds(url: str, near: bool) -> None:
-    from sightflow.tasks.route import _forbidden
+    from sightflow.tasks.route import _forbidden_reason
 
     assert is_private_endpoint(url) is near
     model = Qwen2VL(engine="endpoint", endpoint_url=url)
     assert model.hosted is not near
-    why = _forbidden(model, Policy(hosted="deny"), 0.0)
+    why = _forbidden_reason(model, Policy(hosted="deny"), 0.0)
     assert (why is None) is near
 
 

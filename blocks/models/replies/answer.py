@@ -1,0 +1,80 @@
+"""The answer in a reply: what is left when thinking and the tokens of a chat template are taken off.
+
+Reasoning models write their thinking into the reply, between tags or with the closing tag alone where the template
+holds the opening one; servers differ in which special tokens they leave out. None of it is ever published.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sightflow.blocks.models.contract import ReplyError
+
+_TAGS = "think|thinking|thought|thoughts|reason|reasoning|reflection|scratchpad|analysis"
+_OPEN = re.compile(rf"<(?:{_TAGS})>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>", re.IGNORECASE)
+_CLOSE = re.compile(rf"</(?:{_TAGS})>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|end_thinking)\|>", re.IGNORECASE)
+_TURN = (
+    r"<\|(?:im_start|im_end|endoftext|end_of_text|begin_of_text|eot_id|eom_id|end|user|assistant|system|eot|"
+    r"start_header_id|end_header_id|return|message|channel|bos|eos|pad)\|>"
+    r"|</?s>|<(?:pad|sep|cls|unk|mask|bos|eos|eod|end_of_turn|start_of_turn|end_of_utterance|eos_token)>"
+    r"|\[(?:EOS|BOS|PAD|SEP|CLS|/?INST)\]|<｜[^<>｜]{1,40}｜>"
+)
+_AT_START = re.compile(rf"(?:{_TURN})\s*(?:(?:assistant|model)\b\s*:?)?", re.IGNORECASE)
+_AT_END = re.compile(rf"(?:{_TURN})$")
+_LONGEST_TOKEN = 64
+_SPECIAL = re.compile(
+    rf"{_TURN}|<\|[A-Za-z0-9_/ -]{{1,40}}\|>|</?(?:loc_\d+|poly|image|video|img|box|ref|quad|od|ocr)>"
+)
+_FENCE = "```"
+_LANGUAGE = re.compile(r"[A-Za-z0-9_-]{0,20}[ \t]*(?:\n|$)")
+
+
+def answer_of(text: str) -> str:
+    """A reply without its thinking and without the tokens of a chat template at its ends, stripped.
+
+    Raises ReplyError if the thinking does not end, or if there is an answer before it and another after it.
+    """
+    return _strip_turn(_without_thinking(text))
+
+
+def special_token_in(text: str) -> str | None:
+    """A token of a tokenizer or a chat template that stands in a text, or None."""
+    found = _SPECIAL.search(text)
+    return found.group() if found else None
+
+
+def without_fence(text: str) -> str:
+    """What a reply holds that is one code fence and nothing else; any other reply as it stands."""
+    inside = text.strip().removeprefix(_FENCE).removesuffix(_FENCE)
+    if len(inside) != len(text.strip()) - 2 * len(_FENCE) or _FENCE in inside:
+        return text
+    return _LANGUAGE.sub("", inside, count=1).strip() if "\n" in inside else inside.strip()
+
+
+def _without_thinking(text: str) -> str:
+    parts: list[str] = []
+    position = 0
+    while opened := _OPEN.search(text, position):
+        parts.append(text[position : opened.start()])
+        closed = _CLOSE.search(text, opened.end())
+        if closed is None:
+            raise ReplyError("the reply ended within its thinking; raise max_new_tokens")
+        position = closed.end()
+    parts.append(text[position:])
+    # A closing tag alone: the template wrote the opening one, and all before it is thinking.
+    alone = max((number for number, part in enumerate(parts) if _CLOSE.search(part)), default=0)
+    spoken = [_CLOSE.split(part)[-1] for part in parts[alone:]]
+    answers = [part for part in spoken if _strip_turn(part)]
+    if len(answers) > 1:
+        raise ReplyError(f"the reply holds an answer before its thinking and another after it: {text.strip()[-80:]!r}")
+    return answers[0] if answers else ""
+
+
+def _strip_turn(text: str) -> str:
+    """A text without white space and without tokens of a chat template at its ends."""
+    text = text.strip()
+    while begun := _AT_START.match(text):
+        text = text[begun.end() :].lstrip()
+    while ended := _AT_END.search(text, max(len(text) - _LONGEST_TOKEN, 0)):
+        text = text[: ended.start()].rstrip()
+    return text

@@ -1,0 +1,34 @@
+"""Masks that a model draws as outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sightflow.schemas.enrichment import Region
+from sightflow.schemas.geometry import Box, GeometryError
+from sightflow.schemas.masks import encode_polygons
+
+_LEAST_AREA = 1.0
+"""Square pixels of the original: what encloses less is a point or a line."""
+
+
+def mask_region(
+    label: str, polygons: Sequence[Sequence[float]], width: int, height: int, score: float | None = None
+) -> Region:
+    """A region from polygons `[x1, y1, x2, y2, ...]` in pixels of the original: the mask, and the box around them.
+
+    Raises GeometryError if one encloses less than a pixel: too few points, all on one line, or hardly apart.
+    """
+    for polygon in polygons:
+        if enclosed_area(polygon) < _LEAST_AREA:
+            raise GeometryError(f"a polygon of {len(polygon) // 2} points encloses nothing")
+    xs = [x for polygon in polygons for x in polygon[0::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    return Region(label, Box(min(xs), min(ys), max(xs), max(ys)), score, encode_polygons(polygons, width, height))
+
+
+def enclosed_area(polygon: Sequence[float]) -> float:
+    """The area of a simple polygon `[x1, y1, x2, y2, ...]` (the shoelace formula), in square units."""
+    xs, ys = polygon[0::2], polygon[1::2]
+    pairs = zip(xs, ys, [*xs[1:], *xs[:1]], [*ys[1:], *ys[:1]], strict=True)
+    return abs(sum(x * next_y - next_x * y for x, y, next_x, next_y in pairs)) / 2

@@ -1,0 +1,102 @@
+"""What every kind of storage can do, as one protocol: S3 and local files are two, another is one more file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import polars as pl
+from fsspec.asyn import get_loop, sync
+
+from sightflow.blocks.store.inventory import ListedObject
+from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.media import MediaFile
+from sightflow.schemas.object_uri import ObjectUri
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ObjectVersion = tuple[str, str]
+"""The URI of an object and the version that was planned; an empty version means what is there now."""
+UriFilter = Callable[[str], bool]
+"""Whether a URI is wanted."""
+
+
+class StorageBackend(Protocol):
+    """One kind of storage, reached with the settings of an `ObjectStore`.
+
+    It is given URIs of its own scheme only; many as text, one as an `ObjectUri`. Results stand in the order of what
+    was asked. Each method raises StoreError, with no key in it, if the storage cannot be reached or refuses us.
+    A backend may hold a connection: it is neither copied nor pickled with its store, but made anew.
+    """
+
+    def connect(self) -> None:
+        """Open the connection now, which may take some tenths of a second; the storage itself is asked nothing."""
+
+    def check(self, pattern: str) -> None:
+        """Begin to list a pattern of a source, to see that it can be listed."""
+
+    def inventory(self, patterns: Sequence[str], include: UriFilter) -> pl.DataFrame:
+        """List the objects below what the patterns begin with, those that `include` takes, as an `Inventory`."""
+
+    def list_prefix(self, prefix: ObjectUri) -> list[str]:
+        """The URIs of all objects that begin with `prefix`, taken literally; none if there are none."""
+
+    def head_many(self, uris: Sequence[str]) -> list[ListedObject | None]:
+        """What a listing would say of each object, or None for one that is not there."""
+
+    def read_many(self, wanted: Sequence[ObjectVersion], max_bytes: int) -> list[bytes | Failure]:
+        """The bytes of each object at its version, or why they could not be had; see `ObjectStore.read_many`."""
+
+    def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
+        """As `read_many`, as files: new ones in `folder`, or where an object is a local file already."""
+
+    def read(self, uri: ObjectUri) -> bytes | None:
+        """The bytes of a small file, or None if it is not there."""
+
+    def write(self, uri: ObjectUri, content: bytes) -> None:
+        """Write a small file whole: a reader sees all of it or nothing."""
+
+    def remove(self, uri: ObjectUri) -> None:
+        """Remove a file, if it is there."""
+
+    def makedirs(self, folder: ObjectUri) -> None:
+        """Make a folder, where a storage has folders that must be there before something is written into them."""
+
+    def delta_table_uri(self, folder: ObjectUri) -> str:
+        """The folder of a Delta table as delta-rs takes it."""
+
+    def delta_options(self) -> dict[str, str]:
+        """The connection in the words of delta-rs (object_store crate); may hold secrets, never to be shown."""
+
+    def scan_delta(self, folder: ObjectUri, table: Any) -> pl.LazyFrame:
+        """The rows, lazily, of a Delta table that is open (`deltalake.DeltaTable`) and lies in a folder."""
+
+    def redact(self, text: str) -> str:
+        """Text without the keys that this storage is sent."""
+
+
+class ConcurrencyLimit:
+    """Does something to many objects at once, on the event loop of fsspec: at most `limit` over all calls together."""
+
+    def __init__(self, limit: int) -> None:
+        self.semaphore = asyncio.Semaphore(limit)
+
+    def map(self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
+        """What `call` makes of each item, in order. Raises what it raises first."""
+
+        async def one(item: Item) -> Result:
+            async with self.semaphore:
+                return await call(item)
+
+        async def gather() -> list[Result]:
+            return await asyncio.gather(*(one(item) for item in items))
+
+        return sync(get_loop(), gather)  # type: ignore[no-any-return]
+
+
+def too_large(size: int, max_bytes: int) -> Failure:
+    """The failure of an object for its bytes."""
+    return Failure(Cause.TOO_LARGE, f"{size:,} bytes; the limit is {max_bytes:,}", Stage.FETCH)

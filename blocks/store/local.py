@@ -1,0 +1,190 @@
+"""Local files as objects: listed with a version, and read at the version that was planned."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
+
+import polars as pl
+
+from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, UriFilter, too_large
+from sightflow.blocks.store.inventory import ListedObject, to_inventory
+from sightflow.blocks.store.patterns import literal_prefix
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
+from sightflow.schemas.media import MediaFile
+from sightflow.schemas.object_uri import ObjectUri
+
+Result = TypeVar("Result")
+
+
+class LocalSettings(Protocol):
+    """What local files need of the settings of an `ObjectStore`."""
+
+    concurrency: int
+
+
+class LocalBackend:
+    """`StorageBackend` for `file://`. Reading runs in threads, since files have no asynchronous reads."""
+
+    def __init__(self, settings: LocalSettings) -> None:
+        self._limit = ConcurrencyLimit(settings.concurrency)
+
+    def connect(self) -> None:
+        """Nothing is to be opened."""
+
+    def check(self, pattern: str) -> None:
+        next(_walk_pattern(pattern), None)
+
+    def inventory(self, patterns: Sequence[str], include: UriFilter) -> pl.DataFrame:
+        return to_inventory(listed for pattern in patterns for listed in _walk_pattern(pattern) if include(listed[0]))
+
+    def list_prefix(self, prefix: ObjectUri) -> list[str]:
+        literal = prefix.local_path
+        if not os.path.isdir(os.path.dirname(literal)):
+            return []
+        return [uri for uri, *_ in _walk(literal, exact=False) if uri.startswith(str(prefix))]
+
+    def head_many(self, uris: Sequence[str]) -> list[ListedObject | None]:
+        return self._limit.map(lambda uri: asyncio.to_thread(_stat, uri), uris)
+
+    def read_many(self, wanted: Sequence[ObjectVersion], max_bytes: int) -> list[bytes | Failure]:
+        def read(stream: BufferedReader) -> bytes:
+            return stream.read(max_bytes + 1)
+
+        return self._limit.map(lambda one: asyncio.to_thread(_read_version, one, max_bytes, read), wanted)
+
+    def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
+        """Each file stays where it is, and is only hashed."""
+
+        def file(one: ObjectVersion) -> MediaFile | Failure:
+            digest = _read_version(one, max_bytes, lambda stream: hashlib.file_digest(stream, "sha256").hexdigest())
+            if isinstance(digest, Failure):
+                return digest
+            return MediaFile(Path(ObjectUri.parse(one[0]).local_path), digest)
+
+        return self._limit.map(lambda one: asyncio.to_thread(file, one), wanted)
+
+    def read(self, uri: ObjectUri) -> bytes | None:
+        path = Path(uri.local_path)
+        with _store_errors(uri, "read"):
+            return path.read_bytes() if path.is_file() else None
+
+    def write(self, uri: ObjectUri, content: bytes) -> None:
+        """It appears under its name when all of it is on the disk."""
+        path = Path(uri.local_path)
+        with _store_errors(uri, "written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(file.name, path)
+
+    def remove(self, uri: ObjectUri) -> None:
+        with _store_errors(uri, "removed"):
+            Path(uri.local_path).unlink(missing_ok=True)
+
+    def makedirs(self, folder: ObjectUri) -> None:
+        with _store_errors(folder, "made"):
+            os.makedirs(folder.local_path, exist_ok=True)
+
+    def delta_table_uri(self, folder: ObjectUri) -> str:
+        # delta-rs takes a file:// URI for percent-encoded; a plain path is taken as it stands.
+        return folder.local_path
+
+    def delta_options(self) -> dict[str, str]:
+        return {}
+
+    def scan_delta(self, folder: ObjectUri, table: Any) -> pl.LazyFrame:
+        # polars percent-encodes a local path and then does not find it.
+        if quote(folder.local_path) != folder.local_path:
+            return pl.scan_pyarrow_dataset(table.to_pyarrow_dataset())
+        return pl.scan_delta(table)
+
+    def redact(self, text: str) -> str:
+        return text
+
+
+def _walk_pattern(pattern: str) -> Iterator[ListedObject]:
+    literal = literal_prefix(pattern)
+    return _walk(ObjectUri.parse(literal).local_path, exact=literal == pattern)
+
+
+def _walk(literal: str, exact: bool) -> Iterator[ListedObject]:
+    """Yield every file of the folder in which paths begin with `literal`, or the one file that it is if `exact`.
+
+    Links to folders are not followed. Raises StoreError if a folder is not there or may not be listed.
+    """
+    path = Path(literal)
+    if exact and path.is_file():
+        yield _entry(str(path), path.stat())
+        return
+    folder = literal if literal.endswith("/") else str(path.parent)
+    if not os.path.isdir(folder):
+        raise StoreError(f"there is no folder {folder}; check `source`")
+    pending = [folder]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif entry.is_file():
+                        yield _entry(entry.path, entry.stat())
+        except PermissionError as error:
+            raise StoreError(f"{error.filename} cannot be listed: permission denied") from None
+
+
+def _stat(uri: str) -> ListedObject | None:
+    """One file as it would be listed, or None if it is not there."""
+    path = ObjectUri.parse(uri).local_path
+    try:
+        return _entry(path, os.stat(path)) if os.path.isfile(path) else None
+    except FileNotFoundError:
+        return None
+
+
+def _read_version(wanted: ObjectVersion, max_bytes: int, read: Callable[[BufferedReader], Result]) -> Result | Failure:
+    """What `read` makes of a file that is the planned version before and after; else why it cannot be had."""
+    uri, version = wanted
+    try:
+        with open(ObjectUri.parse(uri).local_path, "rb") as stream:
+            before = os.fstat(stream.fileno())
+            if before.st_size > max_bytes:
+                return too_large(before.st_size, max_bytes)
+            found = read(stream)
+            if {_version(before), _version(os.fstat(stream.fileno()))} != {version}:
+                return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH)
+            return found
+    except FileNotFoundError:
+        return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH)
+    except OSError as error:
+        return Failure(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
+
+
+def _entry(path: str, stat: os.stat_result) -> ListedObject:
+    # A name that is not UTF-8 is listed in escaped form; reading it then fails with its cause, visibly.
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return f"file://{name}", _version(stat), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)
+
+
+def _version(stat: os.stat_result) -> str:
+    return f"{stat.st_mtime_ns}-{stat.st_size}"
+
+
+@contextmanager
+def _store_errors(uri: ObjectUri, done: str) -> Iterator[None]:
+    """What the operating system says of a file, as a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{uri} cannot be {done}: {error.strerror or type(error).__name__}") from None

@@ -1,0 +1,242 @@
+"""S3 and compatible stores: objects listed, looked up and read at the version that was planned."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+from fsspec.asyn import get_loop, sync
+
+from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, UriFilter, too_large
+from sightflow.blocks.store.inventory import ListedObject, columns_to_inventory, concat, version_of
+from sightflow.blocks.store.patterns import listing_roots
+from sightflow.blocks.store.s3_client import S3Client, S3Settings
+from sightflow.blocks.store.s3_errors import BAD_KEY_CODES, MISSING_CODES, REPLACED_CODES, code_of
+from sightflow.blocks.store.s3_listing import Listing, Page, Root
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
+from sightflow.schemas.media import MediaFile
+from sightflow.schemas.object_uri import ObjectUri, Scheme
+
+Chunk = TypeVar("Chunk")
+
+logger = logging.getLogger(__name__)
+
+_PART_BYTES = 1 << 20
+
+
+class S3Backend:
+    """`StorageBackend` for `s3://`: one connection pool, `concurrency` requests at once over all calls."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._client = S3Client(settings)
+        self._limit = ConcurrencyLimit(settings.concurrency)
+
+    def connect(self) -> None:
+        """Open the client, which may look up the keys of a role."""
+        try:
+            sync(get_loop(), self._client.open)
+        except Exception as error:  # the SDK has no common class of errors, and some hold keys
+            raise StoreError(f"the client of S3 cannot be opened: {self._client.redacted(error)}") from None
+
+    # --- listing --------------------------------------------------------------------------------
+
+    def check(self, pattern: str) -> None:
+        for root in listing_roots([pattern]):
+            sync(get_loop(), self._list_page, Bucket=root.bucket, Prefix=root.prefix, MaxKeys=1)
+
+    def inventory(self, patterns: Sequence[str], include: UriFilter) -> pl.DataFrame:
+        def chunk(bucket: str, objects: list[dict[str, Any]]) -> pl.DataFrame:
+            return _page_inventory(bucket, objects, include)
+
+        return concat(self._list_pages(listing_roots(patterns), chunk))
+
+    def list_prefix(self, prefix: ObjectUri) -> list[str]:
+        def chunk(bucket: str, objects: list[dict[str, Any]]) -> list[str]:
+            return [uri for uri, _ in _without_folder_markers(bucket, objects)]
+
+        return [uri for page in self._list_pages([Root(prefix.bucket, prefix.key)], chunk) for uri in page]
+
+    def _list_pages(self, roots: Sequence[Root], convert: Callable[[str, list[dict[str, Any]]], Chunk]) -> list[Chunk]:
+        """What `convert` makes of every page of objects; `concurrency` pages are asked for at once."""
+
+        async def list_pages() -> list[Chunk]:
+            return await Listing(self._list_page, self._settings.concurrency, convert).chunks(roots)
+
+        return sync(get_loop(), list_pages)  # type: ignore[no-any-return]
+
+    async def _list_page(self, **arguments: Any) -> Page:
+        async def attempt() -> Page:
+            client = await self._client.open()
+            async with self._limit.semaphore:
+                return await client.list_objects_v2(**arguments)  # type: ignore[no-any-return]
+
+        try:
+            return await self._client.retry(attempt)
+        except Exception as error:  # the SDK has no common class of errors, and some hold keys
+            where = ObjectUri(Scheme.S3, arguments["Bucket"], arguments["Prefix"])
+            raise self._client.store_error(error, where) from None
+
+    def head_many(self, uris: Sequence[str]) -> list[ListedObject | None]:
+        return self._limit.map(self._head, uris)
+
+    async def _head(self, uri: str) -> ListedObject | None:
+        head = await self._request("head_object", ObjectUri.parse(uri))
+        if head is None:
+            return None
+        return uri, version_of(head["ETag"], head["ContentLength"]), head["ContentLength"], head["LastModified"]
+
+    # --- small files of our own -----------------------------------------------------------------
+
+    def read(self, uri: ObjectUri) -> bytes | None:
+        async def get() -> bytes | None:
+            answer = await self._request("get_object", uri)
+            if answer is None:
+                return None
+            async with answer["Body"] as body:
+                return bytes(await body.read())
+
+        return sync(get_loop(), get)  # type: ignore[no-any-return]
+
+    def write(self, uri: ObjectUri, content: bytes) -> None:
+        sync(get_loop(), self._request, "put_object", uri, Body=content)
+
+    def remove(self, uri: ObjectUri) -> None:
+        sync(get_loop(), self._request, "delete_object", uri)
+
+    def makedirs(self, folder: ObjectUri) -> None:
+        """A bucket has no folders: nothing is to be made."""
+
+    async def _request(self, operation: str, uri: ObjectUri, **arguments: Any) -> Any:
+        """The answer to one request about an object, or None if it is not there. Raises StoreError."""
+        try:
+            return await self._client.call(operation, Bucket=uri.bucket, Key=uri.key, **arguments)
+        except Exception as error:  # the SDK has no common class of errors, and some hold keys
+            if code_of(error) in MISSING_CODES:
+                return None
+            raise self._client.store_error(error, uri) from None
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def read_many(self, wanted: Sequence[ObjectVersion], max_bytes: int) -> list[bytes | Failure]:
+        async def read(one: ObjectVersion) -> bytes | Failure:
+            parts: list[bytes] = []
+            failure = await self._get_version(one, max_bytes, parts.clear, parts.append)
+            return failure or b"".join(parts)
+
+        return self._limit.map(read, wanted)
+
+    def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
+        async def download(one: ObjectVersion) -> MediaFile | Failure:
+            path = folder / hashlib.sha256(one[0].encode()).hexdigest()[:32]
+            digest = hashlib.sha256()
+            with path.open("wb") as file:
+
+                def restart() -> None:
+                    nonlocal digest
+                    digest = hashlib.sha256()
+                    file.seek(0)
+                    file.truncate()
+
+                def append(part: bytes) -> None:
+                    digest.update(part)
+                    file.write(part)
+
+                failure = await self._get_version(one, max_bytes, restart, append)
+            if failure:
+                path.unlink()
+                return failure
+            return MediaFile(path, digest.hexdigest())
+
+        return self._limit.map(download, wanted)
+
+    async def _get_version(
+        self, one: ObjectVersion, max_bytes: int, restart: Callable[[], None], append: Callable[[bytes], None]
+    ) -> Failure | None:
+        """Give a body's parts to `append`, after `restart` at every try; return why it could not be had, or None.
+
+        Raises StoreError if the store refuses the credentials.
+        """
+        uri, etag = ObjectUri.parse(one[0]), one[1].rpartition("-")[0]
+        tries = 0
+
+        async def attempt() -> Failure | None:
+            nonlocal tries
+            tries += 1
+            restart()
+            return await self._get(uri, etag, max_bytes, append)
+
+        try:
+            return await self._client.retry(attempt)
+        except Exception as error:  # one object of many: whatever is wrong with it costs its neighbours nothing
+            code = code_of(error)
+            if code in REPLACED_CODES:
+                return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH, tries)
+            if code in MISSING_CODES:
+                return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH, tries)
+            if code in BAD_KEY_CODES:
+                raise self._client.store_error(error, uri) from None
+            # A single object may be denied by its own policy: that is its failure, not the run's.
+            message = f"{code or type(error).__name__}: {self._client.redacted(error)}"
+            logger.debug("%s cannot be read after %d tries: %s", uri, tries, message)
+            return Failure(Cause.FETCH, message, Stage.FETCH, tries)
+
+    async def _get(self, uri: ObjectUri, etag: str, max_bytes: int, append: Callable[[bytes], None]) -> Failure | None:
+        client = await self._client.open()
+        async with asyncio.timeout(None) as deadline:
+            # The clock is set anew for each part, so a slow body is taken and a stalled one is not.
+            self._postpone(deadline)
+            condition = {"IfMatch": f'"{etag}"'} if etag else {}
+            answer = await client.get_object(Bucket=uri.bucket, Key=uri.key, **condition)
+            async with answer["Body"] as body:
+                length = int(answer["ContentLength"])
+                if length > max_bytes:
+                    return too_large(length, max_bytes)
+                received = 0
+                while part := await body.read(_PART_BYTES):
+                    append(part)
+                    received += len(part)
+                    self._postpone(deadline)
+        if received != length:
+            raise ConnectionError(f"the body ended after {received:,} of {length:,} bytes")
+        return None
+
+    def _postpone(self, deadline: asyncio.Timeout) -> None:
+        deadline.reschedule(asyncio.get_running_loop().time() + self._settings.timeout)
+
+    # --- Delta tables ---------------------------------------------------------------------------
+
+    def delta_table_uri(self, folder: ObjectUri) -> str:
+        return str(folder)
+
+    def delta_options(self) -> dict[str, str]:
+        return self._client.delta_options()
+
+    def scan_delta(self, folder: ObjectUri, table: Any) -> pl.LazyFrame:
+        return pl.scan_delta(table)
+
+    def redact(self, text: str) -> str:
+        return self._client.redact(text)
+
+
+def _without_folder_markers(bucket: str, objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The URI and the entry of each object of a page."""
+    root = str(ObjectUri(Scheme.S3, bucket, ""))
+    # A key that ends in a slash and holds nothing marks an empty "folder", made by consoles.
+    return ((root + each["Key"], each) for each in objects if each["Size"] or not each["Key"].endswith("/"))
+
+
+def _page_inventory(bucket: str, objects: list[dict[str, Any]], include: UriFilter) -> pl.DataFrame:
+    """A page of a listing in the form of `Inventory`."""
+    kept = [(uri, each) for uri, each in _without_folder_markers(bucket, objects) if include(uri)]
+    return columns_to_inventory(
+        [uri for uri, _ in kept],
+        [version_of(each["ETag"], each["Size"]) for _, each in kept],
+        [each["Size"] for _, each in kept],
+        [each["LastModified"] for _, each in kept],
+    )

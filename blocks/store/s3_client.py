@@ -1,0 +1,180 @@
+"""The connection to an S3 store: its client, credentials, retries, and what its errors mean to a user."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, TypeVar
+
+from pydantic import SecretStr
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from sightflow.blocks.store.s3_errors import BAD_KEY_CODES, DENIED_CODES, code_of, is_transient, message_of
+from sightflow.schemas.failure import StoreError
+from sightflow.schemas.object_uri import ObjectUri
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+_SHORTEST_KEY = 8  # what is shorter ("demo", "minio") protects nothing, and is part of ordinary words
+_LONGEST_MESSAGE = 300
+
+
+class S3Settings(Protocol):
+    """What S3 needs of the settings of an `ObjectStore`, where they are described."""
+
+    endpoint_url: str | None
+    region: str | None
+    access_key_id: SecretStr | None
+    secret_access_key: SecretStr | None
+    session_token: SecretStr | None
+    anonymous: bool
+    concurrency: int
+    attempts: int
+    timeout: float
+
+
+class S3Client:
+    """Requests to one store, on the event loop of fsspec."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._filesystem: Any = None
+        self._secrets: set[str] = set()
+
+    async def open(self) -> Any:
+        """The client of aiobotocore, opened at the first call."""
+        if self._filesystem is None:
+            self._filesystem = self._open_filesystem()
+        return await self._filesystem.set_session()
+
+    async def call(self, operation: str, **arguments: Any) -> Any:
+        """The answer to one request, sent again while that may help. Raises what the SDK raises."""
+
+        async def attempt() -> Any:
+            return await getattr(await self.open(), operation)(**arguments)
+
+        return await self.retry(attempt)
+
+    async def retry(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Attempt until it succeeds, with full jitter (0 to 0.2, 0.4, ... 20 s) after each transient error."""
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._settings.attempts),
+            wait=wait_random_exponential(multiplier=0.2, max=20),
+            retry=retry_if_exception(is_transient),
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    def store_error(self, error: Exception, uri: ObjectUri) -> StoreError:
+        """An error of the SDK in words, without a key in them."""
+        code, where = code_of(error), self._settings.endpoint_url or "AWS S3"
+        # The traceback ends here, since it may hold keys; what was raised is told to who looks for it.
+        logger.debug("a request about %s failed: %s: %s", uri, type(error).__name__, self.redacted(error))
+        if code == "NoSuchBucket":
+            return StoreError(f"there is no bucket {uri.bucket!r} at {where}; check the name in `source`")
+        if code in DENIED_CODES | BAD_KEY_CODES:
+            return StoreError(f"{where} refuses to let us read {uri} ({code}); check the keys and the bucket's policy")
+        if type(error).__name__ == "NoCredentialsError":
+            return StoreError(
+                f"no keys for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, "
+                "or `store: {anonymous: true}` for a public bucket"
+            )
+        tries = self._settings.attempts
+        return StoreError(f"{where} does not answer for {uri} after {tries} tries: {self.redacted(error)}")
+
+    def redacted(self, error: BaseException) -> str:
+        """The message of an error of the SDK, without the keys that it may repeat."""
+        return self.redact(message_of(error))[:_LONGEST_MESSAGE]
+
+    def redact(self, text: str) -> str:
+        """Text without the keys that the store is sent: some stores repeat them when they refuse."""
+        from botocore.exceptions import BotoCoreError
+
+        if not self._secrets:
+            try:
+                self.delta_options()
+            except BotoCoreError as error:
+                logger.debug("no credentials were found that could be redacted: %s", type(error).__name__)
+        for secret in tuple(self._secrets):
+            text = text.replace(secret, "***")
+        return text
+
+    def delta_options(self) -> dict[str, str]:
+        """The connection in the words of delta-rs; holds secrets."""
+        from botocore.session import get_session
+
+        session, settings = get_session(), self._settings
+        options = {"aws_conditional_put": "etag"}  # two writers of one commit: the second is told
+        endpoint = settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            options["aws_endpoint_url"] = endpoint
+            if endpoint.startswith("http://"):
+                options["aws_allow_http"] = "true"
+        if settings.anonymous:
+            options["aws_skip_signature"] = "true"
+        options["aws_region"] = settings.region or session.get_config_variable("region") or "us-east-1"
+        credentials = {f"aws_{name}": value for name, value in self._credentials(session).items() if value}
+        self._secrets.update(value for value in credentials.values() if len(value) >= _SHORTEST_KEY)
+        return options | credentials
+
+    def _credentials(self, session: Any) -> dict[str, str | None]:
+        settings = self._settings
+        if settings.access_key_id and settings.secret_access_key:
+            return _own_credentials(settings)
+        if not settings.anonymous and (found := session.get_credentials()):
+            # delta-rs reads the environment but no profiles: ask botocore, which reads both.
+            frozen = found.get_frozen_credentials()
+            return dict(zip(_CREDENTIALS, (frozen.access_key, frozen.secret_key, frozen.token), strict=True))
+        return {}
+
+    def _open_filesystem(self) -> Any:
+        import s3fs
+        from aiobotocore.session import AioSession
+
+        session, settings = AioSession(), self._settings
+        # The SDK's own reader of times takes two thirds of the time that reading a page of a listing takes.
+        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
+        own = _own_credentials(settings).values()
+        return s3fs.S3FileSystem(
+            session=session,
+            anon=settings.anonymous,
+            endpoint_url=settings.endpoint_url,
+            client_kwargs={"region_name": settings.region} if settings.region else {},
+            # One retry layer, here: the SDK's own cannot retry a body that was cut short.
+            config_kwargs={
+                "retries": {"total_max_attempts": 1},
+                "max_pool_connections": settings.concurrency,
+                "connect_timeout": settings.timeout,
+                "read_timeout": settings.timeout,
+                # The SDK would put its own name together anew for every request.
+                "user_agent": "sightflow",
+            },
+            skip_instance_cache=True,
+            use_listings_cache=False,
+            **{name: value for name, value in zip(("key", "secret", "token"), own, strict=True) if value},
+        )
+
+
+_CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
+
+
+def _own_credentials(settings: S3Settings) -> dict[str, str | None]:
+    """The keys that the settings hold themselves, by name."""
+    held: dict[str, SecretStr | None] = {name: getattr(settings, name) for name in _CREDENTIALS}
+    return {name: secret.get_secret_value() if secret else None for name, secret in held.items()}
+
+
+def _parse_timestamp(value: Any) -> datetime:
+    """A time as S3 writes it: ISO 8601 in listings, RFC 1123 in headers."""
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        with suppress(TypeError, ValueError):
+            return parse(value)
+    from botocore.utils import parse_timestamp
+
+    return parse_timestamp(value)  # type: ignore[no-any-return]

@@ -1,0 +1,113 @@
+"""Where an object, a folder or a table lies: `s3://bucket/key` and `file:///absolute/path`, taken apart in one place.
+
+A key stands in a URI as it is: nothing is percent-encoded, decoded or normalised, so that `a//b`, `a/../b`, `50%` and
+`what?#1` are keys like any other, and two different keys never have the same URI.
+
+Frames and loops over millions of objects hold URIs as plain text. An `ObjectUri` is for where one place is meant.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Scheme(StrEnum):
+    """The kinds of storage there are: the one list of them. `blocks.store.object_store` has a backend for each."""
+
+    S3 = "s3"
+    FILE = "file"
+
+    @property
+    def has_buckets(self) -> bool:
+        """Whether a bucket stands before the key; local files have none."""
+        return self is not Scheme.FILE
+
+
+_SCHEMES = "|".join(Scheme)
+ALLOWED = f"{', '.join(f'{scheme}://bucket/key' for scheme in Scheme if scheme.has_buckets)} and local paths"
+"""What a user may write, in words."""
+URI_PATTERN = rf"^({_SCHEMES})://"
+"""A regular expression (of Python and of Polars) that every URI begins to match."""
+ROOT_PATTERN = rf"^(?:{_SCHEMES})://[^/]*/?"
+"""A regular expression of what stands before the key of a URI."""
+
+
+class InvalidUriError(ValueError):
+    """Text that names no place in any storage; the message says what is wrong and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectUri:
+    """A place in a storage. `str()` gives its one text, from which `parse` makes it again.
+
+    `bucket` is empty for local files, and `key` is then the absolute path without its first slash. An empty key is
+    the whole bucket, or the root of the file system. As in object stores a folder is a key that ends in a slash.
+    """
+
+    scheme: Scheme
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, text: str) -> ObjectUri:
+        """The place that a URI names. Raises InvalidUriError if its scheme is not known or something is missing."""
+        scheme, rest = split_scheme(text)
+        bucket, slash, key = rest.partition("/")
+        if scheme.has_buckets and not bucket:
+            raise InvalidUriError(f"{text!r} names no bucket; write {scheme}://bucket/key")
+        if not scheme.has_buckets and (bucket or not slash or "://" not in text):
+            raise InvalidUriError(f"{text!r} is no absolute path; write {scheme}:///folder/name")
+        return cls(scheme, bucket, key)
+
+    @classmethod
+    def from_path(cls, path: str | os.PathLike[str]) -> ObjectUri:
+        """A local file or folder. Raises InvalidUriError if the path is not absolute."""
+        return cls.parse(f"{Scheme.FILE}://{os.fspath(path)}")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.key}"
+
+    @property
+    def local_path(self) -> str:
+        """The path of a local file, as it stands. Raises ValueError for a URI of any other kind."""
+        if self.scheme != Scheme.FILE:
+            raise ValueError(f"{self} is no local file")
+        return f"/{self.key}"
+
+    @property
+    def name(self) -> str:
+        """What follows the last slash; empty for a folder."""
+        return self.key.rpartition("/")[2]
+
+    def with_key(self, key: str) -> ObjectUri:
+        """Another key in the same bucket."""
+        return replace(self, key=key)
+
+    def join(self, name: str) -> ObjectUri:
+        """What is called so in this folder, with or without its slash; `name` may hold slashes of its own."""
+        return self.with_key(self._folder_key + name)
+
+    def is_below(self, folder: ObjectUri) -> bool:
+        """Whether this lies in a folder, at any depth; the folder does not lie in itself."""
+        same = self.scheme == folder.scheme and self.bucket == folder.bucket
+        return same and self.key.startswith(folder._folder_key) and self.key != folder._folder_key
+
+    @property
+    def _folder_key(self) -> str:
+        return self.key if not self.key or self.key.endswith("/") else f"{self.key}/"
+
+
+def split_scheme(text: str) -> tuple[Scheme, str]:
+    """The kind of storage that a URI or a local path speaks of, and what follows `scheme://`.
+
+    Nothing else is looked at. Raises InvalidUriError if the scheme is not known.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return Scheme.FILE, text
+    try:
+        return Scheme(scheme), rest
+    except ValueError:
+        raise InvalidUriError(f"{text!r} has the scheme {scheme!r}; allowed: {ALLOWED}") from None

@@ -1,0 +1,127 @@
+"""create_artifacts: what a run leaves in Prefect for people to look at, and the lineage from source to catalog."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.assets import Asset, AssetProperties, materialize
+from prefect.cache_policies import NO_CACHE
+
+from sightflow.schemas.run.plan import Status
+from sightflow.schemas.run.report import RunReport
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.runtime.artifacts import artifact_key, best_effort
+
+_NOT_IN_AN_ASSET = re.compile(r"[\x00-\x20#?&%\"'<>\[\]{}|\\^`]")
+_LONGEST_ASSET = 512
+_GLOB = re.compile(r"[*?\[]")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def create_artifacts(run_report: RunReport, spec: EnrichmentSpec) -> None:
+    """Leave the report, the causes of failures, a link to the version, and the lineage."""
+    _show_report(run_report)
+    if run_report.causes:
+        _show_causes(run_report)
+    if run_report.commits and run_report.catalog_version is not None:  # failures alone make no catalog
+        _show_version(run_report)
+        _show_lineage(run_report, spec)
+
+
+@best_effort
+def _show_report(run_report: RunReport) -> None:
+    create_markdown_artifact(
+        markdown(run_report), key=artifact_key(run_report.catalog, "report"), description="What the run did"
+    )
+
+
+@best_effort
+def _show_causes(run_report: RunReport) -> None:
+    table = [{"cause": str(cause), "items": items} for cause, items in sorted(run_report.causes.items())]
+    create_table_artifact(
+        table, key=artifact_key(run_report.catalog, "causes"), description="What was quarantined, by cause"
+    )
+
+
+@best_effort
+def _show_version(run_report: RunReport) -> None:
+    commit = f"{run_report.catalog}/enrichments/_delta_log/{run_report.catalog_version:020d}.json"
+    text = f"{run_report.catalog}, version {run_report.catalog_version}"
+    create_link_artifact(
+        commit, link_text=text, key=artifact_key(run_report.catalog, "version"), description="The catalog"
+    )
+
+
+@best_effort
+def _show_lineage(run_report: RunReport, spec: EnrichmentSpec) -> None:
+    name = run_report.catalog.rpartition("/")[2]
+    catalog = Asset(key=asset_key(run_report.catalog), properties=AssetProperties(name=name, url=None))
+    prefixes = {_GLOB.split(pattern, maxsplit=1)[0] for pattern in spec.source}
+    sources: list[str | Asset] = [*sorted(set(map(asset_key, prefixes)))]
+
+    @materialize(catalog, asset_deps=sources, by="sightflow", cache_policy=NO_CACHE, persist_result=False)
+    def lineage() -> None:
+        catalog.add_metadata(
+            {
+                "version": run_report.catalog_version,
+                "published": run_report.published,
+                "quarantined": run_report.quarantined,
+            }
+        )
+
+    lineage()
+
+
+def asset_key(uri: str) -> str:
+    """A URI as Prefect takes it for an asset: without the characters that it refuses, and at most 512 long."""
+    return _NOT_IN_AN_ASSET.sub("-", uri).rstrip("/")[:_LONGEST_ASSET]
+
+
+def markdown(run_report: RunReport) -> str:
+    """The report of a run as Markdown; what came from outside is escaped."""
+    seconds = (run_report.finished_at - run_report.started_at).total_seconds()
+    lines = [
+        f"# {_text(run_report.catalog)}",
+        "",
+        f"**{run_report.published:,} published**, {run_report.quarantined:,} quarantined, "
+        f"{run_report.unchanged:,} unchanged, {run_report.pruned:,} pruned in {seconds:,.1f} s; "
+        f"cost ${run_report.cost_usd:,.4g}; catalog version {run_report.catalog_version}.",
+        "",
+        "| enrichment | media | new | changed | stale | unchanged | in quarantine | computed | model |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --- |",
+    ]
+    counted = (Status.NEW, Status.CHANGED, Status.STALE, Status.UNCHANGED, Status.QUARANTINED)
+    for plan in run_report.plans:
+        counts = " | ".join(f"{plan.counts.get(status, 0):,}" for status in counted)
+        model = f"{plan.route.systems[0]} ({plan.route.candidates[0].model_id})"
+        lines.append(
+            f"| {_text(plan.enrichment)} | {plan.media_kind} | {counts} | {plan.to_compute:,} | {_text(model)} |"
+        )
+    causes = sorted((_text(cause), f"{count:,}") for cause, count in run_report.causes.items())
+    lines += _table(("cause", "items"), causes)
+    lines += ["", *(f"- upkeep of {_text(table.summary)}" for table in run_report.upkeep)] if run_report.upkeep else []
+    stages = [
+        (stage, f"{t.busy:,.1f}", f"{t.waiting:,.1f}", f"{t.share:.0%}") for stage, t in run_report.stages.items()
+    ]
+    lines += _table(("stage", "seconds at work", "seconds waiting", "at work"), stages)
+    if run_report.bottleneck:
+        lines += ["", f"The bottleneck is {run_report.bottleneck}."]
+    return "\n".join(lines)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose columns but the first are numbers; none without rows."""
+    if not rows:
+        return []
+    rule = ["---", *["--:"] * (len(columns) - 1)]
+    return ["", *("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows))]
+
+
+def _text(value: str) -> str:
+    """Text that means nothing to Markdown or HTML."""
+    escaped = html.escape("".join(c if c.isprintable() else " " for c in value))
+    return re.sub(r"([\\`*_\[\]|!~#])", r"\\\1", escaped)

@@ -1,0 +1,270 @@
+"""The one committer of a run: lets shards begin, takes each as it is done, commits them in groups."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import polars as pl
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+from prefect.logging import get_run_logger
+
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.run.plan import RunPlan, Shard
+from sightflow.schemas.run.report import MaintenanceResult
+from sightflow.schemas.run.timing import Span, timed
+from sightflow.schemas.spec import Policy
+from sightflow.tasks.maintain import maintain
+from sightflow.tasks.publish import publish
+from sightflow.tasks.runtime.cancellation import RunStopped, ShardSkipped, is_asked_to_stop
+from sightflow.tasks.runtime.metrics import record_metrics, record_stage_seconds
+from sightflow.tasks.runtime.progress_artifact import ProgressArtifact
+from sightflow.tasks.runtime.shard_sizing import ShardSizer
+from sightflow.tasks.validate import Validated
+
+_MOST_LOST_SHARDS = 3
+_MOST_UNCOMMITTED_SHARDS = 256  # rows without pixels; past that, shards wait for the catalog
+
+
+class Progress(Protocol):
+    """Is told how a run goes on; called from the publisher's thread."""
+
+    def planned(self, run_plan: RunPlan) -> None: ...
+    def advanced(self, published: int, quarantined: int) -> None: ...
+
+
+LISTENER: ContextVar[Progress | None] = ContextVar("sightflow_progress", default=None)
+"""Who is told how the runs that are started from here go on; unset, nobody."""
+
+
+class Publisher:
+    """Publishes within its `with` block; on leaving it, for any reason, what is in flight is finished and committed.
+
+    At most `policy.shards_ahead` shards are in flight at once for each of `worker_count` processes, which bounds the
+    memory of a run. Commits have a thread of their own: no shard waits for the one before it to be written.
+
+    Leaving the block raises the first error that a shard or a commit met, and RunStopped if the run was asked to stop
+    before it had done everything; unless the block itself has raised.
+    """
+
+    def __init__(self, catalog: Catalog, run_plan: RunPlan, policy: Policy, worker_count: int = 1) -> None:
+        self.catalog, self.policy = catalog, policy
+        self.shard_sizer = ShardSizer(worker_count)
+        self.published = 0
+        self.commits = 0
+        self.cost_usd = 0.0
+        self.causes: Counter[Cause] = Counter()
+        self.maintenance: list[MaintenanceResult] = []
+        self.spans: list[Span] = []
+        self.errors: list[BaseException] = []
+        self.stopped_early = False
+        self._run_plan = run_plan
+        self._quarantined_keys = catalog.read(catalog.scan("quarantine").select("uri", "enrichment"))
+        self._started_at = self._ended_at = time.time()
+        self._commits_at_maintenance = 0
+        self._progress_artifact = ProgressArtifact(catalog.uri)
+        self._listeners: list[Progress] = [self._progress_artifact]
+        if listener := LISTENER.get():
+            self._listeners.append(listener)
+        self._logger = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
+        self._submitted = 0
+        self._finished: queue.Queue[tuple[Shard, tuple[PrefectFuture[Any], ...]] | None] = queue.Queue()
+        self._uncommitted: queue.Queue[Validated | None] = queue.Queue(_MOST_UNCOMMITTED_SHARDS)
+        self._slots = threading.Semaphore(policy.shards_ahead * worker_count)
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._threads = [_start_thread(self._collect_shards), _start_thread(self._commit_until_drained)]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._drain()
+        if error is not None:
+            return
+        if self.errors:
+            raise self.errors[0]
+        if self.stopped_early:
+            raise RunStopped
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """From the first shard to the last commit."""
+        return self._ended_at - self._started_at
+
+    def throttled(self, shards: Iterable[Shard]) -> Iterator[Shard]:
+        """Each shard, as soon as one more may be in flight; every one that is begun is to be handed to `publish`.
+
+        Raises what stopped the run, if anything has, and RunStopped if it was asked to stop.
+        """
+        for shard in shards:
+            self._slots.acquire()
+            if self.errors and self._stopped.is_set():
+                raise self.errors[0]
+            if is_asked_to_stop():
+                self.stopped_early = True
+                raise RunStopped
+            yield shard
+
+    def publish(self, shard: Shard, *stages: PrefectFuture[Any]) -> None:
+        """Commit one shard once it is done: its futures, in the order of the stages; the last gives a `Validated`."""
+        self._submitted += 1
+        stages[-1].add_done_callback(lambda _: self._finished.put((shard, stages)))
+
+    def _drain(self) -> None:
+        """Take no more; wait for what is in flight and commit it."""
+        self._stopped.set()
+        self._finished.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._ended_at = time.time()
+        self._progress_artifact.end()
+
+    # --- taking what is done ----------------------------------------------------------------------
+
+    def _collect_shards(self) -> None:
+        collected, submitted = 0, None
+        while submitted is None or collected < submitted:
+            finished = self._finished.get()
+            if finished is None:
+                submitted = self._submitted
+            else:
+                self._collect(*finished)
+                collected += 1
+        self._uncommitted.put(None)
+
+    def _collect(self, shard: Shard, stages: tuple[PrefectFuture[Any], ...]) -> None:
+        try:
+            validated = stages[-1].result()
+            self.shard_sizer.record(shard)
+            self._uncommitted.put(validated)
+        except BaseException as raised:  # all of them: Prefect ends threads with what is no Exception; kept in `errors`
+            self._record_loss(shard, (isinstance(raised, Exception) and _root_error(stages)) or raised)
+        finally:
+            self._slots.release()
+
+    def _record_loss(self, shard: Shard, error: BaseException) -> None:
+        """An error of its own costs a shard; one about the whole run, or the third of its own, stops the run."""
+        if isinstance(error, ShardSkipped):
+            self.stopped_early = True
+            return
+        self.errors.append(error)
+        if concerns_the_run(error) or len(self.errors) >= _MOST_LOST_SHARDS:
+            self._stopped.set()
+        self._log(logging.ERROR, f"shard {shard.index} is lost, and the next plan holds it again", error)
+
+    # --- committing ---------------------------------------------------------------------------------
+
+    def _commit_until_drained(self) -> None:
+        try:
+            self._commit_groups()
+        except BaseException as error:  # all of them: nobody hears of what ends a thread; raised at the end of the run
+            self.errors.insert(0, error)
+            self._stopped.set()
+            while self._uncommitted.get() is not None:
+                pass
+
+    def _commit_groups(self) -> None:
+        self._notify(lambda listener: listener.planned(self._run_plan))
+        group: list[Validated] = []
+        rows, due = 0, 0.0
+        while True:
+            try:
+                shard = self._uncommitted.get(timeout=max(due - time.monotonic(), 0) if group else None)
+            except queue.Empty:
+                shard = None
+            else:
+                if shard is None:
+                    self._uncommitted.put(None)  # for who empties the queue, should the last commit fail
+                    break
+                if not group:
+                    # What is there first is published at once: it shows that the catalog takes it.
+                    due = time.monotonic() + (self.policy.commit_seconds if self.commits else 0.0)
+                group.append(shard)
+                rows += shard.rows.height + shard.failed.height
+            if rows >= self.policy.commit_rows or time.monotonic() >= due:
+                self._commit(group)
+                group, rows = [], 0
+        if group:
+            self._commit(group)
+
+    def _commit(self, group: list[Validated]) -> None:
+        rows = pl.concat([shard.rows for shard in group])
+        failed = pl.concat([shard.failed for shard in group])
+        try:
+            with timed(self.spans, Stage.PUBLISH):
+                self.commits += publish(self.catalog, rows, failed, self._quarantined_keys)
+        except Exception as error:  # whatever it is, it is raised where the run ends; later groups are tried too
+            self.errors.insert(0, error)
+            self._stopped.set()
+            return
+        self.published += rows.height
+        self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
+        self.causes.update(Cause(cause) for cause in failed["cause"])
+        record_stage_seconds(self.catalog.uri, self.spans[-1])
+        record_metrics(self.catalog.uri, group)
+        self.spans += [span for shard in group for span in shard.spans]
+        self._notify(lambda listener: listener.advanced(rows.height, failed.height))
+        self._maintain_if_due()
+
+    def _maintain_if_due(self) -> None:
+        """Compact on the way: a long run makes thousands of commits, each slower the more files there are."""
+        due = self.policy.upkeep.compact_files
+        if due is None or self.commits - self._commits_at_maintenance < due:
+            return
+        self._commits_at_maintenance = self.commits
+        try:
+            self.maintenance += maintain(self.catalog, self.commits, self.policy)
+        except Exception as error:  # whatever it is, it is raised when everything has been published
+            self.errors.append(error)
+
+    def _notify(self, call: Callable[[Progress], None]) -> None:
+        """Tell all who listen; one that fails costs the run nothing, and is told no more."""
+        for listener in tuple(self._listeners):
+            try:
+                call(listener)
+            except (Exception, SystemExit) as error:  # a bar whose terminal has gone would end the process
+                self._listeners.remove(listener)
+                self._log(logging.WARNING, f"{type(listener).__name__} is told no more", error)
+
+    def _log(self, level: int, message: str, error: BaseException) -> None:
+        # What a SightflowError says is all there is to know; anything else may be a defect of ours.
+        traceback = None if isinstance(error, SightflowError) else error
+        with suppress(Exception, SystemExit):  # a log whose terminal has gone costs no row
+            self._logger.log(level, "%s: %s: %s", message, type(error).__name__, error, exc_info=traceback)
+
+
+def concerns_the_run(error: BaseException) -> bool:
+    """Whether an error is about the whole run (keys, credit, a full disk, an end from outside) or about one shard."""
+    return isinstance(error, SightflowError) or not isinstance(error, Exception)
+
+
+def _start_thread(work: Callable[[], None]) -> threading.Thread:
+    """A thread that stays inside the flow run, so that what it does is part of it."""
+    thread = threading.Thread(target=copy_context().run, args=(work,), name="publisher", daemon=True)
+    thread.start()
+    return thread
+
+
+def _root_error(stages: tuple[PrefectFuture[Any], ...]) -> BaseException | None:
+    """What the first stage that failed raised; the last one may only name the stage before it."""
+    try:
+        for stage in stages:
+            stage.wait()
+            if stage.state.is_failed() or stage.state.is_crashed():
+                stage.result()
+    except BaseException as error:  # all of them: it is what is looked for
+        return error
+    return None
