@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.schemas.spec import read_spec
+from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.service import Service, service, until
 from tests.e2e.test_incremental import flat
 
