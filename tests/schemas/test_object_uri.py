@@ -12,7 +12,7 @@ from sightflow.schemas.object_uri import ROOT_PATTERN, URI_PATTERN, InvalidUriEr
 
 ODD = "/.:%?#&+ \\\n\t\x00\x7fa0é図\U0001f600"
 keys = st.one_of(st.text(st.sampled_from(ODD), max_size=16), st.text(max_size=30))
-buckets = st.text(st.characters(exclude_characters="/"), min_size=1, max_size=20)
+buckets = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=20)
 in_buckets = st.builds(ObjectUri, st.sampled_from([s for s in Scheme if s.has_buckets]), buckets, keys)
 local = st.builds(ObjectUri, st.just(Scheme.FILE), st.just(""), keys)
 uris = st.one_of(in_buckets, local)
