@@ -115,7 +115,7 @@ def _decode_image(
         return _decoded(opened, turned, digest, limits, side, reserve)
     except (MemoryError, _OutOfTime):
         raise
-    except Exception as error:
+    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into; kept for the message
         # The pixels of a JPEG are read by a library that passes its metadata over.
         if opened is not None and opened.format in ("JPEG", "MPO"):
             raise
@@ -130,7 +130,7 @@ def _decode_image(
             return _decoded(again, bare[1], digest, limits, side, reserve if opened is None else None)
         except (MemoryError, _OutOfTime):
             raise
-        except Exception:
+        except Exception:  # no header even without metadata: told below, with the first error
             if again is not None:
                 raise
         finally:
