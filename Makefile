@@ -10,7 +10,7 @@ export DO_NOT_TRACK = 1
 
 .PHONY: help demo test test-unit test-e2e check bench bench-gpu format lock relock clean
 help:     ## list the targets
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
 demo: .venv/ready ## run the whole job on this machine: S3, a real model, a catalog
 	@$(BIN)/sightflow demo

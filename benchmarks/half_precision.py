@@ -24,7 +24,8 @@ from sightflow.schemas.enrichment import Enrichment, FrameSampling
 from sightflow.schemas.media import DecodedImage, DecodedVideo
 from sightflow.schemas.spec import Limits
 from sightflow.schemas.vision import VisionRequest
-from sightflow.tasks.media.read_video import index_video, read_frames, sampled
+from sightflow.tasks.media.read_video import read_frames, sampled
+from sightflow.tasks.media.video_index import index_video
 
 ROWS: Final = 30
 BATCH: Final = 8

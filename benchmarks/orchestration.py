@@ -51,9 +51,10 @@ def dask_setup(worker: Any) -> None:
 
 def bare(spec: EnrichmentSpec) -> int:
     """The stages as plain functions."""
-    from sightflow.tasks.discover import discover, open_catalog
+    from sightflow.tasks.discover import discover
     from sightflow.tasks.fetch import fetch
     from sightflow.tasks.infer import infer
+    from sightflow.tasks.open import open_catalog
     from sightflow.tasks.plan import plan
     from sightflow.tasks.runtime.shard_sizing import ShardSizer
     from sightflow.tasks.runtime.sharding import shards_of

@@ -13,10 +13,11 @@ from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.create_artifacts import create_artifacts
-from sightflow.tasks.discover import discover, open_catalog
+from sightflow.tasks.discover import discover
 from sightflow.tasks.fetch import fetch
 from sightflow.tasks.infer import infer
 from sightflow.tasks.maintain import maintain
+from sightflow.tasks.open import open_catalog
 from sightflow.tasks.plan import plan
 from sightflow.tasks.report import close_manifest, prune, report
 from sightflow.tasks.runtime.publisher import Publisher
@@ -32,7 +33,7 @@ def run_name() -> str:
     given = flow_run.parameters
     spec = EnrichmentSpec.model_validate(given["spec"])
     selection = Selection.model_validate(given.get("selection") or {})
-    catalog = spec.catalog.rstrip("/").rpartition("/")[2]
+    catalog = spec.catalog.rpartition("/")[2]
     return f"{catalog}, {selection.summary}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 

@@ -1,4 +1,4 @@
-"""Loopback: which addresses are this machine, and that none of them is asked through a proxy."""
+"""Addresses to listen at and to ask: which are this machine, and that none of these is asked through a proxy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import socket
 from collections.abc import MutableMapping
 from typing import Final
+
+from sightflow.schemas.failure import SpecError
 
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
@@ -36,6 +38,14 @@ def is_loopback(host: str) -> bool:
     except OSError:
         return False
     return bool(addresses) and all(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in addresses)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """`HOST:PORT` or `PORT`, on loopback unless another host is named. Raises SpecError."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or not 0 <= int(port) < 65536:
+        raise SpecError(f"{address!r} is no address to listen at; write PORT or HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def free_port() -> int:

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from sightflow.schemas.failure import SightflowError, SpecError
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """`HOST:PORT` or `PORT`, on loopback unless another host is named. Raises SpecError."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or not 0 <= int(port) < 65536:
-        raise SpecError(f"{address!r} is no address to listen at; write PORT or HOST:PORT")
-    return host.strip("[]") or "127.0.0.1", int(port)
+from sightflow.infra.loopback import host_and_port
+from sightflow.schemas.failure import SightflowError
 
 
 def serve_metrics(address: str | None) -> None:

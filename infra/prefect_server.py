@@ -67,9 +67,7 @@ def prefect_api(for_one_run: bool = True, say: Callable[[str], None] = _to_stder
                 yield server
             except (Exception, RunStopped) as error:
                 if server.has_ended and not isinstance(error, SightflowError):
-                    raise SightflowError(
-                        f"{_ENDED}; committed rows stay; run again, and it goes on from there"
-                    ) from error
+                    raise server_lost() from error
                 raise
             finally:
                 STOP.reset(token)

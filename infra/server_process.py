@@ -54,7 +54,6 @@ class PrefectServer:
     def __init__(
         self,
         folder: Path,
-        port: int | None = None,
         for_one_run: bool = False,
         held_open: Sequence[int] = (),
     ) -> None:
@@ -63,7 +62,7 @@ class PrefectServer:
         self._ended = threading.Event()
         self.on_end: Callable[[int], None] = lambda status: None
         self.for_one_run = for_one_run
-        self.port = port or free_port()
+        self.port = free_port()
         self._auth_string = f"{_USER}:{secrets.token_urlsafe(32)}"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -61,6 +61,7 @@ _PARAMETERS: dict[Capability, frozenset[str]] = {
     Capability.OBJECT_TRACKING: frozenset({"labels", "sampling"}),
     Capability.VIDEO_CAPTIONING: frozenset({"detail", "prompt", "language", "sampling"}),
 }
+_ALL_PARAMETERS = frozenset[str]().union(*_PARAMETERS.values())
 _REQUIRED: dict[Capability, tuple[str, ...]] = {
     Capability.VISUAL_QUESTION_ANSWERING: ("question",),
     Capability.VISUAL_REASONING: ("question",),
@@ -102,16 +103,7 @@ class Enrichment(BaseModel):
         allowed = _PARAMETERS[self.capability]
         given = {
             key
-            for key in (
-                "detail",
-                "prompt",
-                "question",
-                "choices",
-                "labels",
-                "phrases",
-                "language",
-                "sampling",
-            )
+            for key in _ALL_PARAMETERS
             # What stands at its default counts as not given: a spec that was stored and read again is the same spec.
             if getattr(self, key) != type(self).model_fields[key].default
         }
@@ -138,8 +130,7 @@ class Enrichment(BaseModel):
     @property
     def parameters(self) -> dict[str, Any]:
         """What was asked, without what was left at its default: JSON-ready, part of the fingerprint."""
-        kept = self.model_dump(mode="json", exclude_defaults=True)
-        return {k: v for k, v in kept.items() if k not in ("capability", "name", "model", "media")}
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"capability", "name", "model", "media"})
 
 
 @dataclass(frozen=True)

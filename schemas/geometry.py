@@ -45,7 +45,7 @@ class ImageTransform:
 
     `width, height`: the upright original. `seen_width, seen_height`: the image given to the model,
     padding included. `left, top`: the padding before the content, negative where it was cropped.
-    `content_width, content_height`: the content's size in pixels of the picture.
+    `content_width, content_height`: the content's size in pixels of the image seen; 0: all of it.
     """
 
     width: int

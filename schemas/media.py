@@ -39,7 +39,8 @@ class DecodedVideo:
     """Sampled frames of one video, upright, RGB, all of one size.
 
     `seconds[i]` is the presentation time of `frames[i]` from the start of the video, `indices[i]` its
-    place among all the frames of the stream. `width, height` are those of the upright original.
+    place among all the frames of the stream. `width, height` are those of the upright original, in pixels; frames may
+    be smaller. `duration` is in seconds, `frame_rate` the mean frames a second.
     """
 
     frames: tuple[Image.Image, ...]
@@ -70,9 +71,6 @@ class MediaFacts:
     frame_rate: float | None = None
 
     @classmethod
-    def of(cls, media: Media) -> MediaFacts:
-        """The facts of decoded media, whose pixels can then be let go."""
-        if isinstance(media, DecodedVideo):
-            size = (media.width, media.height, media.sha256)
-            return cls(media.kind, *size, media.duration, media.frame_rate)
-        return cls(media.kind, media.width, media.height, media.sha256)
+    def of(cls, image: DecodedImage) -> MediaFacts:
+        """The facts of an image, whose pixels can then be let go."""
+        return cls(image.kind, image.width, image.height, image.sha256)

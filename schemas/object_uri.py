@@ -89,11 +89,6 @@ class ObjectUri:
         """What is called so in this folder, with or without its slash; `name` may hold slashes of its own."""
         return self.with_key(self._folder_key + name)
 
-    def is_below(self, folder: ObjectUri) -> bool:
-        """Whether this lies in a folder, at any depth; the folder does not lie in itself."""
-        same = self.scheme == folder.scheme and self.bucket == folder.bucket
-        return same and self.key.startswith(folder._folder_key) and self.key != folder._folder_key
-
     @property
     def _folder_key(self) -> str:
         return self.key if not self.key or self.key.endswith("/") else f"{self.key}/"

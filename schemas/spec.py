@@ -147,17 +147,13 @@ def is_uri_list(address: str) -> bool:
     return address.lower().endswith(URI_FILES)
 
 
-def _one_or_many(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
 class EnrichmentSpec(_Section):
     """Everything a run needs to know. `spec_reader.read_spec` reads one from a file."""
 
-    source: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(min_length=1)
+    source: Words = Field(min_length=1)
     catalog: str
     enrichments: tuple[Enrichment, ...] = Field(min_length=1)
-    listing: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+    listing: Words = Field(
         default=(), description="S3 inventories, or files of URIs, that say what there is in the place of the store"
     )
     store: StoreSettings = StoreSettings()

@@ -11,10 +11,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sightflow.schemas.capability import Capability
-from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.enrichment import Enrichment, FrameSampling
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.object_uri import ObjectUri, split_scheme
 from sightflow.schemas.spec import EnrichmentSpec, Limits, Policy, RunnerSettings, StoreSettings, Upkeep
+
+
+def is_spec_file(text: str | Path) -> bool:
+    """Whether text that may also be a catalog's URI names a spec file."""
+    return str(text).endswith((".yaml", ".yml"))
 
 
 def read_spec(path: str | Path) -> EnrichmentSpec:
@@ -118,6 +123,7 @@ def _fields_at(place: Sequence[str | int]) -> list[str]:
     model: type[BaseModel] = EnrichmentSpec
     sections: dict[str, type[BaseModel]] = {
         "enrichments": Enrichment,
+        "sampling": FrameSampling,
         "store": StoreSettings,
         "policy": Policy,
         "limits": Limits,
@@ -126,7 +132,5 @@ def _fields_at(place: Sequence[str | int]) -> list[str]:
     }
     for step in place:
         if isinstance(step, str):
-            if step == "sampling":
-                model = Enrichment.model_fields["sampling"].annotation.__args__[0]  # type: ignore[union-attr]
             model = sections.get(step, model)
     return list(model.model_fields)

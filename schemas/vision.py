@@ -21,6 +21,11 @@ class ModelRef:
     licence: str = "unread"
     commercial_use: Literal["yes", "no", "unread"] = "unread"
 
+    @property
+    def pinned(self) -> str:
+        """`ID@REVISION` as it is configured; nothing after the @ if no revision is."""
+        return f"{self.id}@{self.revision or ''}"
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -53,7 +58,8 @@ class VisionReply:
 
     `uri` and `enrichment` (its name) say whose answer this is. `system` and `model_id` say who gave it:
     for hosted models the id that the provider says it served. `route` lists the systems that were
-    tried before and failed.
+    tried before and failed; `usage` adds up what all of them cost. `raw_reply`: the text of every prompt's reply, as it
+    came; None if there was none. `model_revision`: of the weights.
     """
 
     uri: str

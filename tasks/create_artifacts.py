@@ -11,6 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 
+from sightflow.blocks.store.patterns import literal_prefix
 from sightflow.schemas.run.plan import Status
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec import EnrichmentSpec
@@ -18,7 +19,6 @@ from sightflow.tasks.runtime.artifacts import artifact_key, best_effort
 
 _NOT_IN_AN_ASSET = re.compile(r"[\x00-\x20#?&%\"'<>\[\]{}|\\^`]")
 _LONGEST_ASSET = 512
-_GLOB = re.compile(r"[*?\[]")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -60,7 +60,7 @@ def _show_version(run_report: RunReport) -> None:
 def _show_lineage(run_report: RunReport, spec: EnrichmentSpec) -> None:
     name = run_report.catalog.rpartition("/")[2]
     catalog = Asset(key=asset_key(run_report.catalog), properties=AssetProperties(name=name, url=None))
-    prefixes = {_GLOB.split(pattern, maxsplit=1)[0] for pattern in spec.source}
+    prefixes = map(literal_prefix, spec.source)
     sources: list[str | Asset] = [*sorted(set(map(asset_key, prefixes)))]
 
     @materialize(catalog, asset_deps=sources, by="sightflow", cache_policy=NO_CACHE, persist_result=False)
@@ -94,9 +94,8 @@ def markdown(run_report: RunReport) -> str:
         "| enrichment | media | new | changed | stale | unchanged | in quarantine | computed | model |",
         "| --- | --- | --: | --: | --: | --: | --: | --: | --- |",
     ]
-    counted = (Status.NEW, Status.CHANGED, Status.STALE, Status.UNCHANGED, Status.QUARANTINED)
     for plan in run_report.plans:
-        counts = " | ".join(f"{plan.counts.get(status, 0):,}" for status in counted)
+        counts = " | ".join(f"{plan.counts.get(status, 0):,}" for status in Status)
         model = f"{plan.route.systems[0]} ({plan.route.candidates[0].model_id})"
         lines.append(
             f"| {_text(plan.enrichment)} | {plan.media_kind} | {counts} | {plan.to_compute:,} | {_text(model)} |"

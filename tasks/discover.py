@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.blocks.store.inventory import concat
 from sightflow.blocks.store.object_store import ObjectStore
@@ -19,24 +16,9 @@ from sightflow.blocks.store.uri_lists import read_uri_list
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.run.selection import EVERYTHING, Selection
-from sightflow.schemas.spec import EnrichmentSpec, StoreSettings, is_uri_list
+from sightflow.schemas.spec import EnrichmentSpec, is_uri_list
 from sightflow.schemas.tables.inventory import Inventory
-
-_OPENED: dict[tuple[object, ...], ObjectStore] = {}
-
-
-def open_store(settings: StoreSettings) -> ObjectStore:
-    """The store that a spec names: a saved block, or one from the settings and the AWS environment.
-
-    The same one each time in a process, with one pool of connections, as long as neither says anything else.
-    """
-    if settings.block:
-        store: ObjectStore = ObjectStore.load(settings.block)  # type: ignore[assignment]
-    else:
-        store = ObjectStore(endpoint_url=settings.endpoint_url, region=settings.region, anonymous=settings.anonymous)
-    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    key = (environment, *(getattr(store, name) for name in ObjectStore.model_fields))
-    return _OPENED.setdefault(key, store)
+from sightflow.tasks.open import open_catalog, open_store
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
@@ -74,8 +56,3 @@ def s3_inventories(spec: EnrichmentSpec, store: ObjectStore) -> list[S3Inventory
             "add one, or list that source in a spec of its own"
         )
     return reports
-
-
-def open_catalog(spec: EnrichmentSpec) -> Catalog:
-    """The catalog that a spec names, reached as its store is."""
-    return Catalog(uri=spec.catalog, store=open_store(spec.store))

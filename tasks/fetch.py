@@ -13,14 +13,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.store.backend import too_large
-from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Failure, Stage
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import EnrichmentSpec
-from sightflow.tasks.discover import open_store
+from sightflow.tasks.open import open_store
 
 
 class Fetched:
@@ -79,10 +78,8 @@ class Fetched:
             file.path.unlink(missing_ok=True)
 
 
-@cache
-def _store(settings_json: str) -> ObjectStore:
-    """The store of all the shards of a process: Prefect, which may be away, is asked for a saved block once."""
-    return open_store(EnrichmentSpec.model_fields["store"].annotation.model_validate_json(settings_json))  # type: ignore[union-attr]
+# The store of all the shards of a process: Prefect, which may be away, is asked for a saved block once.
+_store = cache(open_store)
 
 
 @task(
@@ -105,7 +102,7 @@ def fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
         if item.bytes > limit:
             contents[item.uri] = too_large(item.bytes, limit)
     wanted = [(item.uri, item.object_version) for item in shard.items if item.uri not in contents]
-    store, folder = _store(spec.store.model_dump_json()), None
+    store, folder = _store(spec.store), None
     read: Sequence[bytes | MediaFile | Failure]
     with timed(spans, Stage.FETCH):
         if shard.media_kind is MediaKind.VIDEO:

@@ -44,7 +44,7 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
     assembler = ReplyAssembler(shard, fetched)
     begun = is_down = False
     for batch in _batches(shard, fetched, spec.policy.limits, loaded.model, spans):
-        failed = [(item, _failed_answer(item, loaded)) for item in batch if item.request is None]
+        failed = [(item, _failed_answer(item, loaded.model)) for item in batch if item.request is None]
         items = [item for item in batch if item.request is not None]
         requests = [item.request for item in items if item.request]
         with loaded.slots:
@@ -75,11 +75,11 @@ def _batches(
     return image_batches(shard, fetched, limits, model, spans)
 
 
-def _failed_answer(item: InferenceItem, loaded: LoadedModel) -> Answer:
+def _failed_answer(item: InferenceItem, model: VisionModel) -> Answer:
     """The answer to what could not be made a request."""
     assert item.failure is not None
-    model, uri, enrichment = loaded.model, item.shard_item.uri, item.resolved.enrichment
-    reply = VisionReply(uri, enrichment.name, item.failure, model.system, model.ref.id, model_revision=loaded.revision)
+    uri, enrichment = item.shard_item.uri, item.resolved.enrichment
+    reply = VisionReply(uri, enrichment.name, item.failure, model.system, model.ref.id)
     return Answer(item.shard_item, item.resolved, None, reply)
 
 

@@ -11,13 +11,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName
-from sightflow.blocks.store.patterns import matcher
+from sightflow.blocks.store.patterns import source_filter
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.object_uri import ROOT_PATTERN
 from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RoutedEnrichment, RunPlan, Status
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy
-from sightflow.tasks.discover import open_catalog
+from sightflow.tasks.open import open_catalog
 from sightflow.tasks.route import resolve_enrichments
 
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
@@ -229,6 +229,6 @@ def _orphaned(catalog: Catalog, name: TableName, inventory: pl.DataFrame, spec: 
     listed = inventory.lazy().select("uri")
     unlisted = catalog.scan(name).select("uri").join(listed, on="uri", how="anti")
     missing = catalog.read(unlisted.group_by("uri").len("rows"))
-    tests = [matcher(pattern) for pattern in spec.source]
-    covered = [any(test(uri) for test in tests) for uri in missing["uri"]]
+    in_source = source_filter(spec.source)
+    covered = [in_source(uri) for uri in missing["uri"]]
     return missing.filter(pl.Series(covered, dtype=pl.Boolean())).sort("uri")

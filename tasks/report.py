@@ -20,7 +20,7 @@ from sightflow.schemas.run.timing import stage_times
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.frames import to_frame
 from sightflow.schemas.tables.runs import RUNS_SCHEMA, RunRow
-from sightflow.tasks.discover import open_store
+from sightflow.tasks.open import open_store
 from sightflow.tasks.runtime.publisher import Publisher
 
 

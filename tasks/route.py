@@ -15,7 +15,8 @@ from sightflow.schemas.spec import EnrichmentSpec, Policy
 def route(enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -> Route:
     """Rank the systems for an enrichment: usable ones first, then by language, rating, local before hosted, price.
 
-    A pinned model is the only candidate. Every candidate carries the reason of its place.
+    A pinned model is the only candidate. Every candidate carries the reason of its place. Raises SpecError for a system
+    that is not known, or settings that do not fit it.
     """
     systems = [enrichment.model] if enrichment.model else list(SYSTEMS)
     candidates = [_candidate(system, enrichment, media_kind, spec) for system in systems]
@@ -86,8 +87,6 @@ def resolve_enrichments(spec: EnrichmentSpec) -> tuple[RoutedEnrichment, ...]:
     routed: list[RoutedEnrichment] = []
     problems: list[str] = []
     for enrichment in spec.enrichments:
-        if enrichment.model:
-            system_class(enrichment.model)
         routes = [route(enrichment, kind, spec) for kind in sorted(enrichment.media_kinds)]
         served = [r for r in routes if r.systems]
         if not served:

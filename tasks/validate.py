@@ -69,9 +69,8 @@ def _checked(answers: Sequence[Answer], run_id: str) -> tuple[pl.DataFrame, list
     rows = _frame([answers[k] for k in candidates], run_id)
     broken = _broken_checks(rows)
     for row, checks in broken.items():
-        reply = answers[candidates[row]].reply
         message = "the row breaks: " + ", ".join(sorted(checks))
-        failures[candidates[row]] = Failure(Cause.SCHEMA, message, Stage.VALIDATE, raw_reply=reply.raw_reply)
+        failures[candidates[row]] = Failure(Cause.SCHEMA, message, Stage.VALIDATE)
     if broken:  # what is left is checked anew, as a whole
         rows = CatalogRow.validate(rows.filter(~pl.int_range(pl.len()).is_in(list(broken))), lazy=True)
     return rows, failures

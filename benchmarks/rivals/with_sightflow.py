@@ -55,7 +55,7 @@ def run(job: Job) -> list[tuple[str, str]]:
     """Bring a catalog in the folder `out` up to date with the bucket; return its rows."""
     from sightflow.flows.enrich import enrich
     from sightflow.infra.prefect_server import prefect_api
-    from sightflow.tasks.discover import open_catalog
+    from sightflow.tasks.open import open_catalog
     from sightflow.tasks.route import resolve_enrichments
     from sightflow.tasks.runtime.loaded_models import load_model
     from sightflow.tasks.runtime.preload import preload

@@ -153,8 +153,8 @@ class Catalog(Block):
     def _merge(self, name: TableName, rows: pl.DataFrame, replace_if: str | None) -> MergeResult:
         if rows.is_empty():
             return MergeResult(None)
-        lowest, highest = _quoted(str(rows["uri"].min())), _quoted(str(rows["uri"].max()))
-        names = ", ".join(_quoted(name) for name in rows["enrichment"].unique().sort())
+        lowest, highest = sql_literal(str(rows["uri"].min())), sql_literal(str(rows["uri"].max()))
+        names = ", ".join(sql_literal(name) for name in rows["enrichment"].unique().sort())
         # The bounds let delta-rs skip files by their statistics instead of reading the whole table. They are the key's
         # and not the partition's: a name that is asked for another capability replaces its rows all the same.
         bounds = f"t.uri BETWEEN {lowest} AND {highest} AND t.enrichment IN ({names})"
@@ -196,7 +196,7 @@ class Catalog(Block):
         return sum(self._commit(partial(self._delete_chunk, name, chunk)) for chunk in chunks)
 
     def _delete_chunk(self, name: TableName, keys: pl.DataFrame) -> int:
-        lowest, highest = _quoted(keys["uri"][0]), _quoted(keys["uri"][-1])
+        lowest, highest = sql_literal(keys["uri"][0]), sql_literal(keys["uri"][-1])
         same = " AND ".join(f"t.{column} = s.{column}" for column in keys.columns)
         merge = self._open_or_create(name).merge(
             keys, predicate=f"{same} AND t.uri BETWEEN {lowest} AND {highest}", source_alias="s", target_alias="t"
@@ -272,7 +272,8 @@ def retention_properties(days: int) -> Mapping[str, str]:
     return {f"delta.{what}RetentionDuration": f"interval {days} days" for what in ("log", "deletedFile")}
 
 
-def _quoted(text: str) -> str:
+def sql_literal(text: str) -> str:
+    """Text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from sightflow.blocks.catalog.catalog import SCHEMAS, TABLES, Catalog, TableName
+from sightflow.blocks.catalog.catalog import SCHEMAS, TABLES, Catalog, TableName, sql_literal
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 from sightflow.schemas.enrichment import NAME_PATTERN, OBJECT_COLUMNS, RESERVED_NAMES
 
@@ -54,12 +54,8 @@ def _wide_view(enrichments: pl.DataFrame) -> str:
     for name, capability in enrichments.iter_rows():
         if capability in known and re.fullmatch(NAME_PATTERN, name) and name not in RESERVED_NAMES:
             value = _value_column(Capability(capability))
-            columns.append(f"any_value({value}) FILTER (enrichment = {_literal(name)}) AS {_identifier(name)}")
+            columns.append(f"any_value({value}) FILTER (enrichment = {sql_literal(name)}) AS {_identifier(name)}")
     return f"SELECT {', '.join(columns)}, max(inferred_at) AS inferred_at FROM enrichments GROUP BY uri"  # noqa: S608
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _identifier(name: str) -> str:

@@ -10,7 +10,10 @@ from typing import Any, Protocol
 from sightflow.schemas.failure import Cause, Failure
 from sightflow.schemas.vision import Usage, VisionRequest
 
+ENDPOINT_KEY_VARIABLE = "SIGHTFLOW_ENDPOINT_KEY"
+"""The environment variable that may hold the key of an endpoint."""
 LEAST_OBJECTS = 16
+"""Objects that one call of an engine is given at least, however small its batches are."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,10 @@ class Availability:
     usable: bool
     why: str
     remedy: str = ""
+
+    def refusal(self, system: str) -> str:
+        """The message of the error that a system which is not usable is refused with."""
+        return f"{system}: {self.why}; {self.remedy}"
 
 
 @dataclass(frozen=True)

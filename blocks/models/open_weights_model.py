@@ -9,7 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from sightflow.blocks.models import weights
-from sightflow.blocks.models.contract import BatchGenerator, GenerationRequest, LoadedWeights, ReplyError
+from sightflow.blocks.models.contract import (
+    ENDPOINT_KEY_VARIABLE,
+    BatchGenerator,
+    GenerationRequest,
+    LoadedWeights,
+    ReplyError,
+)
 from sightflow.blocks.models.engines.factory import OPEN_WEIGHTS_ENGINES, settings_problem
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.vision_model import VisionModel
@@ -20,7 +26,6 @@ from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
 from sightflow.schemas.spec import ServerAddress
 
 _LONGEST_SENT = 2048
-ENDPOINT_KEY_VARIABLE = "SIGHTFLOW_ENDPOINT_KEY"
 
 
 class OpenWeightsModel(VisionModel):
@@ -40,7 +45,9 @@ class OpenWeightsModel(VisionModel):
     model_class: ClassVar[str]
     """Name of the class in `transformers` that holds the weights."""
     memory_gib: ClassVar[float] = 1.0
-    """Device memory that the default weights need in 16-bit numbers, with a batch of one."""
+    """Device memory, in GiB, that the default weights need in 16-bit numbers, with a batch of one."""
+    squeezes_to_square: ClassVar[bool] = False
+    """Whether the processor squeezes any image into a square, whatever its shape."""
 
     engine: str = Field(
         default="local",
@@ -142,7 +149,10 @@ class OpenWeightsModel(VisionModel):
 
     def square_side(self) -> int | None:
         """The side in pixels of the square into which the loaded processor squeezes any image; None: it does not."""
-        return None
+        if not self.squeezes_to_square:
+            return None
+        size = self._processor.image_processor.size
+        return int(max(size["height"], size["width"]))
 
     def sent_size(self, size: Size) -> Size:
         """The width and height at which an image of this size is sent to an endpoint."""
@@ -218,6 +228,8 @@ class OpenWeightsModel(VisionModel):
 
     def generation_settings(self) -> dict[str, Any]:
         settings = super().generation_settings()
+        if self.dtype != "auto":
+            settings["dtype"] = self.dtype
         return settings | {"reduced_decoding": True} if self.reduced_decoding else settings
 
 
@@ -226,15 +238,3 @@ def image_of(each: GenerationRequest) -> Any:
     if not isinstance(each.request.media, DecodedImage):
         raise ReplyError("an image was expected and this is a video", Cause.UNSUPPORTED)
     return each.request.media.pixels
-
-
-def frames_at_times(video: DecodedVideo) -> dict[str, Any]:
-    """A video's frames with the times at which they were taken, as transformers' metadata.
-
-    Frames are numbered in milliseconds, "at 1000 frames a second", which is exact also where the frame
-    rate varies; the length is such that frames over length is the mean rate of sampling.
-    """
-    indices = [round(second * 1000) for second in video.seconds]
-    count = len(indices)
-    spacing = (indices[-1] - indices[0]) / (count - 1) if count > 1 else 1000.0 / (video.frame_rate or 24.0)
-    return {"frames_indices": indices, "fps": 1000.0, "total_num_frames": max(round(count * spacing), 1)}

@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 ObjectVersion = tuple[str, str]
-"""The URI of an object and the version that was planned; an empty version means what is there now."""
+"""The URI of an object and the version that was planned; of a bucket an empty one means what is there now."""
 UriFilter = Callable[[str], bool]
 """Whether a URI is wanted."""
 

@@ -116,7 +116,6 @@ class ObjectStore(Block):
     def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
         """As `read_many`, for objects that are too large to be held in memory: as files.
 
-        An empty version means what is there now, of a bucket.
         An object of a bucket is written to a new file in `folder`; one that is a file already stays where it is.
         """
         return self._in_order(

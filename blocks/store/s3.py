@@ -14,10 +14,9 @@ from fsspec.asyn import get_loop, sync
 
 from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, UriFilter, too_large
 from sightflow.blocks.store.inventory import ListedObject, columns_to_inventory, concat, version_of
-from sightflow.blocks.store.patterns import listing_roots
 from sightflow.blocks.store.s3_client import S3Client, S3Settings
 from sightflow.blocks.store.s3_errors import BAD_KEY_CODES, MISSING_CODES, REPLACED_CODES, code_of
-from sightflow.blocks.store.s3_listing import Listing, Page, Root
+from sightflow.blocks.store.s3_listing import Listing, Page, Root, listing_roots
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri, Scheme

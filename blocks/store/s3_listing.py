@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
+from sightflow.blocks.store.patterns import literal_prefix
+from sightflow.schemas.object_uri import ObjectUri
+
 Page = dict[str, Any]
 """An answer of ListObjectsV2."""
 ListPage = Callable[..., Awaitable[Page]]
@@ -208,3 +211,16 @@ def _common_length(one: str, other: str) -> int:
 def _is_valid_start(key: str) -> bool:
     """Whether every store takes it as a place to begin: S3 repeats it in XML, which has no control characters."""
     return key.isprintable() and len(key.encode()) <= _MAX_KEY_BYTES
+
+
+def listing_roots(patterns: Sequence[str]) -> list[Root]:
+    """Where buckets are to be listed for these patterns of buckets, no key twice.
+
+    Raises InvalidUriError for a pattern without a bucket.
+    """
+    literals = {pattern: literal_prefix(pattern) for pattern in patterns}
+    open_ended = {literal for pattern, literal in literals.items() if literal != pattern or pattern.endswith("/")}
+    least = sorted(one for one in open_ended if not any(one != each and one.startswith(each) for each in open_ended))
+    exact = sorted(one for one in {*literals.values()} - open_ended if not one.startswith(tuple(least)))
+    located = [(uri in exact, ObjectUri.parse(uri)) for uri in (*least, *exact)]
+    return [Root(uri.bucket, uri.key, until=uri.key if is_exact else None) for is_exact, uri in located]

@@ -62,7 +62,7 @@ def source_of(queue: str | None, webhook: str | None) -> MessageSource:
 
     if queue:
         return SqsQueue(queue)
-    from sightflow.infra.metrics import host_and_port
+    from sightflow.infra.loopback import host_and_port
 
     hook = Webhook(*host_and_port(webhook or ""))
     say(f"MinIO's endpoint is {hook.address}")

@@ -26,10 +26,10 @@ _WIDEST_CELL = 160
 def find_catalog(uri: str, endpoint: str | None) -> Any:
     """The catalog at a URI, a folder, or named by a spec file. Raises StoreError if there is none."""
     from sightflow.blocks.catalog.catalog import Catalog
-    from sightflow.schemas.spec_reader import read_spec
+    from sightflow.schemas.spec_reader import is_spec_file, read_spec
 
-    if uri.endswith((".yaml", ".yml")):
-        from sightflow.tasks.discover import open_catalog
+    if is_spec_file(uri):
+        from sightflow.tasks.open import open_catalog
 
         found = open_catalog(read_spec(uri))
     else:
@@ -194,10 +194,10 @@ def upkeep(
     """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
     from sightflow.blocks.catalog.maintenance import maintain, retention_days
     from sightflow.schemas.spec import Upkeep
-    from sightflow.schemas.spec_reader import read_spec
+    from sightflow.schemas.spec_reader import is_spec_file, read_spec
 
     catalog = find_catalog(uri, endpoint_url)
-    if uri.endswith((".yaml", ".yml")):
+    if is_spec_file(uri):
         keep_days = keep_days or read_spec(uri).policy.upkeep.keep_days
     policy = Upkeep(keep_days=keep_days or retention_days(catalog))
     for tended in maintain(catalog, policy, even_if_not_due=True):

@@ -105,7 +105,7 @@ def _models() -> Iterator[Finding]:
 def _of_spec(path: Path) -> Iterator[Finding]:
     from sightflow.schemas.failure import SightflowError
     from sightflow.schemas.spec_reader import read_spec
-    from sightflow.tasks.discover import open_catalog
+    from sightflow.tasks.open import open_catalog
     from sightflow.tasks.route import resolve_enrichments
 
     spec = read_spec(path)
@@ -126,7 +126,7 @@ def _of_spec(path: Path) -> Iterator[Finding]:
 
 def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
     from sightflow.schemas.failure import SightflowError
-    from sightflow.tasks.discover import open_store
+    from sightflow.tasks.open import open_store
 
     for uri in spec.source:
         try:
@@ -141,7 +141,8 @@ def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
     from sightflow.blocks.store.uri_lists import read_uri_list
     from sightflow.schemas.failure import SightflowError
     from sightflow.schemas.spec import is_uri_list
-    from sightflow.tasks.discover import open_store, s3_inventories
+    from sightflow.tasks.discover import s3_inventories
+    from sightflow.tasks.open import open_store
 
     try:
         store = open_store(spec.store)

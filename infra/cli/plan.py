@@ -67,18 +67,17 @@ def plan_document(run_plan: RunPlan) -> dict[str, object]:
 
 def show_plan(run_plan: RunPlan) -> None:
     """Print the counts, then the reason of each choice of a model."""
-    counted = [Status.NEW, Status.CHANGED, Status.STALE, Status.UNCHANGED, Status.QUARANTINED]
     rows = [
         [
             f"{p.enrichment} ({p.media_kind})",
-            *(f"{p.counts.get(status, 0):,}" for status in counted),
+            *(f"{p.counts.get(status, 0):,}" for status in Status),
             f"{p.to_compute:,}",
             p.route.systems[0],
             money(p.price),
         ]
         for p in run_plan.plans
     ]
-    numbers = (*(str(status) for status in counted), "to compute")
+    numbers = (*(str(status) for status in Status), "to compute")
     console.print(
         table(
             f"{run_plan.objects:,} objects",

@@ -34,9 +34,9 @@ def replay(
     With the spec file itself, as it says. With a catalog's URI and --spec, the enrichments of the catalog's last run,
     and all else as your spec says: what a catalog holds is data, and names no source, store, model or runner.
     """
-    from sightflow.schemas.spec_reader import read_spec
+    from sightflow.schemas.spec_reader import is_spec_file, read_spec
 
-    if uri.endswith((".yaml", ".yml")):
+    if is_spec_file(uri):
         own = read_spec(uri)
     elif spec is None:
         raise SpecError(

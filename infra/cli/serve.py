@@ -54,7 +54,7 @@ def serve(
         with console.status("starting Prefect on this machine"):
             if server is not None:
                 server.wait()
-            from sightflow.infra.service.deployments import check, deploy
+            from sightflow.infra.service.deployments import check, deploy, pause
             from sightflow.infra.service.storage_events import Bridge, Window
             from sightflow.infra.service.worker import run_worker
 
@@ -70,21 +70,18 @@ def serve(
             console.print(f"the page asks for a password; it is in {login}, until this is stopped", soft_wrap=True)
         console.print("stop with Ctrl-C; what was committed stays, and the next run goes on from there")
         stop = threading.Event()
-        threads = []
         if source is not None:
             window = Window(batch_objects, batch_seconds)
             bridge = Bridge(read, source, window, say)
-            threads.append(threading.Thread(target=_or_end, args=(bridge.run, stop), daemon=True))
-            threads[0].start()
+            bridging = threading.Thread(target=_or_end, args=(bridge.run, stop), daemon=True)
+            bridging.start()
         run_worker(pool, poll, limit, say)
         stop.set()
-        for thread in threads:
-            thread.join(timeout=5)
+        if source is not None:
+            bridging.join(timeout=5)
         if server is not None and server.has_ended:
             raise server_lost()
         if server is None:
-            from sightflow.infra.service.deployments import pause
-
             pause(made)
 
 

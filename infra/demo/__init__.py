@@ -1,1 +1,1 @@
-"""The offline demo: drawn media whose truth is known, and a small real model that reads them."""
+"""The offline demo: drawn media whose truth is known, and two small real models that read them."""

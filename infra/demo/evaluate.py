@@ -25,7 +25,6 @@ from sightflow.infra.demo.scenes import Scene, draw_scene
 from sightflow.infra.demo.shapes_vocabulary import LABELS, article
 from sightflow.schemas.geometry import Box
 
-COUNTS: Final = ("1", "2", "3", "4")
 SEGMENTED: Final = ("red circle", "blue square", "green triangle", "yellow star", "purple circle", "orange square")
 
 _SPEC: Final = """\
@@ -147,7 +146,7 @@ def evaluate(count: int, model: Path = MODEL_FOLDER) -> dict[str, float]:
     """Run the program over the first `count` held-out scenes and score what it published."""
     from sightflow.flows.enrich import enrich
     from sightflow.schemas.spec_reader import read_spec
-    from sightflow.tasks.discover import open_catalog
+    from sightflow.tasks.open import open_catalog
 
     os.environ.update(KEYS)
     with tempfile.TemporaryDirectory() as scratch, s3_on_loopback() as endpoint:

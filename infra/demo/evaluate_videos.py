@@ -126,7 +126,7 @@ def evaluate(count: int) -> dict[str, float]:
     """Run the program over `count` held-out films of each kind and score what it published."""
     from sightflow.flows.enrich import enrich
     from sightflow.schemas.spec_reader import read_spec
-    from sightflow.tasks.discover import open_catalog
+    from sightflow.tasks.open import open_catalog
 
     os.environ.update(KEYS)
     with tempfile.TemporaryDirectory() as scratch, s3_on_loopback() as endpoint:

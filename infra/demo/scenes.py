@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 
 from sightflow.infra.demo.shapes_vocabulary import COLOUR_NAMES, COLOURS, SHAPES, article, enumerate_phrases
 
-HELD_OUT_SEEDS: Final = range(10_000)
 TRAINING_SEED: Final = 1_000_000
 
 Box = tuple[float, float, float, float]

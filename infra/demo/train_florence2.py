@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
+from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import TRAINING_SEED
 from sightflow.infra.demo.shapes_vocabulary import COLOUR_NAMES, LOCATION_BINS, SHAPES
 from sightflow.infra.demo.small_florence2 import IMAGE_TOKENS, WIDTH, build_model, build_processor, save
 from sightflow.infra.demo.tasks_of_scenes import ask, mix_at
 from sightflow.infra.demo.training_cache import MIXTURES, Cached, load_or_draw
 
-MODEL_FOLDER: Final = Path(__file__).parent / "florence2-shapes"
 _IGNORED: Final = -100
 
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from sightflow.infra.demo.bucket import VIDEO_MODEL_FOLDER
 from sightflow.infra.demo.moving_scenes import draw_clip
 from sightflow.infra.demo.scenes import TRAINING_SEED
 from sightflow.infra.demo.shapes_vocabulary import COLOUR_NAMES, SHAPES, article, enumerate_phrases
@@ -40,7 +41,6 @@ from sightflow.infra.demo.small_qwen2_vl import (
     chat,
 )
 
-MODEL_FOLDER: Final = Path(__file__).parent / "qwen2-vl-shapes"
 DESCRIBE: Final = "Describe this video in one sentence."
 _OPPOSITE: Final = {"moves right": "moves left", "moves left": "moves right"}
 _BACKWARDS: Final = {**_OPPOSITE, "moves up": "moves down", "moves down": "moves up"}
@@ -299,7 +299,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--state", type=Path, default=Path("/tmp/demo-train/qwen2-vl-state.pt"))
-    parser.add_argument("--output", type=Path, default=MODEL_FOLDER)
+    parser.add_argument("--output", type=Path, default=VIDEO_MODEL_FOLDER)
     train(parser.parse_args())
 
 

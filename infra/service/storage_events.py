@@ -23,7 +23,7 @@ from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
 from sightflow.schemas.notification import MalformedNotification, Upload, uploads_in
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.quarantine import FailedItem, quarantine_rows
-from sightflow.tasks.discover import open_catalog
+from sightflow.tasks.open import open_catalog
 
 _MESSAGES = Counter("sightflow_messages", "Storage notifications made durable", ["catalog", "outcome"])
 _OBJECTS = Counter("sightflow_uploaded_objects", "Objects written into manifests", ["catalog"])

@@ -24,7 +24,10 @@ class Status(StrEnum):
 
 
 class Candidate(BaseModel):
-    """One system in the ranking for an enrichment, and why it is or is not the choice."""
+    """One system in the ranking for an enrichment, and why it is or is not the choice.
+
+    `rating`: 0 (cannot) to 5. `price_per_item`: US dollars.
+    """
 
     system: str
     model_id: str
@@ -55,7 +58,7 @@ class Route(BaseModel):
 
 
 class EnrichmentPlan(BaseModel):
-    """What will be done for one enrichment and one media kind."""
+    """What will be done for one enrichment and one media kind: `counts`, `to_compute` objects, `price` dollars."""
 
     enrichment: str
     capability: Capability

@@ -34,7 +34,11 @@ class MaintenanceResult(BaseModel):
 
 
 class RunReport(BaseModel):
-    """What one run did, and what each of its `stages` did with the time."""
+    """What one run did, and what each of its `stages` did with the time.
+
+    `objects` and `orphaned` count objects of the source and of the catalog; `planned`, `published`, `unchanged` and
+    `causes` enrichments of objects; `pruned` rows. `cost_usd`: US dollars.
+    """
 
     run_id: str
     catalog: str
@@ -68,19 +72,21 @@ class RunReport(BaseModel):
         return max(self.stages, key=lambda stage: self.stages[stage].share, default=None)
 
     @property
+    def attempted(self) -> int:
+        return self.published + self.quarantined
+
+    @property
     def within_policy(self) -> bool:
         """Whether no more items failed than the policy allows."""
-        attempted = self.published + self.quarantined
-        return self.quarantined <= self.max_quarantine_ratio * attempted
+        return self.quarantined <= self.max_quarantine_ratio * self.attempted
 
 
 class QuarantineExceeded(SightflowError):
     """More items failed than the policy allows. What was good has been published; `report` says all."""
 
     def __init__(self, report: RunReport) -> None:
-        attempted = report.published + report.quarantined
         super().__init__(
-            f"{report.quarantined} of {attempted} items failed, more than policy.max_quarantine_ratio "
+            f"{report.quarantined} of {report.attempted} items failed, more than policy.max_quarantine_ratio "
             f"({report.max_quarantine_ratio:g}) allows; what was good is published. "
             f"See: sightflow quarantine list {report.catalog}"
         )

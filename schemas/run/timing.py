@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from sightflow.schemas.failure import Stage
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Span:
     """A stretch of work of one stage in one `process`, in seconds since the epoch."""
 

@@ -43,8 +43,6 @@ TRACK_POINT = pl.Struct(
 )
 TRACK = pl.Struct({"track_id": pl.Int64(), "label": pl.String(), "points": pl.List(TRACK_POINT)})
 
-CATALOG_KEY = ("uri", "enrichment")
-
 _TEXT = [str(c) for c in TEXT_CAPABILITIES]
 _REGIONS = [str(c) for c in (Capability.VISUAL_GROUNDING, Capability.OBJECT_DETECTION, Capability.SEGMENTATION)]
 
@@ -95,7 +93,7 @@ class CatalogRow(pa.DataFrameModel):
 
     class Config:
         strict = True
-        unique = list(CATALOG_KEY)
+        unique = ["uri", "enrichment"]
 
     @pa.dataframe_check(name="has_the_result_its_capability_gives")
     def has_its_result(cls, data: pa.PolarsData) -> pl.LazyFrame:

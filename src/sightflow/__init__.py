@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
-    from sightflow.blocks.catalog.catalog import Catalog
+    from sightflow.blocks.catalog.catalog import Catalog, TableName
     from sightflow.schemas.run.plan import RunPlan
     from sightflow.schemas.run.report import RunReport
     from sightflow.schemas.run.selection import Selection
     from sightflow.schemas.spec import EnrichmentSpec
 
     Spec = EnrichmentSpec | str | Path
-    Table = Literal["enrichments", "quarantine", "runs"]
 
 __all__ = ["__version__", "enrich", "plan", "read", "read_spec"]
 __version__ = version("sightflow")
@@ -78,19 +77,19 @@ def enrich(spec: Spec, selection: Selection | None = None) -> RunReport:
 
 @overload
 def read(
-    catalog: Spec, table: Table = "enrichments", *, version: int | None = None, output: Literal["polars"] = "polars"
+    catalog: Spec, table: TableName = "enrichments", *, version: int | None = None, output: Literal["polars"] = "polars"
 ) -> polars.DataFrame: ...
 @overload
 def read(
-    catalog: Spec, table: Table = "enrichments", *, version: int | None = None, output: Literal["arrow"]
+    catalog: Spec, table: TableName = "enrichments", *, version: int | None = None, output: Literal["arrow"]
 ) -> pyarrow.Table: ...
 @overload
 def read(
-    catalog: Spec, table: Table = "enrichments", *, version: int | None = None, output: Literal["duckdb"]
+    catalog: Spec, table: TableName = "enrichments", *, version: int | None = None, output: Literal["duckdb"]
 ) -> duckdb.DuckDBPyRelation: ...
 def read(
     catalog: Spec,
-    table: Table = "enrichments",
+    table: TableName = "enrichments",
     *,
     version: int | None = None,
     output: Literal["polars", "arrow", "duckdb"] = "polars",
@@ -117,8 +116,9 @@ def _spec(spec: Spec) -> EnrichmentSpec:
 
 def _catalog(catalog: Spec) -> Catalog:
     from sightflow.blocks.catalog.catalog import Catalog
-    from sightflow.tasks.discover import open_catalog
+    from sightflow.schemas.spec_reader import is_spec_file
+    from sightflow.tasks.open import open_catalog
 
-    if isinstance(catalog, str | Path) and not str(catalog).endswith((".yaml", ".yml")):
+    if isinstance(catalog, str | Path) and not is_spec_file(catalog):
         return Catalog.at(catalog)
     return open_catalog(_spec(catalog))

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, _imaging
 
 from sightflow.schemas.failure import Cause, Failure, Stage
-from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.media import DecodedImage
 from sightflow.schemas.spec import Limits
 from sightflow.tasks.media.image_formats import IMAGE_FORMATS, camera_raw, media_type, unsupported_format
 from sightflow.tasks.media.image_metadata import SIDEWAYS, UPRIGHT, jpeg_segments, orientation, without_metadata
@@ -72,7 +72,7 @@ class _Content(io.BytesIO):
 
 def decode(
     content: bytes, limits: Limits, side: int | None = None, reserve: Callable[[int], None] | None = None
-) -> Media | Failure:
+) -> DecodedImage | Failure:
     """Decode one object by its content, whatever its name.
 
     `side`: a JPEG may come at a half, a quarter or an eighth of its scale while neither side is shorter than so many

@@ -14,7 +14,7 @@ from typing import Final
 
 from PIL import Image
 
-from sightflow.tasks.media.tiff_directories import ORIENTATION, orientation_of, read_directories
+from sightflow.tasks.media.tiff_directories import ORIENTATION, header, orientation_of, read_directories
 
 # EXIF orientations (CIPA DC-008, 4.6.4) and how the picture is turned upright.
 UPRIGHT: Final = {
@@ -162,11 +162,10 @@ def _webp(content: bytes) -> tuple[bytes, int]:
 
 def _tiff(content: bytes) -> tuple[bytes, int] | None:
     """Every entry of the first directory that is no matter of pixels becomes a private one of a single byte."""
-    directories = read_directories(content)
-    if not directories:
+    found, directories = header(content), read_directories(content)
+    if found is None or not directories:
         return None
-    order = "<" if content[:2] == b"II" else ">"
-    big = content[2:4] in (b"+\0", b"\0+")
+    order, big, _ = found
     empty = struct.pack(order + ("HHQQ" if big else "HHII"), 65535, 1, 1, 0)
     changed = bytearray(content)
     for tag, place in directories[0].offsets.items():

@@ -16,9 +16,7 @@ from sightflow.schemas.enrichment import FrameSampling
 from sightflow.schemas.failure import Cause
 from sightflow.tasks.media.decoding_bounds import DecodingBounds
 from sightflow.tasks.media.video_container import VideoError, open_video, video_stream
-from sightflow.tasks.media.video_index import VideoIndex, decoded_frames, index_video
-
-__all__ = ["VideoError", "VideoIndex", "index_video", "read_frames", "sampled"]
+from sightflow.tasks.media.video_index import VideoIndex, decoded_frames
 
 # A seek fills the decoder anew; so many frames are decoded on the way rather than that.
 _WORTH_A_SEEK: Final = 12

@@ -27,7 +27,9 @@ from sightflow.schemas.vision import VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.decode_image import decode
 from sightflow.tasks.media.pixel_budget import PixelBudget
-from sightflow.tasks.media.read_video import VideoError, VideoIndex, index_video, read_frames, sampled
+from sightflow.tasks.media.read_video import read_frames, sampled
+from sightflow.tasks.media.video_container import VideoError
+from sightflow.tasks.media.video_index import VideoIndex, index_video
 from sightflow.tasks.media.windows import Window, cut
 
 _logger = logging.getLogger(__name__)

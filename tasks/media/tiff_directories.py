@@ -7,7 +7,6 @@ the file's own word, so what lies outside the content or repeats is passed over,
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,11 +30,10 @@ _MOST_VALUES: Final = 32
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a directory: its integers (at most 32), and where its 12 (BigTIFF: 20) bytes lie in the content."""
+    """One entry of a directory: its integers (at most 32)."""
 
     values: tuple[int, ...]
     stored: bytes  # of values of at most 4 (BigTIFF: 8) bytes, as they stand in the entry
-    offset: int
 
 
 @dataclass
@@ -44,7 +42,7 @@ class Directory:
 
     sub: bool
     entries: dict[int, Entry] = field(default_factory=dict)
-    offsets: dict[int, int] = field(default_factory=dict)  # of every entry, by tag, read or not
+    offsets: dict[int, int] = field(default_factory=dict)  # where each entry's 12 (BigTIFF: 20) bytes lie, by tag
 
     def value(self, tag: int, default: int = 0) -> int:
         """The first integer of a tag."""
@@ -63,10 +61,10 @@ class Directory:
 
 def read_directories(content: bytes) -> list[Directory]:
     """The pages of a TIFF structure in their order, those that the first one names as SubIFDs after it; at most 64."""
-    header = _header(content)
-    if header is None:
+    found_header = header(content)
+    if found_header is None:
         return []
-    order, big, offset = header
+    order, big, offset = found_header
     found: list[Directory] = []
     seen: set[int] = set()
     ahead = [(offset, False)]
@@ -92,11 +90,12 @@ def orientation_of(content: bytes) -> int | None:
 
     Its type is not asked for: writers store the number as SHORT, as LONG, as BYTE, and as ASCII, raw or as a digit.
     """
-    header = _header(content.removeprefix(b"Exif\0\0"))
-    if header is None:
+    content = content.removeprefix(b"Exif\0\0")
+    found_header = header(content)
+    if found_header is None:
         return None
     try:
-        directory, _ = _read(content.removeprefix(b"Exif\0\0"), *header, sub=False)
+        directory, _ = _read(content, *found_header, sub=False)
     except struct.error:
         return None
     entry = directory.entries.get(ORIENTATION)
@@ -107,8 +106,10 @@ def orientation_of(content: bytes) -> int | None:
     return number if 1 <= number <= 8 else None
 
 
-def _header(content: bytes) -> tuple[str, bool, int] | None:
-    """Byte order, whether it is a BigTIFF, and the offset of the first directory."""
+def header(content: bytes) -> tuple[str, bool, int] | None:
+    """Byte order as `struct` writes it, whether it is a BigTIFF, and the offset of the first directory; None if it is
+    neither.
+    """
     order = {b"II": "<", b"MM": ">"}.get(content[:2])
     try:
         if order is None:
@@ -132,7 +133,7 @@ def _read(content: bytes, order: str, big: bool, offset: int, sub: bool) -> tupl
         (tag,) = _unpacked(order + "H", content, place)
         directory.offsets.setdefault(tag, place)
         if tag in _READ and tag not in directory.entries:
-            directory.entries[tag] = Entry(*_values(content, order, big, place), place)
+            directory.entries[tag] = Entry(*_values(content, order, big, place))
     try:
         (following,) = _unpacked(order + ("Q" if big else "I"), content, start + count * size)
     except struct.error:
@@ -149,12 +150,12 @@ def _values(content: bytes, order: str, big: bool, place: int) -> tuple[tuple[in
         (at,) = _unpacked(order + ("Q" if big else "I"), content, at)
         stored = b""
     try:
-        return tuple(_unpacked(f"{order}{min(count, _MOST_VALUES)}{letter}", content, at)), stored
+        return _unpacked(f"{order}{min(count, _MOST_VALUES)}{letter}", content, at), stored
     except struct.error:
         return (), stored
 
 
-def _unpacked(form: str, content: bytes, offset: int) -> Iterator[int]:
+def _unpacked(form: str, content: bytes, offset: int) -> tuple[int, ...]:
     if offset > len(content):  # also what no C integer holds
         raise struct.error("outside the content")
-    return iter(struct.unpack_from(form, content, offset))
+    return struct.unpack_from(form, content, offset)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,8 +48,6 @@ class VideoIndex:
     `keyframes`: indices of the frames that can be decoded alone. Seconds count from the first frame shown.
     """
 
-    container: str
-    codec: str
     width: int
     height: int
     rotation: int
@@ -70,7 +69,7 @@ class VideoIndex:
         """The mean rate, frames a second."""
         return self.frame_count / self.duration if self.duration > 0 else float(self.frame_count)
 
-    @property
+    @cached_property
     def seconds(self) -> npt.NDArray[np.float64]:
         """When each frame is shown, in seconds from the first."""
         return np.asarray((self.pts - self.pts[0]) * self.time_base, dtype=np.float64)
@@ -111,7 +110,6 @@ def index_video(path: Path, limits: Limits) -> VideoIndex:
         duration = float((times.max() - times.min() + last) * time_base)
         if duration > limits.max_seconds:
             raise VideoError(Cause.TOO_LARGE, f"{duration:,.0f} s long; the limit is {limits.max_seconds:,.0f} s")
-        name, codec = container.format.name, context.name
         stored = (int(context.width), int(context.height))
         aspect = stream.sample_aspect_ratio
     if packets.counted:
@@ -130,7 +128,7 @@ def index_video(path: Path, limits: Limits) -> VideoIndex:
     if rotation % 180:
         width, height = height, width
     return VideoIndex(
-        name, codec, width, height, rotation, time_base, pts, keyframes, duration,
+        width, height, rotation, time_base, pts, keyframes, duration,
         number, stored, packets.counted, limits.max_pixels,
     )  # fmt: skip
 

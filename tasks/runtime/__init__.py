@@ -1,1 +1,1 @@
-"""What surrounds the stages of a run: the publisher, shard sizing, Dask, cancellation."""
+"""What surrounds the stages of a run: the publisher, loaded models, shard sizing, Dask, cancellation, metrics."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from importlib import import_module
 
-import polars as pl
-
 from sightflow.blocks.extras import is_installed
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.catalog import CatalogRow
-from sightflow.schemas.tables.frames import polars_schema
+from sightflow.schemas.tables.frames import to_frame
 from sightflow.schemas.tables.inventory import Inventory
 from sightflow.schemas.tables.quarantine import QuarantineRow
 from sightflow.schemas.tables.runs import RunRow
-from sightflow.tasks.discover import open_store
+from sightflow.tasks.open import open_store
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ def preload(spec: EnrichmentSpec) -> None:
     for name in (*_IMPORTED_LATE, *filter(is_installed, _IF_INSTALLED)):
         import_module(name)
     for model in (Inventory, CatalogRow, QuarantineRow, RunRow):
-        model.validate(pl.DataFrame(schema=polars_schema(model)))
+        model.validate(to_frame(model, []))
     if not spec.store.block:  # a saved one is loaded by the run: Prefect may not be up yet
         try:
             open_store(spec.store).connect(spec.source)

@@ -1,6 +1,7 @@
 """Without extras everything that needs none works, and what is missing is named with the command that installs it."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from sightflow.blocks import extras
 from sightflow.blocks.extras import install_command, is_installed, require
 from sightflow.blocks.models.engines.factory import OPEN_WEIGHTS_ENGINES, VENDOR_ENGINES
 from sightflow.schemas.failure import MissingExtra
+from sightflow.schemas.spec import RunnerSettings
+from sightflow.tasks.runtime import task_runner
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = (
@@ -90,9 +94,15 @@ def test_a_spec_that_needs_one_is_refused_with_the_command(sightflow: Any, write
     assert done.returncode == 2 and install_command("local") in done.stderr
 
 
-def test_the_demo_and_dask_are_refused_with_the_command(sightflow: Any) -> None:
+def test_the_demo_is_refused_with_the_command(sightflow: Any) -> None:
     done = sightflow("demo")
     assert done.returncode == 1 and install_command("demo") in done.stderr
+
+
+def test_dask_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "is_installed", lambda package: package not in ("distributed", "prefect_dask"))
+    with pytest.raises(MissingExtra, match=re.escape(install_command("dask"))):
+        task_runner._runner(RunnerSettings(kind="dask"))
 
 
 def test_help_and_a_catalog_need_none(sightflow: Any, tmp_path: Path) -> None:

@@ -216,7 +216,8 @@ _MEASURE = """
 import json, re, sys
 from pathlib import Path
 from sightflow.schemas.spec import Limits
-from sightflow.tasks.media.read_video import index_video, read_frames, sampled
+from sightflow.tasks.media.read_video import read_frames, sampled
+from sightflow.tasks.media.video_index import index_video
 from sightflow.schemas.enrichment import FrameSampling
 # Not ru_maxrss, which a process inherits from the one that started it.
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1)) / 1024

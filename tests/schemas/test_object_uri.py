@@ -57,20 +57,11 @@ def test_two_places_have_two_texts(one: ObjectUri, other: ObjectUri) -> None:
 
 
 @given(uris, st.text(st.sampled_from(ODD), max_size=8))
-def test_what_is_in_a_folder_is_below_it(folder: ObjectUri, name: str) -> None:
+def test_what_is_joined_to_a_folder_is_in_it(folder: ObjectUri, name: str) -> None:
     inside = folder.join(name)
-    assert inside.is_below(folder) == bool(name)
-    assert not folder.is_below(folder) and not folder.is_below(inside)
     assert inside.key.endswith(name) and inside.key.startswith(folder.key)
     assert inside.name == name.rpartition("/")[2]
     assert inside == folder.with_key(inside.key)
-
-
-def test_a_name_that_begins_alike_is_not_below() -> None:
-    folder = ObjectUri.parse("s3://bucket/catalog")
-    assert ObjectUri.parse("s3://bucket/catalog/a").is_below(folder)
-    for outside in ("s3://bucket/catalogue", "s3://bucket/catalog", "s3://other/catalog/a", "file:///catalog/a"):
-        assert not ObjectUri.parse(outside).is_below(folder)
 
 
 def test_a_bucket_alone_is_its_root() -> None:

@@ -15,23 +15,27 @@ _HERE = "sightflow.blocks.models.engines"
 
 
 class EngineEntry(NamedTuple):
-    """Where an engine's class is, the package that it computes with, and the extra that installs it."""
+    """Where an engine's class is, the package that it cannot be imported without, and the extra that installs it.
+
+    `is_remote`: whether media leave for another's machine, as the class says of itself.
+    """
 
     path: str
     package: str
     extra: str
+    is_remote: bool = False
 
 
 OPEN_WEIGHTS_ENGINES: dict[str, EngineEntry] = {
     "local": EngineEntry(f"{_HERE}.transformers.engine:TransformersEngine", "transformers", "local"),
-    "endpoint": EngineEntry(f"{_HERE}.providers.openai_endpoint:OpenAIEndpoint", "openai", "openai"),
+    "endpoint": EngineEntry(f"{_HERE}.providers.openai_endpoint:OpenAIEndpoint", "openai", "openai", True),
     "vllm": EngineEntry(f"{_HERE}.vllm:VllmEngine", "transformers", "vllm"),
 }
 """What the setting `engine` of a system with open weights may say."""
 VENDOR_ENGINES: dict[str, EngineEntry] = {
-    "openai": EngineEntry(f"{_HERE}.providers.openai_chat:OpenAIEngine", "openai", "openai"),
-    "gemini": EngineEntry(f"{_HERE}.providers.gemini:GeminiEngine", "google.genai", "gemini"),
-    "dashscope": EngineEntry(f"{_HERE}.providers.dashscope:DashScopeEngine", "dashscope", "dashscope"),
+    "openai": EngineEntry(f"{_HERE}.providers.openai_chat:OpenAIEngine", "openai", "openai", True),
+    "gemini": EngineEntry(f"{_HERE}.providers.gemini:GeminiEngine", "google.genai", "gemini", True),
+    "dashscope": EngineEntry(f"{_HERE}.providers.dashscope:DashScopeEngine", "dashscope", "dashscope", True),
 }
 """The vendors' SDKs, by the name that a hosted system gives."""
 
@@ -45,7 +49,7 @@ class MissingEngine(Engine):
 
     @property
     def is_remote(self) -> bool:
-        return self._entry in VENDOR_ENGINES.values()
+        return self._entry.is_remote
 
     def availability(self) -> Availability:
         return Availability(
@@ -53,15 +57,14 @@ class MissingEngine(Engine):
         )
 
     def load(self) -> None:
-        available = self.availability()
-        raise MissingExtra(f"{self._system.system}: {available.why}; {available.remedy}")
+        raise MissingExtra(self.availability().refusal(self._system.system))
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
         self.load()
         return []
 
     def weights_digest(self) -> str:
-        return f"{self._system.ref.id}@{self._system.ref.revision or ''}"
+        return str(self._system.ref.pinned)
 
 
 def _entry(name: str) -> EngineEntry:

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from sightflow.blocks.extras import install_command
 from sightflow.blocks.models.contract import (
     LEAST_OBJECTS,
     Availability,
@@ -92,8 +93,7 @@ class VllmEngine(Engine):
         return weights_digest(self._system.ref)
 
     def fingerprint_parts(self) -> dict[str, Any]:
-        dtype = {} if self._system.dtype == "auto" else {"dtype": self._system.dtype}
-        return dtype | {"engine": "vllm"}
+        return {"engine": "vllm"}
 
     def availability(self) -> Availability:
         """Whether vLLM is installed, has a device and the weights are here; importing it takes many seconds and is left
@@ -104,7 +104,7 @@ class VllmEngine(Engine):
         try:
             version = metadata.version("vllm")
         except metadata.PackageNotFoundError:
-            remedy = f"run: pip install 'sightflow[vllm]' (an environment of its own: it pins torch); or {_OTHERWISE}"
+            remedy = f"run: {install_command('vllm')} (an environment of its own: it pins torch); or {_OTHERWISE}"
             return Availability(False, "vLLM is not installed", remedy)
         if "+" not in version and not torch.cuda.is_available():  # builds for other devices carry a suffix: 0.33.0+cpu
             return Availability(False, f"vLLM {version} finds no GPU here", _OTHERWISE)
@@ -117,7 +117,7 @@ class VllmEngine(Engine):
         system = self._system
         available, path = self.availability(), local_path(system.ref)
         if not available.usable or path is None:
-            raise ModelError(f"{system.system}: {available.why}; {available.remedy}")
+            raise ModelError(available.refusal(system.system))
         system.refuse_another_model(path)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report what machine and model this is
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

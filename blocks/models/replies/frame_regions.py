@@ -16,28 +16,19 @@ from sightflow.schemas.media import DecodedVideo
 def attach_frames(
     text: str, regions: RegionsResult, enrichment: Enrichment, video: DecodedVideo
 ) -> RegionsResult | TracksResult:
-    """The regions that were read from a reply about frames, with their frames, or as tracks if these were asked."""
-    if enrichment.capability is Capability.OBJECT_TRACKING:
-        return tracks_by_frame(text, regions, video)
-    return regions_by_frame(text, regions, video)
+    """The regions that were read from a reply about frames, with their frames, or as tracks if these were asked.
 
-
-def regions_by_frame(text: str, regions: RegionsResult, video: DecodedVideo) -> RegionsResult:
-    """The regions of a reply, each with the frame that its entry names. Raises ReplyError if one names none."""
-    positions = [_whole(entry, "frame", 1, len(video.frames)) - 1 for entry in read_entries(text)]
-    return RegionsResult(tuple(_at_frame(r, k, video) for r, k in zip(regions.regions, positions, strict=True)))
-
-
-def tracks_by_frame(text: str, regions: RegionsResult, video: DecodedVideo) -> TracksResult:
-    """The tracks of a reply whose entries name frame and track; tracks are numbered from 1 as they appear.
-
-    Raises ReplyError if an entry names no frame or no track, or a track is twice in a frame or changes its label.
+    Tracks are numbered from 1 as they appear. Raises ReplyError if an entry names no frame or no track, or a track is
+    twice in a frame or changes its label.
     """
-    placed = regions_by_frame(text, regions, video).regions
-    numbers = [_whole(entry, "track", 0, 10**9) for entry in read_entries(text)]
+    entries = read_entries(text)
+    positions = [_whole(entry, "frame", 1, len(video.frames)) - 1 for entry in entries]
+    placed = tuple(_at_frame(r, k, video) for r, k in zip(regions.regions, positions, strict=True))
+    if enrichment.capability is not Capability.OBJECT_TRACKING:
+        return RegionsResult(placed)
     members: dict[int, list[Region]] = {}
-    for number, region in zip(numbers, placed, strict=True):
-        members.setdefault(number, []).append(region)
+    for entry, region in zip(entries, placed, strict=True):
+        members.setdefault(_whole(entry, "track", 0, 10**9), []).append(region)
     return TracksResult(tuple(_track(k, found) for k, found in enumerate(members.values(), start=1)))
 
 

@@ -13,7 +13,6 @@ from sightflow.blocks.models.replies.answer import answer_of
 from sightflow.blocks.models.replies.polygon_masks import mask_region
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
-from sightflow.schemas.failure import Cause
 from sightflow.schemas.geometry import Box, BoxFormat, ImageTransform
 
 _MAX_CHARACTERS = 400_000
@@ -107,7 +106,7 @@ def asked_label(label: str | None, enrichment: Enrichment) -> str:
         return requested[0]
     wanted = {word.casefold(): word for word in requested}
     if label is None or label.strip().casefold() not in wanted:
-        raise ReplyError(f"the label {str(label)[:80]!r} was not asked for", Cause.MALFORMED)
+        raise ReplyError(f"the label {str(label)[:80]!r} was not asked for")
     return wanted[label.strip().casefold()]
 
 

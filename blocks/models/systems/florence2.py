@@ -56,11 +56,8 @@ class Florence2(OpenWeightsModel):
     supports_custom_prompt: ClassVar[bool] = False
     model_class = "Florence2ForConditionalGeneration"
     memory_gib = 1.5
+    squeezes_to_square = True
     default = ModelRef("florence-community/Florence-2-base-ft", revision="main", licence="mit", commercial_use="yes")
-
-    def square_side(self) -> int | None:
-        size = self._processor.image_processor.size
-        return int(max(size["height"], size["width"]))
 
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         limit = self.max_new_tokens

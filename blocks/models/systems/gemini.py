@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from sightflow.blocks.models.contract import JsonSchema, Prompt
 from sightflow.blocks.models.hosted_model import HostedModel
@@ -20,9 +20,6 @@ from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.geometry import BoxFormat
 from sightflow.schemas.rating import Rating, stars
 from sightflow.schemas.vision import ModelRef
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class InstructBlip(OpenWeightsModel):
     box_format = FRACTIONS
     model_class = "InstructBlipForConditionalGeneration"
     memory_gib = 10.0
+    squeezes_to_square = True
     prompt_conditioned_vision: ClassVar[bool] = True
     default = ModelRef("Salesforce/instructblip-flan-t5-xl", revision="main", licence="mit")
 
@@ -52,10 +53,6 @@ class InstructBlip(OpenWeightsModel):
         super().on_loaded(processor, config)
         if config is not None and processor.num_query_tokens is None:
             processor.num_query_tokens = config.num_query_tokens
-
-    def square_side(self) -> int | None:
-        size = self._processor.image_processor.size
-        return int(max(size["height"], size["width"]))
 
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         if enrichment.capability is Capability.VISUAL_GROUNDING:

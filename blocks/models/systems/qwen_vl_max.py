@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.hosted_model import HostedModel
@@ -16,9 +16,6 @@ from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, BoxFormat, ImageTransform
 from sightflow.schemas.rating import Rating, stars
 from sightflow.schemas.vision import ModelRef, VisionRequest
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,6 @@ _BOX_FORMS = {
     "thousandths": '"bbox_2d": [x_min, y_min, x_max, y_max] on a scale from 0 to 1000',
     "pixels": '"bbox_2d": [x_min, y_min, x_max, y_max] in pixels of the picture',
 }
-_LEAST_FRAMES = 4  # of a list of frames
 _POLYGON_FORM = '"polygon": [[x, y], ...], its outline in the same units'
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from sightflow.blocks.models.video.tracking import link
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, RegionsResult, Result, Segment, TextResult, TracksResult
-from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.failure import Failure
 from sightflow.schemas.media import DecodedImage, DecodedVideo
 from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
 
@@ -34,7 +34,7 @@ def frame_requests(request: VisionRequest, video: DecodedVideo) -> list[VisionRe
 
 
 def merge_frame_replies(request: VisionRequest, video: DecodedVideo, replies: Sequence[VisionReply]) -> VisionReply:
-    """The replies about each frame, in their order, as the one reply about the video.
+    """The replies about each frame, at least one, in their order, as the one reply about the video.
 
     Up to one frame in twenty may fail; the raw reply says which and why, and tracks bridge them. More fail the video.
     Regions get their frame's index and seconds and, for tracking, are linked. Captions become timed segments and the
@@ -43,9 +43,7 @@ def merge_frame_replies(request: VisionRequest, video: DecodedVideo, replies: Se
     times = list(zip(video.indices, video.seconds, strict=True))
     outcome: Result | Failure
     failed = [(seconds, r.failure) for (_, seconds), r in zip(times, replies, strict=True) if r.failure]
-    if not replies:
-        outcome = Failure(Cause.DECODE, "no frame of it could be decoded")
-    elif len(failed) > _MAY_FAIL * len(replies):
+    if len(failed) > _MAY_FAIL * len(replies):
         seconds, failure = failed[0]
         others = f" (and {len(failed) - 1} more of {len(replies)} frames)" if len(failed) > 1 else ""
         outcome = replace(failure, message=f"at {seconds:.2f} s: {failure.message}{others}")
@@ -64,8 +62,8 @@ def merge_frame_replies(request: VisionRequest, video: DecodedVideo, replies: Se
     if isinstance(outcome, Failure):
         outcome = replace(outcome, raw_reply=raw)
     usage = sum((reply.usage for reply in replies), Usage())
-    system, model_id = (replies[0].system, replies[0].model_id) if replies else ("", "")
-    return VisionReply(request.uri, request.enrichment.name, outcome, system, model_id, raw, usage)
+    first = replies[0]
+    return VisionReply(request.uri, request.enrichment.name, outcome, first.system, first.model_id, raw, usage)
 
 
 def _raw(seconds: float, reply: VisionReply) -> str:

@@ -91,11 +91,11 @@ def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
 
 def _distance(detection: Any, tracked: Any) -> float:
     """0: the same place; above `_FARTHEST`: another object."""
-    fallback_profile = 0.0 if detection.data.label == tracked.last_detection.data.label else _OTHER_LABEL
+    other_label = 0.0 if detection.data.label == tracked.last_detection.data.label else _OTHER_LABEL
     here, there = detection.points, tracked.estimate
     diagonals = np.linalg.norm(here[1] - here[0]), np.linalg.norm(there[1] - there[0])
     apart = np.linalg.norm(here.mean(axis=0) - there.mean(axis=0)) / max(float(np.mean(diagonals)), 1e-6)
-    return float(0.5 * apart + 0.5 * (1 - _overlap(here, there)) + fallback_profile)
+    return float(0.5 * apart + 0.5 * (1 - _overlap(here, there)) + other_label)
 
 
 def _label(regions: Sequence[Region]) -> str:

@@ -14,7 +14,9 @@ from PIL import Image
 from sightflow.schemas.enrichment import FrameSampling
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.spec import Limits
-from sightflow.tasks.media.read_video import VideoError, index_video, read_frames, sampled
+from sightflow.tasks.media.read_video import read_frames, sampled
+from sightflow.tasks.media.video_container import VideoError
+from sightflow.tasks.media.video_index import index_video
 from tests.videos import number_of, write_video
 
 LIMITS = Limits()

@@ -13,7 +13,9 @@ from PIL import Image
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.spec import Limits
 from sightflow.tasks.media import decoding_bounds
-from sightflow.tasks.media.read_video import VideoError, index_video, read_frames
+from sightflow.tasks.media.read_video import read_frames
+from sightflow.tasks.media.video_container import VideoError
+from sightflow.tasks.media.video_index import index_video
 from tests.videos import MS, number_of, numbered, write_video
 
 FILES = Path(__file__).parent / "files"

@@ -133,16 +133,13 @@ class ProviderEngine(Engine):
     def preferred_objects(self) -> int:
         return max(LEAST_OBJECTS, 2 * self.account.max_concurrency)
 
-    def weights_digest(self) -> str:
-        return f"{self.account.model_id}@"
-
     def load(self) -> None:
         with self._lock:
             if self._client is not None:
                 return
             available = self.availability()
             if not available.usable:
-                raise ModelError(f"{self._system.system}: {available.why}; {available.remedy}")
+                raise ModelError(available.refusal(self._system.system))
             account = self.account
             self.limiter = RateLimiter(account.requests_per_minute, account.tokens_per_minute, self.clock)
             self._client = self.connect()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from sightflow.blocks.models.contract import Availability, Choices, Prompt
+from sightflow.blocks.models.contract import ENDPOINT_KEY_VARIABLE, Availability, Choices, Prompt
 from sightflow.blocks.models.engines.providers.engine import Account
 from sightflow.blocks.models.engines.providers.messages import ProviderError, ProviderRequest, ProviderResponse
 from sightflow.blocks.models.engines.providers.openai_chat import OpenAIChat, response_format
@@ -24,7 +24,6 @@ from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.media import DecodedImage, Media
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
-KEY_VARIABLE = "SIGHTFLOW_ENDPOINT_KEY"
 _PATIENCE = 5.0
 """Seconds that an endpoint has to say that it is there."""
 _TYPICAL_CELL = 28 * 28
@@ -41,7 +40,6 @@ class ServedSystem(Protocol):
     @property
     def ref(self) -> ModelRef: ...
 
-    dtype: str
     endpoint_url: str | None
     endpoint_key: SecretStr | None
     endpoint_timeout: float
@@ -104,11 +102,10 @@ class OpenAIEndpoint(OpenAIChat):
     def weights_digest(self) -> str:
         ref = self._served.ref
         # What is in this machine's cache of the hub is not what is served.
-        return weights_digest(ref) if is_folder(ref.id) else f"{ref.id}@{ref.revision or ''}"
+        return weights_digest(ref) if is_folder(ref.id) else ref.pinned
 
     def fingerprint_parts(self) -> dict[str, Any]:
-        dtype = {} if self._served.dtype == "auto" else {"dtype": self._served.dtype}
-        return dtype | {"engine": "endpoint"}
+        return {"engine": "endpoint"}
 
     def availability(self) -> Availability:
         """Whether a server answers there and takes the key; nothing is asked of the model."""
@@ -120,7 +117,7 @@ class OpenAIEndpoint(OpenAIChat):
             listed = [model.id for model in self.client(_PATIENCE).models.list()]
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             why = f"{url} refuses the key (HTTP {error.status_code})"
-            remedy = f"set {KEY_VARIABLE}, or the endpoint_key of a saved block"
+            remedy = f"set {ENDPOINT_KEY_VARIABLE}, or the endpoint_key of a saved block"
             return Availability(False, why, remedy)
         except openai.APIConnectionError:
             remedy = f"check endpoint_url, or start a server: vllm serve {model_id}"
@@ -156,8 +153,8 @@ def _account_of(system: ServedSystem) -> Account:
     return Account(
         vendor="the endpoint",
         model_id=system.ref.id,
-        key=SecretStr(key or os.environ.get(KEY_VARIABLE, "").strip()),
-        key_variables=(KEY_VARIABLE,),
+        key=SecretStr(key or os.environ.get(ENDPOINT_KEY_VARIABLE, "").strip()),
+        key_variables=(ENDPOINT_KEY_VARIABLE,),
         base_url=system.endpoint_url,
         timeout=system.endpoint_timeout,
         max_concurrency=system.max_concurrency,

@@ -29,7 +29,10 @@ class Clock:
 
 
 class Reservation:
-    """What one request took from the limits; `tokens` is an estimate until it is settled."""
+    """What one request took from the limits at `at`, in monotonic seconds; `tokens` is an estimate until it is settled.
+
+    `counts`: whether it is still among those of the last 60 seconds.
+    """
 
     def __init__(self, at: float, tokens: int) -> None:
         self.at = at

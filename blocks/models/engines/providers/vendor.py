@@ -55,8 +55,7 @@ class VendorEngine(ProviderEngine):
         super().load()
 
     def weights_digest(self) -> str:
-        ref = self._vendor_system.ref
-        return f"{ref.id}@{ref.revision or ''}"
+        return self._vendor_system.ref.pinned
 
 
 def account_of(system: VendorSystem) -> Account:

@@ -113,9 +113,6 @@ class TransformersEngine(Engine):
     def weights_digest(self) -> str:
         return weights_digest(self._system.ref)
 
-    def fingerprint_parts(self) -> dict[str, Any]:
-        return {} if self._system.dtype == "auto" else {"dtype": self._system.dtype}
-
     # --- loading --------------------------------------------------------------------------------
 
     def load(self) -> None:
@@ -136,7 +133,7 @@ class TransformersEngine(Engine):
         system = self._system
         available, path = self.availability(), local_path(system.ref)
         if not available.usable or path is None:
-            raise ModelError(f"{system.system}: {available.why}; {available.remedy}")
+            raise ModelError(available.refusal(system.system))
         import torch
         import transformers
 

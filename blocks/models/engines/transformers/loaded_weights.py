@@ -12,7 +12,7 @@ from sightflow.blocks.models.engines.transformers.choice_constraint import Allow
 
 
 class TransformersWeights:
-    """A torch module with its processor.
+    """A torch module with its processor: `LoadedWeights` on transformers.
 
     `preprocessing`: held while the processor is used; the tokenizer of the thread that is on the device is a copy, for
     a fast tokenizer cannot be used by two threads.
@@ -41,18 +41,10 @@ class TransformersWeights:
         return TransformersWeights(copy.deepcopy(self.model, shared), self.processor, self._preprocessing)
 
     def tokenize_choices(self, choices: Sequence[str]) -> list[list[int]]:
-        """The token ids of each choice, with the end after them."""
         tokenizer = self.tokenizer
         return [[*tokenizer(c, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for c in choices]
 
     def choice_constraint(self, batch: Sequence[GenerationRequest], prompt_length: int) -> AllowedTokens | None:
-        """A rule for `generate(prefix_allowed_tokens_fn=)` that holds each reply of a batch to its choices.
-
-        None when no prompt has any.
-
-        `prompt_length`: how many tokens stand before the reply (0 for encoder-decoders, whose first token is the
-        decoder's start).
-        """
         if not any(each.prompt.choices for each in batch):
             return None
         import torch

@@ -168,13 +168,13 @@ def test_a_question_that_names_a_file_is_sent_as_words(tmp_path, monkeypatch) ->
     secret = tmp_path / "secret.txt"
     secret.write_text("private")
     monkeypatch.chdir(tmp_path)
-    effective_prompts = [str(secret), f"file://{secret}", "secret.txt", "oss://bucket/key", "~/secret.txt"]
-    asked = [CAPTION.model_copy(update={"prompt": question}) for question in effective_prompts]
+    questions = [str(secret), f"file://{secret}", "secret.txt", "oss://bucket/key", "~/secret.txt"]
+    asked = [CAPTION.model_copy(update={"prompt": question}) for question in questions]
     with QWEN.on_loopback(lambda _: Say("words")) as provider:
         replies = QWEN.connect(provider).run([request(enrichment) for enrichment in asked])
     assert provider.complaints == []
-    assert [reply.failure for reply in replies] == [None] * len(effective_prompts)
-    assert {received.texts[0].strip() for received in provider.received} == set(effective_prompts)
+    assert [reply.failure for reply in replies] == [None] * len(questions)
+    assert {received.texts[0].strip() for received in provider.received} == set(questions)
 
 
 def test_replies_come_in_the_order_of_the_requests_each_to_its_own_picture() -> None:
