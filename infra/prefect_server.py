@@ -35,7 +35,6 @@ def prefect_api(for_one_run: bool = True, say: Callable[[str], None] = _to_stder
 
     Raises SightflowError if the configured server does not answer or refuses the credentials, or ours has ended.
     """
-    from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 
     from sightflow.tasks.runtime.cancellation import STOP, RunStopped
@@ -50,7 +49,6 @@ def prefect_api(for_one_run: bool = True, say: Callable[[str], None] = _to_stder
         PrefectServer(folder, for_one_run=for_one_run, held_open=[lock]) as server,
         _environment_of(server),
     ):
-        refresh_global_settings_context()
         stop = threading.Event()
         token = STOP.set(stop)
         # Nobody would miss them, and a flow that ends waits up to a second for the thread that sends them.
@@ -73,7 +71,6 @@ def prefect_api(for_one_run: bool = True, say: Callable[[str], None] = _to_stder
                 STOP.reset(token)
                 if not server.has_ended:
                     deliver()
-    refresh_global_settings_context()
 
 
 def _cause(status: int) -> str:
@@ -83,8 +80,11 @@ def _cause(status: int) -> str:
 @contextmanager
 def _environment_of(server: PrefectServer) -> Iterator[None]:
     """Within, this process, and those that it starts, talk to `server`."""
+    from prefect.context import refresh_global_settings_context
+
     before = {name: os.environ.get(name) for name in server.client_environment}
     os.environ.update(server.client_environment)
+    refresh_global_settings_context()
     try:
         yield
     finally:
@@ -93,6 +93,7 @@ def _environment_of(server: PrefectServer) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        refresh_global_settings_context()  # also where a run has failed: the next one would ask the server that is gone
 
 
 def server_lost() -> SightflowError:

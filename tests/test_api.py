@@ -10,10 +10,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from prefect import flow
+from prefect.settings import get_current_settings
 
 import sightflow
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.run.report import QuarantineExceeded
 from sightflow.schemas.run.selection import Selection
 from tests.blocks.catalog.test_catalog import rows
 from tests.e2e.test_incremental import flat
@@ -77,6 +79,21 @@ def test_a_spec_is_planned_run_and_read(tmp_path: Path, write_spec: Any) -> None
     assert sightflow.plan(spec).to_compute == 0
     assert sightflow.read(path)["enrichment"].unique().to_list() == ["caption"]
     assert sightflow.read(spec, "runs").height == 2
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("stand_in")
+def test_a_run_that_fails_leaves_the_process_ready_for_the_next(tmp_path: Path, write_spec: Any) -> None:
+    """Each on a server of its own: what the first one's was configured with is gone with it."""
+    broken, whole = tmp_path / "broken.png", tmp_path / "whole.png"
+    broken.write_bytes(b"no picture")
+    path = write_spec(str(broken), models={}, policy={"max_quarantine_ratio": 0.0})
+    with pytest.raises(QuarantineExceeded):
+        sightflow.enrich(path)
+    whole.write_bytes(flat((1, 2, 3)))
+    path = write_spec(str(whole), models={})
+    assert sightflow.enrich(path).published == 1
+    assert get_current_settings().api.url is None
 
 
 def test_a_wrong_spec_is_refused_with_its_line(tmp_path: Path) -> None:
