@@ -1,6 +1,10 @@
 """The wheel in a fresh environment, used from a project that has folders of the same names."""
 
 import json
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +12,7 @@ import pytest
 
 from sightflow.infra.server_process import PrefectServer
 from tests.e2e.test_incremental import flat
-from tests.installed import Installed
+from tests.installed import ROOT, Installed
 
 FLOW = """
 from prefect import flow
@@ -38,6 +42,33 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_adds_exactly_one_name(installed: Installed) -> None:
     assert {name for name in installed.names() if not name.endswith(".dist-info")} == {"sightflow"}
+
+
+def test_the_secrets_of_a_checkout_are_in_no_wheel_and_no_image(tmp_path: Path) -> None:
+    kept = {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        ".gitignore",
+        "src",
+        "schemas",
+        "blocks",
+        "tasks",
+        "flows",
+        "infra",
+    }
+    checkout = tmp_path / "checkout"
+    shutil.copytree(
+        ROOT, checkout, symlinks=True, ignore=lambda at, names: set(names) - kept if at == str(ROOT) else []
+    )
+    (checkout / "infra" / ".env").write_text("SIGHTFLOW_WEBHOOK_TOKEN=secret\n")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel"], cwd=checkout, check=True)
+    (built,) = (checkout / "dist").glob("*.whl")
+    with zipfile.ZipFile(built) as wheel:
+        names = wheel.namelist()
+    assert "sightflow/infra/compose.yaml" in names and not [name for name in names if name.endswith(".env")]
+    # What is taken back last counts: https://docs.docker.com/build/concepts/context/#dockerignore-files
+    assert (ROOT / ".dockerignore").read_text().splitlines()[-1] == "**/.env"
 
 
 def test_the_users_modules_and_ours_are_told_apart(installed: Installed, project: Path) -> None:
