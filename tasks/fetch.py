@@ -13,12 +13,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.store.backend import too_large
+from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Failure, Stage
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, timed
-from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.schemas.spec import EnrichmentSpec, StoreSettings
 from sightflow.tasks.open import open_store
 
 
@@ -78,8 +79,10 @@ class Fetched:
             file.path.unlink(missing_ok=True)
 
 
-# The store of all the shards of a process: Prefect, which may be away, is asked for a saved block once.
-_store = cache(open_store)
+@cache
+def _store(settings: StoreSettings) -> ObjectStore:
+    """The store of all the shards of a process: Prefect, which may be away, is asked for a saved block once."""
+    return open_store(settings)
 
 
 @task(

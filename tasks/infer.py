@@ -62,7 +62,8 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
             if not is_down and _looks_down(replies):
                 is_down = True
                 _logger.warning("shard %d: %s looks down; the next system is asked", shard.index, shard.system)
-            answers = _with_fallback(answers, requests, spec)
+            with timed(spans, Stage.INFER):
+                answers = _with_fallback(answers, requests, spec)
         assembler.add([*failed, *zip(items, answers, strict=True)])
     return Replies(assembler.answers(), spans)
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from prefect import flow
+from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 
 import sightflow
@@ -81,8 +83,19 @@ def test_a_spec_is_planned_run_and_read(tmp_path: Path, write_spec: Any) -> None
     assert sightflow.read(spec, "runs").height == 2
 
 
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Prefect is configured with no server within, also where other tests of this process share one."""
+    with monkeypatch.context() as within:
+        within.delenv("PREFECT_API_URL", raising=False)
+        within.delenv("PREFECT_API_AUTH_STRING", raising=False)
+        refresh_global_settings_context()
+        yield
+    refresh_global_settings_context()
+
+
 @pytest.mark.e2e
-@pytest.mark.usefixtures("stand_in")
+@pytest.mark.usefixtures("no_server", "stand_in")
 def test_a_run_that_fails_leaves_the_process_ready_for_the_next(tmp_path: Path, write_spec: Any) -> None:
     """Each on a server of its own: what the first one's was configured with is gone with it."""
     broken, whole = tmp_path / "broken.png", tmp_path / "whole.png"

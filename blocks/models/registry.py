@@ -48,11 +48,13 @@ def open_model(system: str, settings: dict[str, Any] | None = None) -> VisionMod
 
 
 def _saved(model_class: type[VisionModel], system: str, name: str) -> VisionModel:
+    slug = model_class.get_block_type_slug()
     try:
         return model_class.load(name)  # type: ignore[return-value]
     except ValueError:
-        slug = model_class.get_block_type_slug()
         raise SpecError(f"models.{system}.block: there is no saved block {slug}/{name}") from None
+    except RuntimeError:  # Prefect's, from a ValidationError that would show what the block holds
+        raise SpecError(f"models.{system}.block: {slug}/{name} does not fit this version; save it anew") from None
 
 
 def _is_secret(annotation: Any) -> bool:

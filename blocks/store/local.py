@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import tempfile
@@ -138,10 +139,24 @@ def _walk(literal: str, exact: bool) -> Iterator[ListedObject]:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
-                    elif entry.is_file():
-                        yield _entry(entry.path, entry.stat())
-        except PermissionError as error:
-            raise StoreError(f"{error.filename} cannot be listed: permission denied") from None
+                    elif (listed := _listed(entry)) is not None:
+                        yield listed
+        except FileNotFoundError:
+            continue  # a folder that was removed meanwhile
+        except OSError as error:
+            raise StoreError(f"{error.filename} cannot be listed: {(error.strerror or '').lower()}") from None
+
+
+def _listed(entry: os.DirEntry[str]) -> ListedObject | None:
+    """A file of a folder; None for what is none: a link to itself, or a file that was removed meanwhile."""
+    try:
+        return _entry(entry.path, entry.stat()) if entry.is_file() else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
 
 
 def _stat(uri: str) -> ListedObject | None:

@@ -21,6 +21,7 @@ from sightflow.blocks.store.s3 import S3Backend
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import InvalidUriError, ObjectUri, Scheme, split_scheme
+from sightflow.schemas.spec import ServerAddress
 
 Result = TypeVar("Result")
 
@@ -54,7 +55,7 @@ class ObjectStore(Block):
     """
     model_config = ConfigDict(extra="forbid")
 
-    endpoint_url: str | None = Field(default=None, description="Of an S3-compatible store; empty: AWS.")
+    endpoint_url: ServerAddress | None = Field(default=None, description="Of an S3-compatible store; empty: AWS.")
     region: str | None = Field(default=None, description="AWS region; empty: what the environment says.")
     access_key_id: SecretStr | None = Field(default=None, description="Empty: environment, profile or role.")
     secret_access_key: SecretStr | None = Field(default=None, description="Belongs to the access key id.")
@@ -176,8 +177,8 @@ class ObjectStore(Block):
 
     def redact(self, text: str) -> str:
         """What a storage said, without the keys it was sent: some repeat them when they refuse."""
-        for scheme in BACKENDS:
-            text = self.backend(scheme).redact(text)
+        for backend in tuple(self._backends.values()):  # what no request was sent to cannot repeat a key
+            text = backend.redact(text)
         return text
 
     def backend(self, scheme: Scheme) -> StorageBackend:

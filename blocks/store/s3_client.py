@@ -85,8 +85,8 @@ class S3Client:
                 f"no keys for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, "
                 "or `store: {anonymous: true}` for a public bucket"
             )
-        tries = self._settings.attempts
-        return StoreError(f"{where} does not answer for {uri} after {tries} tries: {self.redacted(error)}")
+        tried = f" after {self._settings.attempts} tries" if is_transient(error) else ""
+        return StoreError(f"{where} does not answer for {uri}{tried}: {self.redacted(error)}")
 
     def redacted(self, error: BaseException) -> str:
         """The message of an error of the SDK, without the keys that it may repeat."""

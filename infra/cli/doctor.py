@@ -14,6 +14,7 @@ import typer
 
 from sightflow.blocks.extras import install_command, is_installed
 from sightflow.infra.cli.screen import console, table
+from sightflow.schemas.failure import SightflowError
 from sightflow.schemas.object_uri import Scheme, split_scheme
 from sightflow.schemas.spec import EnrichmentSpec
 
@@ -76,7 +77,7 @@ def _cuda_is_available() -> bool:
 def _prefect() -> Iterator[Finding]:
     from prefect.settings import get_current_settings
 
-    from sightflow.infra.configured_server import is_healthy
+    from sightflow.infra.configured_server import PrefectAway, configured_api
 
     url = get_current_settings().api.url
     if not url:
@@ -86,10 +87,15 @@ def _prefect() -> Iterator[Finding]:
             "none configured",
             "each run starts its own on loopback; set PREFECT_API_URL to share one",
         )
-    elif is_healthy(url):
-        yield "prefect server", "ok", url, ""
-    else:
+        return
+    try:
+        configured_api()
+    except PrefectAway:
         yield "prefect server", "missing", f"{url} does not answer", "start it, or unset PREFECT_API_URL"
+    except SightflowError:
+        yield "prefect server", "missing", f"{url} refuses the credentials", "set PREFECT_API_AUTH_STRING to its own"
+    else:
+        yield "prefect server", "ok", url, ""
 
 
 def _models() -> Iterator[Finding]:
@@ -103,7 +109,6 @@ def _models() -> Iterator[Finding]:
 
 
 def _of_spec(path: Path) -> Iterator[Finding]:
-    from sightflow.schemas.failure import SightflowError
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.open import open_catalog
     from sightflow.tasks.route import resolve_enrichments
@@ -125,7 +130,6 @@ def _of_spec(path: Path) -> Iterator[Finding]:
 
 
 def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
-    from sightflow.schemas.failure import SightflowError
     from sightflow.tasks.open import open_store
 
     for uri in spec.source:
@@ -139,7 +143,6 @@ def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
 def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
     """What is read in the place of the sources: their own listing may well be forbidden."""
     from sightflow.blocks.store.uri_lists import read_uri_list
-    from sightflow.schemas.failure import SightflowError
     from sightflow.schemas.spec import is_uri_list
     from sightflow.tasks.discover import s3_inventories
     from sightflow.tasks.open import open_store

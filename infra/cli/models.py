@@ -129,6 +129,8 @@ def route(
     asked = Enrichment(capability=wanted, **filler)
     if spec is not None:
         read = read_spec(spec)
+        if hosted:
+            read = read.model_copy(update={"policy": read.policy.model_copy(update={"hosted": "allow"})})
     else:
         policy = Policy(hosted="allow" if hosted else "deny")
         read = EnrichmentSpec(source=("file:///",), catalog="file:///catalog", enrichments=(asked,), policy=policy)

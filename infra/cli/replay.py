@@ -37,6 +37,8 @@ def replay(
     from sightflow.schemas.spec_reader import is_spec_file, read_spec
 
     if is_spec_file(uri):
+        if spec is not None or endpoint_url is not None:
+            raise SpecError(f"{uri} is a spec itself: --spec and --endpoint-url go with the URI of a catalog")
         own = read_spec(uri)
     elif spec is None:
         raise SpecError(

@@ -68,15 +68,15 @@ class SqsQueue:
             )
         region = re.fullmatch(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?", host)
         self._url, self._name = url, parts.path.rpartition("/")[2]
-        self._client = get_session().create_client(
-            "sqs",
-            endpoint_url=None if region else f"{parts.scheme}://{parts.netloc}",
-            region_name=region[1] if region else None,
-            config=Config(retries={"total_max_attempts": 3, "mode": "standard"}, read_timeout=_LONGEST_POLL + 10),
-        )
         try:
+            self._client = get_session().create_client(
+                "sqs",
+                endpoint_url=None if region else f"{parts.scheme}://{parts.netloc}",
+                region_name=region[1] if region else None,
+                config=Config(retries={"total_max_attempts": 3, "mode": "standard"}, read_timeout=_LONGEST_POLL + 10),
+            )
             self._client.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, ValueError) as error:  # ValueError: an address that is none
             raise SightflowError(f"the queue {url} cannot be read: {error}") from None
 
     def receive(self, wait: float) -> list[Message]:

@@ -97,15 +97,15 @@ class CatalogRow(pa.DataFrameModel):
 
     @pa.dataframe_check(name="has_the_result_its_capability_gives")
     def has_its_result(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Text for text, regions for regions, tracks for tracks; nothing else is filled."""
-        text, regions, tracks = (pl.col(c).is_not_null() for c in ("text", "regions", "tracks"))
+        """Text for text, with segments or without, regions for regions, tracks for tracks; nothing else is filled."""
+        text, segments, regions, tracks = (pl.col(c).is_not_null() for c in ("text", "segments", "regions", "tracks"))
         kind = pl.col("capability")
         return data.lazyframe.select(
             pl.when(kind.is_in(_TEXT))
             .then(text & ~regions & ~tracks)
             .when(kind.is_in(_REGIONS))
-            .then(regions & ~text & ~tracks)
-            .otherwise(tracks & ~text & ~regions)
+            .then(regions & ~text & ~tracks & ~segments)
+            .otherwise(tracks & ~text & ~regions & ~segments)
         )
 
     @pa.dataframe_check(name="text_is_not_empty")

@@ -165,7 +165,11 @@ def _batched(items: Iterator[InferenceItem], most: int) -> Iterator[list[Inferen
 
 def _frame_bytes(item: InferenceItem) -> int:
     media = item.request.media if item.request else None
-    return sum(3 * frame.width * frame.height for frame in media.frames) if isinstance(media, DecodedVideo) else 0
+    return (
+        sum(_PIXEL_BYTES * frame.width * frame.height for frame in media.frames)
+        if isinstance(media, DecodedVideo)
+        else 0
+    )
 
 
 @dataclass

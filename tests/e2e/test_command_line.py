@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_incremental import flat
 
@@ -131,3 +132,21 @@ def test_help_and_doctor_say_what_to_do(spec: Path) -> None:
     spec.write_text(spec.read_text().replace("/media/", "/nowhere/"))
     ill = sightflow("doctor", str(spec))
     assert ill.returncode == 1 and "there is no folder" in ill.stdout
+
+
+def test_options_that_would_be_passed_over_are_heeded_or_refused(spec: Path) -> None:
+    chosen = sightflow("route", "--capability", "tracking", "--spec", str(spec), "--hosted", real=True)
+    assert chosen.returncode == 0 and "policy.hosted is deny" not in " ".join(chosen.stdout.split())
+    refused = sightflow("replay", str(spec), "--spec", str(spec), real=True)
+    assert refused.returncode == 2 and "go with the URI of a catalog" in " ".join(refused.stderr.split())
+
+
+def test_the_doctor_sees_that_a_server_refuses_the_password(
+    prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in prefect_server.client_environment.items():
+        monkeypatch.setenv(name, value)
+    assert sightflow("doctor", real=True).returncode == 0
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "sightflow:another")
+    ill = sightflow("doctor", real=True)
+    assert ill.returncode == 1 and "refuses the credentials" in " ".join(ill.stdout.split())

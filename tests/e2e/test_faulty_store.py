@@ -1,6 +1,5 @@
 """An S3 endpoint that is busy, slow, or cuts bodies short: what passes by itself is tried again, the rest is told."""
 
-import json
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -9,6 +8,7 @@ from PIL import Image
 
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
+from sightflow.schemas.spec import StoreSettings
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_ugly_inputs import encoded, outcome
 from tests.loopback.s3_proxy import Refuse, S3Proxy, Spoiled
@@ -49,10 +49,10 @@ def test_what_passes_is_tried_again_and_what_does_not_is_told(
     )
 
 
-_STORES: dict[str, ObjectStore] = {}
+_STORES: dict[StoreSettings, ObjectStore] = {}
 
 
-def _impatient(settings: str) -> ObjectStore:
+def _impatient(settings: StoreSettings) -> ObjectStore:
     if settings not in _STORES:
-        _STORES[settings] = ObjectStore(endpoint_url=json.loads(settings)["endpoint_url"], timeout=2.0, attempts=4)
+        _STORES[settings] = ObjectStore(endpoint_url=settings.endpoint_url, timeout=2.0, attempts=4)
     return _STORES[settings]

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.models.registry import open_model
 from sightflow.blocks.models.systems.gpt_4o import GPT4o
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
 from sightflow.infra.prefect_server import deliver
 from sightflow.infra.server_process import PrefectServer
-from sightflow.schemas.failure import StoreError
+from sightflow.schemas.failure import SpecError, StoreError
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_incremental import flat
 from tests.loopback.s3_proxy import Refuse, S3Proxy
@@ -44,6 +45,22 @@ def test_blocks_do_not_show_their_keys() -> None:
     for block in (store, Catalog(uri="s3://bucket/catalog", store=store), GPT4o(api_key="sk-canary")):
         for shown in (repr(block), str(block), block.model_dump_json(), repr(block.model_dump())):
             assert "canary" not in shown
+
+
+def test_a_saved_block_that_no_longer_fits_is_refused_without_what_it_holds() -> None:
+    async def change() -> None:
+        from prefect import get_client
+        from prefect.client.schemas.actions import BlockDocumentUpdate
+
+        async with get_client() as client:
+            address = "http://me:canary-password@gateway/v1"
+            await client.update_block_document(saved, BlockDocumentUpdate(data={"base_url": address}))
+
+    saved = GPT4o(base_url="http://gateway/v1").save("of-another-version")
+    asyncio.run(change())
+    with pytest.raises(SpecError, match="gpt-4o/of-another-version does not fit this version; save it anew") as raised:
+        open_model("gpt-4o", {"block": "of-another-version"})
+    assert "canary" not in "".join(traceback.format_exception(raised.value))
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["well", "no-bucket"])

@@ -12,6 +12,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import bomb
+from sightflow.schemas.spec import StoreSettings
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks import fetch
 
@@ -146,7 +147,7 @@ def test_what_is_replaced_or_deleted_between_plan_and_fetch_is_told_and_found_by
     spec = write_spec(source, store=store)
     open_store, meddled = fetch._store, []
 
-    def meddling(settings: str) -> ObjectStore:
+    def meddling(settings: StoreSettings) -> ObjectStore:
         if not meddled:
             meddled.append(True)
             put("replaced.png", encoded(Image.new("RGB", (5, 5), (99, 0, 0))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
@@ -77,6 +77,11 @@ class Qwen2VL(OpenWeightsModel):
 
     _known_generation: str = PrivateAttr(default="")
     _image_processor: Any = PrivateAttr(default=None)
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied._known_generation, copied._image_processor = "", None
+        return copied
 
     @property
     def known_generation(self) -> str:

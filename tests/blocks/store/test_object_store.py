@@ -1,15 +1,18 @@
 """One store in front of every kind of storage: results in order, small files whole, and copies that connect anew."""
 
 import copy
+import os
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import BACKENDS, ObjectStore
@@ -154,3 +157,38 @@ def test_nothing_else_takes_a_uri_apart() -> None:
 def test_an_inventory_of_nothing_has_its_columns() -> None:
     assert ObjectStore().inventory([]).is_empty()
     assert isinstance(ObjectStore().head_many([]), pl.DataFrame)
+
+
+def test_what_vanishes_while_a_folder_is_listed_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone, folder, itself = (tmp_path / name for name in ("kept.jpg", "gone.jpg", "folder", "itself.jpg"))
+    kept.write_bytes(b"x")
+    gone.write_bytes(b"x")
+    folder.mkdir()
+    itself.symlink_to(itself)
+    scandir = os.scandir
+
+    @contextmanager
+    def removing(path: str) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(path) as entries:
+            found = list(entries)
+        gone.unlink()
+        folder.rmdir()
+        yield found
+
+    monkeypatch.setattr(os, "scandir", removing)
+    found = ObjectStore().inventory([f"file://{tmp_path}/**"])
+    assert found["uri"].to_list() == [f"file://{kept}"]
+
+
+def test_a_local_catalog_asks_nobody_for_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectStore()
+    store.write(f"file://{tmp_path}/a", b"x")
+    monkeypatch.setattr("botocore.session.Session.get_credentials", lambda _: pytest.fail("keys were looked for"))
+    assert store.redact("a message") == "a message"
+
+
+def test_a_saved_store_takes_no_password_in_its_address() -> None:
+    with pytest.raises(ValidationError, match="holds a user name or a password"):
+        ObjectStore(endpoint_url="http://me:pass-word@minio:9000")

@@ -151,6 +151,13 @@ def test_a_queue_that_is_not_there_is_said_at_once(notifying: Notifying) -> None
         SqsQueue("uploads")
 
 
+def test_a_queue_without_a_region_is_said_at_once(notifying: Notifying, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    with pytest.raises(SightflowError, match="cannot be read: You must specify a region"):
+        SqsQueue(notifying.queue)
+
+
 def test_minio_s_webhook_is_answered_when_its_upload_is_durable(
     spec: EnrichmentSpec, notifying: Notifying, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_right_row_passes(good: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("bad", "check"),
     [
+        (row(segments=[{"start": 0.0, "end": 1.0, "text": "a"}]), "has_the_result_its_capability_gives"),
         (row(regions=[region(x_min=30.0, x_max=1.0)]), "boxes_are_ordered"),
         (row(regions=[region(x_min=5.0, x_max=5.0)]), "boxes_are_ordered"),
         (row(regions=[region(x_max=40.5)]), "boxes_are_inside_the_picture"),
