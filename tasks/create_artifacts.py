@@ -12,7 +12,7 @@ from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 
 from sightflow.blocks.store.patterns import literal_prefix
-from sightflow.schemas.run.plan import Status
+from sightflow.schemas.run.plan import Status, not_asked
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.runtime.artifacts import artifact_key, best_effort
@@ -100,6 +100,8 @@ def markdown(run_report: RunReport) -> str:
         lines.append(
             f"| {_text(plan.enrichment)} | {plan.media_kind} | {counts} | {plan.to_compute:,} | {_text(model)} |"
         )
+    if run_report.not_asked:
+        lines += ["", f"{not_asked(run_report.not_asked)}."]
     causes = sorted((_text(cause), f"{count:,}") for cause, count in run_report.causes.items())
     lines += _table(("cause", "items"), causes)
     lines += ["", *(f"- upkeep of {_text(table.summary)}" for table in run_report.upkeep)] if run_report.upkeep else []

@@ -17,13 +17,13 @@ from sightflow.schemas.failure import SpecError
 from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, is_uri_list
-from sightflow.schemas.tables.inventory import Inventory
+from sightflow.tasks.identify import identified
 from sightflow.tasks.open import open_catalog, open_store
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
 def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> pl.DataFrame:
-    """Return the inventory: every object that matches the source, without the catalog's own files.
+    """Return the inventory: every object that matches the source, without the catalog's own files, each with its kind.
 
     With a `listing` in the spec, what that says.
     With a manifest, what is left of the objects it lists, as they are now; nothing, if it has been closed.
@@ -33,13 +33,14 @@ def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> pl.Data
     in_source = source_filter(spec.source, spec.catalog)
     if selection.manifest is not None:
         uploads = Manifests(open_catalog(spec)).read(selection.manifest) or []
-        return Inventory.validate(store.head_many(list(filter(in_source, uploads))))
+        return identified(store.head_many(list(filter(in_source, uploads))), spec, selection)
     if not spec.listing:
-        return Inventory.validate(store.inventory(spec.source, outside=spec.catalog))
+        return identified(store.inventory(spec.source, outside=spec.catalog), spec, selection)
     named = [uri for address in spec.listing if is_uri_list(address) for uri in read_uri_list(store, address)]
     parts = [read_inventory(store, report, in_source) for report in s3_inventories(spec, store)]
     found = concat([*parts, store.head_many(list(filter(in_source, named)))])
-    return Inventory.validate(found.unique("uri", keep="last", maintain_order=True))  # what was looked up is newer
+    found = found.unique("uri", keep="last", maintain_order=True)  # what was looked up is newer
+    return identified(found, spec, selection)
 
 
 def s3_inventories(spec: EnrichmentSpec, store: ObjectStore) -> list[S3Inventory]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import polars as pl
 from prefect import task
@@ -12,8 +11,8 @@ from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName
 from sightflow.blocks.store.patterns import source_filter
+from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.object_uri import ROOT_PATTERN
 from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RoutedEnrichment, RunPlan, Status
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy
@@ -35,7 +34,7 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
     catalog = open_catalog(spec)
     routed = _without_unlisted_kinds(resolve_enrichments(spec), inventory)
     partial = selection.manifest is not None or spec.partial
-    objects = selected(inventory, selection).with_row_index("object_index")
+    objects = selection.of(inventory).with_row_index("object_index")
     published = catalog.read(_matching_rows(catalog.scan("enrichments"), objects, routed))
     quarantined = catalog.read(_matching_rows(catalog.scan("quarantine"), objects, routed, "cause", "system"))
     counted, pending = [], []
@@ -50,7 +49,7 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
         pending = _of_first_objects(pending, objects, selection.limit)
     plans = [_enrichment_plan(*each, part.height) for each, part in zip(counted, pending, strict=True)]
     orphaned_quarantine = _NO_ORPHANS if partial else _orphaned(catalog, "quarantine", inventory, spec)
-    kinds = {str(resolved.media_kind) for resolved, _ in routed}
+    kinds = {resolved.media_kind for resolved, _ in routed}
     return RunPlan(
         frame=_frame(pl.concat(pending), objects, routed),
         orphaned=_NO_ORPHANS if partial else _orphaned(catalog, "enrichments", inventory, spec),
@@ -58,7 +57,7 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
         resolved_enrichments=tuple(resolved for resolved, _ in routed),
         plans=tuple(plans),
         objects=inventory.height,
-        not_asked=inventory.filter(~pl.col("media_kind").is_in(list(kinds))).height,
+        not_asked=_not_asked(inventory, kinds),
     )
 
 
@@ -131,21 +130,10 @@ def _within(inventory: pl.DataFrame) -> pl.Expr:
     return pl.col("uri").is_between(pl.lit(inventory["uri"].min()), pl.lit(inventory["uri"].max()))
 
 
-def selected(inventory: pl.DataFrame, selection: Selection) -> pl.DataFrame:
-    """The objects that a selection looks at; a sample is the same objects whenever it is taken."""
-    if selection.prefix:
-        key = pl.col("uri").str.replace(ROOT_PATTERN, "")
-        begins = pl.col("uri").str.starts_with(selection.prefix) | key.str.starts_with(selection.prefix.lstrip("/"))
-        inventory = inventory.filter(begins)
-    if selection.since is not None:
-        inventory = inventory.filter(pl.col("modified") >= selection.since)
-    if selection.sample < 1:
-        share = [
-            int.from_bytes(hashlib.sha256(uri.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
-            for uri in inventory["uri"]
-        ]
-        inventory = inventory.filter(pl.Series(share, dtype=pl.Float64()) < selection.sample)
-    return inventory
+def _not_asked(inventory: pl.DataFrame, asked: Collection[MediaKind]) -> dict[MediaKind, int]:
+    """How many listed objects are of each kind of media that no enrichment is asked of."""
+    counts = inventory["media_kind"].drop_nulls().value_counts()
+    return {MediaKind(kind): count for kind, count in sorted(counts.iter_rows()) if kind not in asked}
 
 
 def _to_compute(

@@ -65,6 +65,7 @@ def report(
         unchanged=run_plan.count(Status.UNCHANGED),
         orphaned=run_plan.orphaned.height,
         pruned=pruned,
+        not_asked=run_plan.not_asked,
         causes=dict(publisher.causes),
         plans=list(run_plan.plans),
         stages=stage_times(publisher.spans, publisher.elapsed_seconds),

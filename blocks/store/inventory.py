@@ -11,9 +11,11 @@ import polars as pl
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
 
-VIDEO_SUFFIXES = frozenset(
-    {"avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"}
-)
+_SUFFIXES = {
+    MediaKind.VIDEO: "3g2 3gp asf avi divx f4v flv m2ts m2v m4v mkv mov mp4 mpeg mpg mxf ogv qt vob webm wmv",
+    MediaKind.IMAGE: "avif bmp gif heic heif jfif jpe jpeg jpg jp2 pgm png ppm svg tif tiff webp",
+}
+"""Names that tell what an object probably is. `ts` is TypeScript too, and is none of them."""
 ListedObject = tuple[str, str, int, datetime]
 """URI, version, bytes, and when it was changed."""
 
@@ -30,13 +32,15 @@ def columns_to_inventory(
 
 
 def inventory_columns(version: pl.Expr) -> dict[str, pl.Expr]:
-    """The columns of `Inventory`, in their order, from `uri`, `bytes`, `modified` and a version."""
-    # What an object probably is, by its name; its bytes decide when they are read.
-    suffix = pl.col("uri").str.extract(r"([^./]*)$").str.to_lowercase()
-    kind = pl.when(suffix.is_in(list(VIDEO_SUFFIXES))).then(pl.lit(str(MediaKind.VIDEO)))
+    """The columns of `Inventory`, in their order, from `uri`, `bytes`, `modified` and a version.
+
+    `media_kind` is null where the name does not tell it.
+    """
+    kinds = {suffix: str(kind) for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
+    suffix = pl.col("uri").str.extract(r"\.([^./]+)$").str.to_lowercase()
     columns = {
         "uri": pl.col("uri"),
-        "media_kind": kind.otherwise(pl.lit(str(MediaKind.IMAGE))),
+        "media_kind": suffix.replace_strict(kinds, default=None, return_dtype=pl.String()),
         "object_version": version,
         "bytes": pl.col("bytes"),
         "modified": pl.col("modified"),

@@ -74,6 +74,9 @@ class LocalBackend:
 
         return self._limit.map(lambda one: asyncio.to_thread(file, one), wanted)
 
+    def read_starts(self, uris: Sequence[str], length: int) -> list[bytes | None]:
+        return self._limit.map(lambda uri: asyncio.to_thread(_read_start, uri, length), uris)
+
     def read(self, uri: ObjectUri) -> bytes | None:
         path = Path(uri.local_path)
         with _store_errors(uri, "read"):
@@ -165,6 +168,14 @@ def _stat(uri: str) -> ListedObject | None:
     try:
         return _entry(path, os.stat(path)) if os.path.isfile(path) else None
     except FileNotFoundError:
+        return None
+
+
+def _read_start(uri: str, length: int) -> bytes | None:
+    try:
+        with open(ObjectUri.parse(uri).local_path, "rb") as stream:
+            return stream.read(length)
+    except (OSError, ValueError):  # ValueError: a name that holds a null character
         return None
 
 

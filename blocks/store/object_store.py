@@ -26,6 +26,7 @@ from sightflow.schemas.spec import ServerAddress
 Result = TypeVar("Result")
 
 _HEADS_AT_ONCE = 10_000  # objects, each a waiting request
+_STARTS_AT_ONCE = 1_000  # objects, each a waiting request and some kilobytes
 
 BACKENDS: Mapping[Scheme, Callable[[ObjectStore], StorageBackend]] = {
     Scheme.S3: S3Backend,
@@ -123,6 +124,18 @@ class ObjectStore(Block):
             [uri for uri, _ in wanted],
             lambda backend, own: backend.download_many([wanted[place] for place in own], folder, max_bytes),
         )
+
+    def read_starts(self, uris: Sequence[str], length: int) -> Iterator[bytes | None]:
+        """The first `length` bytes of each object, in order; None for one that could not be had, which reading tells.
+
+        Raises StoreError when the store refuses the credentials.
+        """
+        remaining = iter(uris)
+        while batch := list(islice(remaining, _STARTS_AT_ONCE)):
+            yield from self._read_starts_of(batch, length)
+
+    def _read_starts_of(self, uris: Sequence[str], length: int) -> list[bytes | None]:
+        return self._in_order(uris, lambda backend, own: backend.read_starts([uris[place] for place in own], length))
 
     # --- small files of our own -----------------------------------------------------------------
 

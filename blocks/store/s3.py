@@ -90,6 +90,28 @@ class S3Backend:
             return None
         return uri, version_of(head["ETag"], head["ContentLength"]), head["ContentLength"], head["LastModified"]
 
+    def read_starts(self, uris: Sequence[str], length: int) -> list[bytes | None]:
+        async def read(text: str) -> bytes | None:
+            uri = ObjectUri.parse(text)
+
+            async def attempt() -> bytes:
+                client = await self._client.open()
+                wanted = {"Bucket": uri.bucket, "Key": uri.key, "Range": f"bytes=0-{length - 1}"}
+                async with asyncio.timeout(self._settings.timeout):
+                    answer = await client.get_object(**wanted)
+                    async with answer["Body"] as body:
+                        return bytes(await body.read(length))  # a store may ignore the range
+
+            try:
+                return await self._client.retry(attempt)
+            except Exception as error:  # the SDK has no common class of errors, and some hold keys
+                if code_of(error) in BAD_KEY_CODES:
+                    raise self._client.store_error(error, uri) from None
+                logger.debug("the first bytes of %s cannot be read: %s", uri, self._client.redacted(error))
+                return None
+
+        return self._limit.map(read, uris)
+
     # --- small files of our own -----------------------------------------------------------------
 
     def read(self, uri: ObjectUri) -> bytes | None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sightflow.infra.cli.screen import console, money, safe, table
-from sightflow.schemas.run.plan import EnrichmentPlan, RunPlan, Status
+from sightflow.schemas.run.plan import EnrichmentPlan, RunPlan, Status, not_asked
 from sightflow.schemas.run.selection import Selection
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
@@ -93,7 +93,7 @@ def show_plan(run_plan: RunPlan) -> None:
         console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)
     show_notices(run_plan.plans)
     if run_plan.not_asked:
-        console.print(f"{run_plan.not_asked:,} objects are of a kind that no enrichment is asked of")
+        console.print(not_asked(run_plan.not_asked))
     if run_plan.orphaned.height:
         orphaned_rows = run_plan.orphaned["rows"].sum()
         console.print(

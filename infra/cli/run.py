@@ -21,7 +21,7 @@ from rich.progress import (
 
 from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices
 from sightflow.infra.cli.screen import console, money, safe, table
-from sightflow.schemas.run.plan import RunPlan
+from sightflow.schemas.run.plan import RunPlan, not_asked
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
@@ -163,6 +163,8 @@ def show_report(done: RunReport) -> None:
     if done.causes:
         rows = sorted(((cause, f"{count:,}") for cause, count in done.causes.items()), key=lambda row: row[0])
         console.print(table("quarantined", "cause", "items", rows=rows, right=("items",)))
+    if done.not_asked:
+        console.print(not_asked(done.not_asked))
     if done.orphaned and not done.pruned:
         console.print(
             f"{done.orphaned:,} objects of the catalog are gone from the source; policy.prune: true removes them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -136,7 +137,7 @@ class RunPlan:
 
     `frame`: uri, object_version, bytes, media_kind, system, enrichments; sorted so that a system is loaded once.
     `orphaned`: uri, rows; in the catalog, covered by the source, and no longer listed. `orphaned_quarantine`: uri; in
-    the quarantine, covered and no longer listed. `not_asked`: listed objects of a kind that no enrichment is asked of.
+    the quarantine, covered and no longer listed. `not_asked`: listed objects, by kind, that no enrichment is asked of.
     """
 
     frame: pl.DataFrame
@@ -145,7 +146,7 @@ class RunPlan:
     resolved_enrichments: tuple[ResolvedEnrichment, ...]
     plans: tuple[EnrichmentPlan, ...]
     objects: int
-    not_asked: int
+    not_asked: dict[MediaKind, int]
 
     @property
     def to_compute(self) -> int:
@@ -157,3 +158,9 @@ class RunPlan:
 
     def count(self, status: Status) -> int:
         return sum(plan.counts.get(status, 0) for plan in self.plans)
+
+
+def not_asked(counts: Mapping[MediaKind, int]) -> str:
+    """In words, e.g. `not asked: 3 videos, since no enrichment takes any`."""
+    objects = ", ".join(f"{count:,} {kind}{'s' if count != 1 else ''}" for kind, count in counts.items())
+    return f"not asked: {objects}, since no enrichment takes any"

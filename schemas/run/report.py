@@ -6,6 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field, computed_field
 
+from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, SightflowError, Stage
 from sightflow.schemas.run.plan import EnrichmentPlan
 from sightflow.schemas.run.timing import StageTime
@@ -50,6 +51,7 @@ class RunReport(BaseModel):
     unchanged: int
     orphaned: int
     pruned: int
+    not_asked: dict[MediaKind, int] = Field(default_factory=dict, description="objects that no enrichment takes")
     causes: dict[Cause, int] = Field(default_factory=dict)
     plans: list[EnrichmentPlan] = Field(default_factory=list)
     stages: dict[Stage, StageTime] = Field(default_factory=dict)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import polars as pl
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from sightflow.schemas.failure import Cause
+from sightflow.schemas.object_uri import ROOT_PATTERN
 
 
 class Selection(BaseModel):
@@ -24,6 +28,22 @@ class Selection(BaseModel):
     replay: bool = Field(default=False, description="only what is in quarantine, whatever its cause")
     causes: tuple[Cause, ...] = Field(default=(), description="of a replay: only these causes")
     system: str | None = Field(default=None, description="of a replay: only what this system failed at")
+
+    def of(self, inventory: pl.DataFrame) -> pl.DataFrame:
+        """The objects of an `Inventory` that are looked at, by name, time and share; a sample is always the same."""
+        if self.prefix:
+            key = pl.col("uri").str.replace(ROOT_PATTERN, "")
+            begins = pl.col("uri").str.starts_with(self.prefix) | key.str.starts_with(self.prefix.lstrip("/"))
+            inventory = inventory.filter(begins)
+        if self.since is not None:
+            inventory = inventory.filter(pl.col("modified") >= self.since)
+        if self.sample < 1:
+            share = [
+                int.from_bytes(hashlib.sha256(uri.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
+                for uri in inventory["uri"]
+            ]
+            inventory = inventory.filter(pl.Series(share, dtype=pl.Float64()) < self.sample)
+        return inventory
 
     @property
     def summary(self) -> str:

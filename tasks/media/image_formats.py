@@ -63,6 +63,11 @@ _TAKEN_TYPES: Final = frozenset(
 )
 
 
+def is_heif_brand(brand: bytes) -> bool:
+    """Whether a brand of an ISO base media file (the four bytes after `ftyp`) is of still images: AVIF or HEIC."""
+    return brand in _AVIF or brand in _HEIF
+
+
 def unsupported_format(content: bytes) -> str | None:
     """The name of an image or document format that is known and not taken; None for what is taken or not known."""
     for offset, signature, name in _SIGNATURES:

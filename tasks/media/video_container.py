@@ -13,6 +13,8 @@ from typing import Any, Final
 import av
 
 from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.tasks.media.image_formats import media_type, unsupported_format
+from sightflow.tasks.media.media_kind import START_BYTES, unsupported_container
 
 # Containers that are taken. Playlists (hls, dash, concat) name other files and addresses, and are not among them.
 _FORMATS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,ivf"
@@ -31,7 +33,7 @@ class VideoError(Exception):
 
 
 def open_video(path: Path) -> Any:
-    """Open a video file. Raises VideoError `unreadable`."""
+    """Open a video file. Raises VideoError `unsupported` for a known container that is not taken, else `unreadable`."""
     try:
         return av.open(
             str(path.absolute()),
@@ -39,7 +41,13 @@ def open_video(path: Path) -> Any:
             metadata_errors="ignore",
         )
     except av.FFmpegError as error:
-        raise VideoError(Cause.UNREADABLE, f"it cannot be opened as a video: {brief(error)}") from None
+        with path.open("rb") as file:
+            start = file.read(START_BYTES)
+        if name := unsupported_container(start):
+            raise VideoError(Cause.UNSUPPORTED, f"videos in {name} are not taken") from None
+        likely = unsupported_format(start) or media_type(start)[0]
+        begins = f"; it begins like {likely}" if likely else ""
+        raise VideoError(Cause.UNREADABLE, f"it cannot be opened as a video: {brief(error)}{begins}") from None
 
 
 def video_stream(container: Any, number: int, max_pixels: int) -> Any:

@@ -18,7 +18,7 @@ from sightflow.schemas.spec_reader import read_spec
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
-from sightflow.tasks.plan import plan, selected
+from sightflow.tasks.plan import plan
 from sightflow.tasks.route import resolve_enrichments
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
 from sightflow.tasks.runtime.sharding import shards_of
@@ -92,7 +92,7 @@ def stated(inventory: pl.DataFrame, known: Rows, cases: Rows, spec: EnrichmentSp
         for resolved in resolved_enrichments
     }
     todo = []
-    for at in selected(inventory, selection).iter_rows(named=True):
+    for at in selection.of(inventory).iter_rows(named=True):
         for resolved in resolved_enrichments:
             if resolved.media_kind != at["media_kind"]:
                 continue
