@@ -19,6 +19,7 @@ from sightflow.schemas.media import DecodedImage
 from sightflow.schemas.spec import Limits
 from sightflow.tasks.media.image_formats import IMAGE_FORMATS, camera_raw, media_type, unsupported_format
 from sightflow.tasks.media.image_metadata import SIDEWAYS, UPRIGHT, jpeg_segments, orientation, without_metadata
+from sightflow.tasks.media.isolated_decoder import decode_isolated
 from sightflow.tasks.media.tiff_directories import ORIENTATION, PHOTOMETRIC, orientation_of
 
 # Pillow's own guard raises at open; here the size is read from the header and told in the failure.
@@ -34,6 +35,8 @@ _MAX_SECONDS: Final = 60.0
 # of them composed; of deeper greys arrays of floats.
 _WORKING_BYTES: Final = 8
 _MORE_WORKING_BYTES: Final = 24
+# A JPEG 2000 of more pixels is decoded in a process of its own: see `isolated_decoder`.
+_MOST_PIXELS_HERE: Final = 4_000_000
 _BITS: Final = 258  # tags of TIFF
 _SAMPLE_FORMAT: Final = 339
 
@@ -167,17 +170,31 @@ def _decoded(
         width, height = height, width
     if side is not None:
         image.draft(None, (side, side))  # does nothing to other formats
+    isolated = image.format == "JPEG2000" and pixels > _MOST_PIXELS_HERE
     if reserve is not None:
-        plain = image.mode in ("RGB", "L", "CMYK", "1") and "transparency" not in image.info
+        plain = not isolated and image.mode in ("RGB", "L", "CMYK", "1") and "transparency" not in image.info
         reserve((_WORKING_BYTES if plain else _MORE_WORKING_BYTES) * image.width * image.height)
     depth = _depth(image)
-    if isinstance(stream := getattr(image, "fp", None), _Content):
+    stream = getattr(image, "fp", None)
+    if isinstance(stream, _Content):
         stream.limit_seconds()
+    if isolated and isinstance(stream, _Content):
+        image = _isolated(image, stream.getvalue())
     image.load()
     rgb = _to_rgb(image, depth)
     if turned in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[turned])
     return DecodedImage(rgb, width, height, digest)
+
+
+def _isolated(image: Image.Image, content: bytes) -> Image.Image:
+    """The pixels of an opened image, decoded in a process of its own."""
+    try:
+        loaded = decode_isolated(content, str(image.format), image.width * image.height, _MAX_SECONDS)
+    except TimeoutError:
+        raise _OutOfTime from None
+    loaded.info.update({key: image.info[key] for key in ("transparency",) if key in image.info})
+    return loaded
 
 
 def _scans(content: bytes) -> int:
