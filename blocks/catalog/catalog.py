@@ -161,7 +161,7 @@ class Catalog(Block):
         predicate = f"t.uri = s.uri AND t.enrichment = s.enrichment AND {bounds}"
 
         def merge() -> MergeResult:
-            table = self._open_or_create(name)
+            table = self.open_or_create(name)
             before = table.version()
             metrics = (
                 table.merge(rows, predicate=predicate, source_alias="s", target_alias="t")
@@ -176,7 +176,7 @@ class Catalog(Block):
                 metrics["num_target_rows_updated"],
             )
 
-        return self._commit(merge)
+        return self.commit(merge)
 
     def resolve(self, keys: pl.DataFrame) -> int:
         """Take `(uri, enrichment)` keys out of the quarantine; return how many rows went."""
@@ -193,12 +193,12 @@ class Catalog(Block):
         if keys.is_empty() or self.table(name) is None:
             return 0
         chunks = keys.unique().sort("uri").iter_slices(_KEYS_PER_MERGE)
-        return sum(self._commit(partial(self._delete_chunk, name, chunk)) for chunk in chunks)
+        return sum(self.commit(partial(self._delete_chunk, name, chunk)) for chunk in chunks)
 
     def _delete_chunk(self, name: TableName, keys: pl.DataFrame) -> int:
         lowest, highest = sql_literal(keys["uri"][0]), sql_literal(keys["uri"][-1])
         same = " AND ".join(f"t.{column} = s.{column}" for column in keys.columns)
-        merge = self._open_or_create(name).merge(
+        merge = self.open_or_create(name).merge(
             keys, predicate=f"{same} AND t.uri BETWEEN {lowest} AND {highest}", source_alias="s", target_alias="t"
         )
         return int(merge.when_matched_delete().execute()["num_target_rows_deleted"])
@@ -208,9 +208,19 @@ class Catalog(Block):
         from deltalake import write_deltalake
 
         def append() -> None:
-            write_deltalake(self._open_or_create("runs"), row.to_arrow(), mode="append")
+            write_deltalake(self.open_or_create("runs"), row.to_arrow(), mode="append")
 
-        self._commit(append)
+        self.commit(append)
+
+    def append_next(self, table: Any, rows: pl.DataFrame) -> int:
+        """Append to an open table as the very next version, which is returned.
+
+        Raises CommitFailedError (of deltalake) if another commit has taken that version.
+        """
+        from deltalake import CommitProperties, write_deltalake
+
+        write_deltalake(table, rows.to_arrow(), mode="append", commit_properties=CommitProperties(max_commit_retries=0))
+        return int(table.version())
 
     def restore(self, version: int) -> int:
         """Make the catalog what it was at a version, as a new commit; return that commit's version."""
@@ -222,9 +232,9 @@ class Catalog(Block):
             table.restore(version)
             return int(table.version())
 
-        return self._commit(restore)
+        return self.commit(restore)
 
-    def _open_or_create(self, name: TableName) -> Any:
+    def open_or_create(self, name: TableName) -> Any:
         """The table, made empty if it does not exist."""
         from deltalake import DeltaTable, Schema
 
@@ -240,7 +250,7 @@ class Catalog(Block):
             configuration=dict(retention_properties(Upkeep().keep_days)),
         )
 
-    def _commit(self, commit: Callable[[], T]) -> T:
+    def commit(self, commit: Callable[[], T]) -> T:
         """Run a commit again while another writer comes first. Raises StoreError for everything else."""
         from deltalake.exceptions import CommitFailedError
 

@@ -143,7 +143,7 @@ def test_what_may_be_null_is_what_it_was(model: type[pa.DataFrameModel]) -> None
 @pytest.mark.parametrize("table", TABLES)
 def test_a_table_is_made_with_these_columns_and_each_may_be_null_for_delta(table: TableName, tmp_path: Path) -> None:
     catalog = Catalog(uri=f"file://{tmp_path}/catalog")
-    on_disk = json.loads(catalog._open_or_create(table).schema().to_json())["fields"]
+    on_disk = json.loads(catalog.open_or_create(table).schema().to_json())["fields"]
     pinned = Schema.from_arrow(pl.DataFrame(schema=dict(PINNED[MODEL_OF[table]])).to_arrow().schema)
     assert on_disk == json.loads(pinned.to_json())["fields"]
     assert all(field["nullable"] for field in on_disk)

@@ -1,0 +1,113 @@
+"""Adding rows whose keys a table does not hold, at a cost that does not depend on how large the table is.
+
+Delta's append checks nothing. Here it is a compare-and-swap: it is committed only as the very next version after those
+that have been looked through, and what other writers have added in these is known by the keys in the files that their
+commits name (https://github.com/delta-io/delta/blob/master/PROTOCOL.md, "Add File and Remove File").
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import unquote
+
+import polars as pl
+
+from sightflow.blocks.catalog.catalog import Catalog, MergeResult, TableName
+
+_KEY: Final = ["uri", "enrichment"]
+_KEY_SCHEMA: Final = pl.Schema({"uri": pl.String(), "enrichment": pl.String()})
+_logger = logging.getLogger(__name__)
+
+
+class Appender:
+    """The one writer of new keys of a run into one table.
+
+    `version`: of the table, at which the keys were seen not to be in it; None if there was no table. A run adds a key
+    once, or again with its whole group. Not for two threads at once.
+    """
+
+    def __init__(self, catalog: Catalog, name: TableName, version: int | None) -> None:
+        self._catalog, self._name = catalog, name
+        self._seen = -1 if version is None else version  # no key of a commit up to this one is unknown
+        self._own: set[int] = set()
+        self._others = pl.DataFrame(schema=_KEY_SCHEMA)  # keys that others have added since
+        self._last = pl.DataFrame(schema=_KEY_SCHEMA)  # keys of the last append, should it be made again
+
+    def append(self, rows: pl.DataFrame) -> tuple[MergeResult, pl.DataFrame]:
+        """Add the rows whose keys are still new; return the commit, and the rows that are left to a merge.
+
+        Left are those that another writer has added since, those of the last append if it is made again, and all if
+        what others have added cannot be told any more. Raises StoreError if the commit fails for good.
+        """
+        result, new = MergeResult(None), rows.clear()
+
+        def append() -> MergeResult:
+            nonlocal new
+            table = self._catalog.open_or_create(self._name)
+            try:
+                self._look_through(table)
+            except _Untold as error:
+                _logger.info("%s: rows are merged: %s", self._catalog.table_uri(self._name), error)
+                return MergeResult(None)
+            new = rows.join(pl.concat([self._others, self._last]), on=_KEY, how="anti", maintain_order="left")
+            if new.is_empty():
+                return MergeResult(None)
+            version = self._catalog.append_next(table, new.sort(_KEY))
+            return MergeResult(version, inserted=new.height)
+
+        if not rows.is_empty():
+            result = self._catalog.commit(append)
+        if result.version is None:
+            return result, rows
+        self._seen = result.version
+        self._last = new.select(_KEY)
+        return result, rows.join(self._last, on=_KEY, how="anti", maintain_order="left")
+
+    def committed(self, version: int | None) -> None:
+        """A commit of our own: its keys are not another writer's."""
+        if version is not None:
+            self._own.add(version)
+
+    def _look_through(self, table: Any) -> None:
+        """Take the keys of what others have committed up to the table's version. Raises _Untold."""
+        for version in range(self._seen + 1, table.version() + 1):
+            if version not in self._own:
+                for keys in self._added_keys(version):
+                    self._others = pl.concat([self._others, keys])
+            self._own.discard(version)
+            self._seen = version
+
+    def _added_keys(self, version: int) -> Iterator[pl.DataFrame]:
+        """The keys in each file that a commit has added with data of its own."""
+        folder = self._catalog.table_uri(self._name)
+        text = self._catalog.store.read(f"{folder}/_delta_log/{version:020d}.json")
+        if text is None:
+            raise _Untold(f"the log no longer holds version {version}")
+        for line in text.splitlines():
+            try:
+                add = json.loads(line).get("add")
+            except (ValueError, AttributeError):
+                raise _Untold(f"version {version} is no commit") from None
+            if add and add.get("dataChange", True):
+                yield self._keys_in(str(add["path"]))
+
+    def _keys_in(self, path: str) -> pl.DataFrame:
+        """The keys in a file of the table, whether or not the table still holds it."""
+        name = unquote(path)
+        if "://" in name or ".." in name.split("/"):
+            raise _Untold(f"{path} lies outside the table")
+        content = self._catalog.store.read(f"{self._catalog.table_uri(self._name)}/{name}")
+        if content is None:
+            raise _Untold(f"{path} is gone")
+        try:
+            return pl.read_parquet(io.BytesIO(content), columns=_KEY).cast(_KEY_SCHEMA)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _Untold(f"{path} cannot be read: {type(error).__name__}") from None
+
+
+class _Untold(Exception):
+    """What another commit has added cannot be told."""
