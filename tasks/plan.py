@@ -35,7 +35,8 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
     routed = _without_unlisted_kinds(resolve_enrichments(spec), inventory)
     partial = selection.manifest is not None or spec.partial
     objects = selection.of(inventory).with_row_index("object_index")
-    published = catalog.read(_matching_rows(catalog.scan("enrichments"), objects, routed))
+    enrichments, version = catalog.scan_with_version("enrichments")
+    published = catalog.read(_matching_rows(enrichments, objects, routed))
     quarantined = catalog.read(_matching_rows(catalog.scan("quarantine"), objects, routed, "cause", "system"))
     counted, pending = [], []
     for index, (resolved, route) in enumerate(routed):
@@ -44,7 +45,7 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
         statuses = _statuses(objects, published.filter(of_enrichment), failed, resolved)
         to_compute = _to_compute(statuses, failed, spec.policy, selection)
         counted.append((_counts(statuses), resolved, route))
-        pending.append(to_compute.select("object_index", enrichment_index=pl.lit(index, pl.UInt32())))
+        pending.append(to_compute.select("object_index", "has_row", enrichment_index=pl.lit(index, pl.UInt32())))
     if selection.limit is not None:
         pending = _of_first_objects(pending, objects, selection.limit)
     plans = [_enrichment_plan(*each, part.height) for each, part in zip(counted, pending, strict=True)]
@@ -56,6 +57,7 @@ def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = E
         orphaned_quarantine=orphaned_quarantine.select("uri"),
         resolved_enrichments=tuple(resolved for resolved, _ in routed),
         plans=tuple(plans),
+        version=version,
         objects=inventory.height,
         not_asked=_not_asked(inventory, kinds),
     )
@@ -114,10 +116,11 @@ def _frame(pending: pl.DataFrame, objects: pl.DataFrame, routed: Sequence[Routed
         orient="row",
     )
     together = pending.lazy().join(enrichments.lazy(), on="enrichment_index").group_by("object_index", "system")
+    replaced = pl.col("enrichment").filter("has_row").sort()
     return (
-        together.agg(enrichments=pl.col("enrichment").sort())
+        together.agg(enrichments=pl.col("enrichment").sort(), replaced=replaced)
         .join(objects.lazy().select("object_index", "uri", "object_version", "bytes", "media_kind"), on="object_index")
-        .select("system", "media_kind", "uri", "object_version", "bytes", "enrichments")
+        .select("system", "media_kind", "uri", "object_version", "bytes", "enrichments", "replaced")
         .sort("system", "media_kind", "uri")
         .collect(engine="streaming")
     )
@@ -182,7 +185,7 @@ def _statuses(
         .select("object_index")
         .join(published.lazy().select("object_index", "same_version", "same_recipe"), on="object_index", how="left")
         .join(failed_for_good, on="object_index", how="left")
-        .select("object_index", status=status)
+        .select("object_index", status=status, has_row=pl.col("same_version").is_not_null())
         .collect()
     )
 

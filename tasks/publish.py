@@ -7,7 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.run_writer import RunWriter
 
 
 @task(
@@ -17,15 +17,6 @@ from sightflow.blocks.catalog.catalog import Catalog
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def publish(catalog: Catalog, rows: pl.DataFrame, failed: pl.DataFrame, quarantined_keys: pl.DataFrame) -> int:
-    """Commit one group: first the rows, then the failures, then take out of the quarantine what the rows have settled.
-
-    `quarantined_keys`: uri, enrichment; what stood in the quarantine when the run began.
-
-    Each step is a merge by key, so running it again after a crash anywhere changes nothing. Returns how many
-    commits were made. Raises StoreError if the storage fails for good.
-    """
-    commits = [catalog.publish(rows), catalog.quarantine(failed)]
-    settled = quarantined_keys.join(rows.select("uri", "enrichment"), on=["uri", "enrichment"], how="semi")
-    resolved = catalog.resolve(settled)
-    return sum(commit.version is not None for commit in commits) + bool(resolved)
+def publish(writer: RunWriter, rows: pl.DataFrame, failed: pl.DataFrame, replaced: pl.DataFrame) -> int:
+    """Commit one group as `RunWriter.commit` does; a group that is committed again after a crash changes nothing."""
+    return writer.commit(rows, failed, replaced)

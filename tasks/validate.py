@@ -35,14 +35,23 @@ from sightflow.schemas.vision import Answer, Replies
 class Validated:
     """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`.
 
-    `spans`: when each stage was at work on it. A plain class, as `Replies` is.
+    `spans`: when each stage was at work on it. `replaced`: those of its keys that had a row when the run was planned.
+    A plain class, as `Replies` is.
     """
 
-    def __init__(self, rows: pl.DataFrame, failed: pl.DataFrame, spans: list[Span], system: str) -> None:
+    def __init__(
+        self,
+        rows: pl.DataFrame,
+        failed: pl.DataFrame,
+        spans: list[Span],
+        system: str,
+        replaced: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self.rows = rows
         self.failed = failed
         self.spans = spans
         self.system = system
+        self.replaced = replaced
 
 
 @task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
@@ -54,7 +63,7 @@ def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
         failed = quarantine_rows(_failed_items(replies.answers, failures), run_id)
     if rows.height + failed.height != shard.size:
         raise RuntimeError(f"shard {shard.index}: {shard.size} were asked and {rows.height + failed.height} came out")
-    return Validated(rows, failed, spans, shard.system)
+    return Validated(rows, failed, spans, shard.system, shard.replaced)
 
 
 def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:

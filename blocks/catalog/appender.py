@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -18,9 +18,14 @@ import polars as pl
 
 from sightflow.blocks.catalog.catalog import Catalog, MergeResult, TableName
 
-_KEY: Final = ["uri", "enrichment"]
-_KEY_SCHEMA: Final = pl.Schema({"uri": pl.String(), "enrichment": pl.String()})
+KEY: Final = ["uri", "enrichment"]
+KEY_SCHEMA: Final = pl.Schema({"uri": pl.String(), "enrichment": pl.String()})
 _logger = logging.getLogger(__name__)
+
+
+def key_frame(keys: Iterable[tuple[str, str]] = ()) -> pl.DataFrame:
+    """Keys (uri, enrichment) as a frame."""
+    return pl.DataFrame(list(keys), schema=KEY_SCHEMA, orient="row")
 
 
 class Appender:
@@ -34,8 +39,8 @@ class Appender:
         self._catalog, self._name = catalog, name
         self._seen = -1 if version is None else version  # no key of a commit up to this one is unknown
         self._own: set[int] = set()
-        self._others = pl.DataFrame(schema=_KEY_SCHEMA)  # keys that others have added since
-        self._last = pl.DataFrame(schema=_KEY_SCHEMA)  # keys of the last append, should it be made again
+        self._others = key_frame()  # keys that others have added since
+        self._last = key_frame()  # keys of the last append, should it be made again
 
     def append(self, rows: pl.DataFrame) -> tuple[MergeResult, pl.DataFrame]:
         """Add the rows whose keys are still new; return the commit, and the rows that are left to a merge.
@@ -53,10 +58,10 @@ class Appender:
             except _Untold as error:
                 _logger.info("%s: rows are merged: %s", self._catalog.table_uri(self._name), error)
                 return MergeResult(None)
-            new = rows.join(pl.concat([self._others, self._last]), on=_KEY, how="anti", maintain_order="left")
+            new = rows.join(pl.concat([self._others, self._last]), on=KEY, how="anti", maintain_order="left")
             if new.is_empty():
                 return MergeResult(None)
-            version = self._catalog.append_next(table, new.sort(_KEY))
+            version = self._catalog.append_next(table, new.sort(KEY))
             return MergeResult(version, inserted=new.height)
 
         if not rows.is_empty():
@@ -64,8 +69,8 @@ class Appender:
         if result.version is None:
             return result, rows
         self._seen = result.version
-        self._last = new.select(_KEY)
-        return result, rows.join(self._last, on=_KEY, how="anti", maintain_order="left")
+        self._last = new.select(KEY)
+        return result, rows.join(self._last, on=KEY, how="anti", maintain_order="left")
 
     def committed(self, version: int | None) -> None:
         """A commit of our own: its keys are not another writer's."""
@@ -104,7 +109,7 @@ class Appender:
         if content is None:
             raise _Untold(f"{path} is gone")
         try:
-            return pl.read_parquet(io.BytesIO(content), columns=_KEY).cast(_KEY_SCHEMA)
+            return pl.read_parquet(io.BytesIO(content), columns=KEY).cast(KEY_SCHEMA)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise _Untold(f"{path} cannot be read: {type(error).__name__}") from None
 

@@ -116,10 +116,14 @@ class Catalog(Block):
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; empty, with the right columns, if the table does not exist yet."""
+        return self.scan_with_version(name, version)[0]
+
+    def scan_with_version(self, name: TableName, version: int | None = None) -> tuple[pl.LazyFrame, int | None]:
+        """As `scan`, and which version it is: None if the table does not exist yet."""
         table = self.table(name, version)
         if table is None:
-            return pl.LazyFrame(schema=SCHEMAS[name])
-        return self.store.scan_delta(self.table_uri(name), table)
+            return pl.LazyFrame(schema=SCHEMAS[name]), None
+        return self.store.scan_delta(self.table_uri(name), table), table.version()
 
     def read(self, rows: pl.LazyFrame) -> pl.DataFrame:
         """Collect what was made of `scan`, as a stream: in no order but one that is asked for.

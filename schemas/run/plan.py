@@ -93,12 +93,16 @@ class RoutedEnrichment(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardItem:
-    """One object of a shard and the names of the enrichments still to be computed for it."""
+    """One object of a shard and the names of the enrichments still to be computed for it.
+
+    `replaced`: those among them that had a row in the catalog when the run was planned.
+    """
 
     uri: str
     object_version: str
     bytes: int
     enrichments: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
 
 
 class Shard:
@@ -126,6 +130,11 @@ class Shard:
         """How many enrichments are to be computed."""
         return sum(len(item.enrichments) for item in self.items)
 
+    @property
+    def replaced(self) -> list[tuple[str, str]]:
+        """The keys (uri, enrichment) that had a row in the catalog when the run was planned."""
+        return [(item.uri, name) for item in self.items for name in item.replaced]
+
     def resolved(self, name: str) -> ResolvedEnrichment:
         """The enrichment of a name, with its recipe."""
         return next(resolved for resolved in self.resolved_enrichments if resolved.enrichment.name == name)
@@ -135,7 +144,8 @@ class Shard:
 class RunPlan:
     """All a run has to do.
 
-    `frame`: uri, object_version, bytes, media_kind, system, enrichments; sorted so that a system is loaded once.
+    `frame`: uri, object_version, bytes, media_kind, system, enrichments, and which of these have a row that will be
+    `replaced`; sorted so that a system is loaded once. `version`: of the table `enrichments` that was compared with.
     `orphaned`: uri, rows; in the catalog, covered by the source, and no longer listed. `orphaned_quarantine`: uri; in
     the quarantine, covered and no longer listed. `not_asked`: listed objects, by kind, that no enrichment is asked of.
     """
@@ -147,6 +157,7 @@ class RunPlan:
     plans: tuple[EnrichmentPlan, ...]
     objects: int
     not_asked: dict[MediaKind, int]
+    version: int | None = None
 
     @property
     def to_compute(self) -> int:

@@ -18,7 +18,9 @@ from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 
+from sightflow.blocks.catalog.appender import key_frame
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.run_writer import RunWriter
 from sightflow.schemas.failure import Cause, SightflowError, Stage
 from sightflow.schemas.run.plan import RunPlan, Shard
 from sightflow.schemas.run.report import MaintenanceResult
@@ -69,7 +71,7 @@ class Publisher:
         self.errors: list[BaseException] = []
         self.stopped_early = False
         self._run_plan = run_plan
-        self._quarantined_keys = catalog.read(catalog.scan("quarantine").select("uri", "enrichment"))
+        self._writer = RunWriter(catalog, run_plan.version)
         self._started_at = self._ended_at = time.time()
         self._commits_at_maintenance = 0
         self._progress_artifact = ProgressArtifact(catalog.uri)
@@ -203,9 +205,10 @@ class Publisher:
     def _commit(self, group: list[Validated]) -> None:
         rows = pl.concat([shard.rows for shard in group])
         failed = pl.concat([shard.failed for shard in group])
+        replaced = key_frame(key for shard in group for key in shard.replaced)
         try:
             with timed(self.spans, Stage.PUBLISH):
-                self.commits += publish(self.catalog, rows, failed, self._quarantined_keys)
+                self.commits += publish(self._writer, rows, failed, replaced)
         except Exception as error:  # whatever it is, it is raised where the run ends; later groups are tried too
             self.errors.insert(0, error)
             self._stopped.set()

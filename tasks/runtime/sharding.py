@@ -42,6 +42,7 @@ def shards_of(run_plan: RunPlan, policy: Policy, shard_sizer: ShardSizer) -> Ite
             most = min(policy.shard_size, _FIRST_SHARD << min(doublings, 10), shard_sizer.objects(*key))
         shard_key = key
         size += row["bytes"]
-        items.append(ShardItem(row["uri"], row["object_version"], row["bytes"], tuple(row["enrichments"])))
+        names = tuple(row["enrichments"]), tuple(row["replaced"])
+        items.append(ShardItem(row["uri"], row["object_version"], row["bytes"], *names))
     if shard_key and items:
         yield shard(*shard_key)

@@ -128,7 +128,10 @@ def stated(inventory: pl.DataFrame, known: Rows, cases: Rows, spec: EnrichmentSp
         together[resolved.systems[0], at["media_kind"], at["uri"], at["object_version"], at["bytes"]].append(
             resolved.enrichment.name
         )
-    frame = [(*key, sorted(names)) for key, names in sorted(together.items())]
+    frame = [
+        (*key, sorted(names), sorted(name for name in names if (key[2], name) in published))
+        for key, names in sorted(together.items())
+    ]
     per_ask = {
         key: sum((resolved.enrichment.name, str(resolved.media_kind)) == key for _, resolved in todo) for key in counts
     }
@@ -181,7 +184,15 @@ def test_the_plan_is_what_plain_python_says(seed: int, detections: EnrichmentSpe
     assert work.objects == inventory.height
     shards = list(shards_of(work, Policy(shard_size=4, shard_bytes=200), ShardSizer()))
     cut = [
-        (shard.system, str(shard.media_kind), item.uri, item.object_version, item.bytes, list(item.enrichments))
+        (
+            shard.system,
+            str(shard.media_kind),
+            item.uri,
+            item.object_version,
+            item.bytes,
+            [*item.enrichments],
+            [*item.replaced],
+        )
         for shard in shards
         for item in shard.items
     ]

@@ -33,8 +33,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def work(objects: int, kind: MediaKind = MediaKind.IMAGE, bytes_each: int = 1) -> RunPlan:
-    rows = [("florence-2", str(kind), f"s3://b/{k:06d}", "v", bytes_each, ["caption"]) for k in range(objects)]
-    columns = ["system", "media_kind", "uri", "object_version", "bytes", "enrichments"]
+    rows = [("florence-2", str(kind), f"s3://b/{k:06d}", "v", bytes_each, ["caption"], []) for k in range(objects)]
+    columns = ["system", "media_kind", "uri", "object_version", "bytes", "enrichments", "replaced"]
     frame = pl.DataFrame(rows, schema=columns, orient="row")
     return RunPlan(frame, pl.DataFrame(), pl.DataFrame(), (), (), objects, 0)
 
