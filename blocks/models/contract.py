@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.vision import Usage, VisionRequest
 
 ENDPOINT_KEY_VARIABLE = "SIGHTFLOW_ENDPOINT_KEY"
@@ -120,6 +120,16 @@ class ReplyError(ValueError):
         self.cause = cause
 
 
+class Incomplete(ModelError):
+    """What concerns every item was met in the midst of them. `done`: what was made of each until then, in order; None
+    for an item that is still to be asked about.
+    """
+
+    def __init__(self, message: str, done: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.done = list(done)
+
+
 class Engine(ABC):
     """Who computes for a model: transformers or vLLM in this process, an endpoint, a vendor's SDK.
 
@@ -156,7 +166,10 @@ class Engine(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
-        """One output a request, in order. Raises ModelError for what concerns every request."""
+        """One output a request, in order.
+
+        Raises ModelError for what concerns every request; `Incomplete` if it has outputs for some of them.
+        """
 
     @abstractmethod
     def weights_digest(self) -> str:
