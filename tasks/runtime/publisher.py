@@ -19,7 +19,7 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.failure import Cause, SightflowError, Stage, is_about_this_machine
 from sightflow.schemas.run.plan import RunPlan, Shard
 from sightflow.schemas.run.report import MaintenanceResult
 from sightflow.schemas.run.timing import Span, timed
@@ -259,7 +259,7 @@ class Publisher:
 
 def concerns_the_run(error: BaseException) -> bool:
     """Whether an error is about the whole run (keys, credit, a full disk, an end from outside) or about one shard."""
-    return isinstance(error, SightflowError) or not isinstance(error, Exception)
+    return isinstance(error, SightflowError) or not isinstance(error, Exception) or is_about_this_machine(error)
 
 
 def _start_thread(work: Callable[[], None]) -> threading.Thread:
