@@ -320,6 +320,8 @@ class VisionModel(Block):
     def _parsed(self, request: VisionRequest, prompt: Prompt, generated: Generated) -> Result | Failure:
         if generated.truncated:
             message = f"the reply reached the limit of {prompt.max_new_tokens} tokens; raise max_new_tokens"
+            if generated.room is not None:
+                message = f"the model's positions ended after {generated.room} tokens of the reply"
             return Failure(Cause.TRUNCATED, message)
         try:
             return self.parse(request, prompt, generated.text)
