@@ -49,6 +49,8 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     catalog = open_catalog(spec)
     inventory = discover(spec, selection)
     run_plan = plan(inventory, spec, selection)
+    if run_plan.to_compute:
+        catalog.check_writable()
     with (
         task_runner(spec.runner, needed=run_plan.to_compute > 0) as workers,
         Publisher(catalog, run_plan, spec.policy, workers.worker_count) as publisher,

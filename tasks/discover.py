@@ -19,9 +19,16 @@ from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, is_uri_list
 from sightflow.tasks.identify import identified
 from sightflow.tasks.open import open_catalog, open_store
+from sightflow.tasks.retries import may_pass
 
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> pl.DataFrame:
     """Return the inventory: every object that matches the source, without the catalog's own files, each with its kind.
 

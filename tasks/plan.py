@@ -17,6 +17,7 @@ from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 from sightflow.tasks.open import open_catalog
+from sightflow.tasks.retries import may_pass
 from sightflow.tasks.route import resolve_enrichments
 
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
@@ -24,7 +25,13 @@ _STATUS = pl.Enum([status.value for status in Status])
 _NO_ORPHANS = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
 
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunPlan:
     """Compare the inventory with the catalog on what determines each result; return what is left to do.
 

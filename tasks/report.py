@@ -21,10 +21,17 @@ from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.frames import to_frame
 from sightflow.schemas.tables.runs import RUNS_SCHEMA, RunRow
 from sightflow.tasks.open import open_store
+from sightflow.tasks.retries import may_pass
 from sightflow.tasks.runtime.publisher import Publisher
 
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def prune(catalog: Catalog, run_plan: RunPlan, spec: EnrichmentSpec) -> int:
     """Remove the rows of objects that are gone, if the policy says so; return how many rows went.
 
@@ -41,7 +48,13 @@ def prune(catalog: Catalog, run_plan: RunPlan, spec: EnrichmentSpec) -> int:
     return catalog.prune(_still_missing(run_plan.orphaned, spec)["uri"].to_list())
 
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def report(
     run_id: str,
     started_at: datetime,
@@ -81,7 +94,13 @@ def report(
     return run_report
 
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def close_manifest(catalog: Catalog, selection: Selection) -> None:
     """Take away the manifest that a run was started with: what it lists has been seen to."""
     if selection.manifest is not None:

@@ -35,26 +35,39 @@ from sightflow.schemas.vision import Answer, Replies
 class Validated:
     """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`.
 
-    `spans`: when each stage was at work on it. A plain class, as `Replies` is.
+    `spans`: when each stage was at work on it. `error`: what ended it before all of it was answered, if anything has.
+    A plain class, as `Replies` is.
     """
 
-    def __init__(self, rows: pl.DataFrame, failed: pl.DataFrame, spans: list[Span], system: str) -> None:
+    def __init__(
+        self,
+        rows: pl.DataFrame,
+        failed: pl.DataFrame,
+        spans: list[Span],
+        system: str,
+        error: Exception | None = None,
+    ) -> None:
         self.rows = rows
         self.failed = failed
         self.spans = spans
         self.system = system
+        self.error = error
 
 
 @task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
 def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
-    """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure."""
+    """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure.
+
+    Of a shard that was ended midway, every one that was answered does.
+    """
     spans = list(replies.spans)
     with timed(spans, Stage.VALIDATE):
         rows, failures = _checked(replies.answers, run_id)
         failed = quarantine_rows(_failed_items(replies.answers, failures), run_id)
-    if rows.height + failed.height != shard.size:
-        raise RuntimeError(f"shard {shard.index}: {shard.size} were asked and {rows.height + failed.height} came out")
-    return Validated(rows, failed, spans, shard.system)
+    expected = len(replies.answers) if replies.error else shard.size
+    if rows.height + failed.height != expected:
+        raise RuntimeError(f"shard {shard.index}: {expected} were asked and {rows.height + failed.height} came out")
+    return Validated(rows, failed, spans, shard.system, replies.error)
 
 
 def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:

@@ -19,12 +19,12 @@ import pandera.polars as pa
 import polars as pl
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.catalog.table_writes import append_rows, delta_schema, replace_rows, rows_with
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.schemas.failure import StoreError
+from sightflow.schemas.failure import StoreError, StoreRefusal
 from sightflow.schemas.object_uri import ObjectUri, split_scheme
 from sightflow.schemas.spec import Upkeep
 from sightflow.schemas.tables.catalog import CatalogRow
@@ -48,6 +48,13 @@ _COMMIT_ATTEMPTS = 60
 KEY = ["uri", "enrichment"]
 # delta-rs goes down a list of keys by recursion, on the stack of the thread: some 400 bytes a key.
 _KEYS_PER_COMMIT = 2000
+# What delta-rs passes on of a store or a disk that will refuse the next commit too.
+_REFUSAL = re.compile(
+    r"No space left|Disk quota exceeded|File too large|Read-only file system|Permission denied|NotImplemented"
+    r"|AccessDenied|AllAccessDisabled|AccountProblem|ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch"
+    r"|RequestTimeTooSkewed|NoSuchBucket|QuotaExceeded|StorageFull|InsufficientStorage|403 Forbidden|401 Unauthorized"
+)
+_ROOM = 1 << 16  # bytes, beside the rows themselves, of a commit
 _STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
@@ -119,7 +126,7 @@ class Catalog(Block):
         except (DeltaError, OSError) as error:
             if version is not None and isinstance(error, DeltaError):
                 raise StoreError(f"{self.uri} has no version {version}; see: sightflow catalog history") from None
-            raise StoreError(f"the catalog {self.uri} cannot be read: {self._redacted(error)}") from None
+            raise self._store_error(error, "read") from None
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; empty, with the right columns, if the table does not exist yet."""
@@ -142,7 +149,7 @@ class Catalog(Block):
         try:
             yield
         except (OSError, pl.exceptions.ComputeError) as error:
-            raise StoreError(f"the catalog {self.uri} cannot be read: {self._redacted(error)}") from None
+            raise self._store_error(error, "read") from None
 
     def version(self, name: TableName = "enrichments") -> int | None:
         """The number of the newest commit, or None before the first."""
@@ -185,7 +192,7 @@ class Catalog(Block):
             where = rows_with(ours.select(KEY), exactly=to_spare > 0)
             return MergeResult(replace_rows(table, where, ours.select(rows.columns), counts), **counts)
 
-        if (merged := self._commit(merge)) is not None:
+        if (merged := self._commit(merge, int(rows.estimated_size()))) is not None:
             return merged
         parts = [self._merge(name, part, keep_same) for part in rows.iter_slices(_KEYS_PER_COMMIT)]
         return MergeResult(
@@ -229,7 +236,7 @@ class Catalog(Block):
 
     def record_run(self, row: pl.DataFrame) -> None:
         """Append one validated row to `runs`."""
-        self._commit(lambda: append_rows(self._open_or_create("runs"), row))
+        self._commit(lambda: append_rows(self._open_or_create("runs"), row), int(row.estimated_size()))
 
     def restore(self, version: int) -> int:
         """Make the catalog what it was at a version, as a new commit; return that commit's version."""
@@ -259,14 +266,28 @@ class Catalog(Block):
             configuration=dict(retention_properties(Upkeep().keep_days)),
         )
 
-    def _commit(self, commit: Callable[[], T]) -> T:
-        """Run a commit again while another writer comes first. Raises StoreError for everything else."""
+    def check_writable(self) -> None:
+        """See that a commit can be made, before anything is spent on what is to be committed; nothing is left behind.
+
+        Raises StoreRefusal that says why not: no rights, no room, no bucket, or a store without conditional writes.
+        """
+        there = self.table("enrichments") is not None
+        self.store.check_writable(f"{self.table_uri('enrichments')}/_delta_log" if there else self.uri)
+
+    def _commit(self, commit: Callable[[], T], size: int = 0) -> T:
+        """Run a commit of about so many bytes again while another writer comes first. Raises StoreError for everything
+        else. That there is room is seen before: where a disk fills up under it, delta-rs panics on the screen.
+        """
         from deltalake.exceptions import CommitFailedError
 
+        def came_second(error: BaseException) -> bool:
+            return isinstance(error, CommitFailedError) and not _REFUSAL.search(str(error))
+
+        self.store.check_room(self.uri, size + _ROOM)
         retrying = Retrying(
             stop=stop_after_attempt(_COMMIT_ATTEMPTS),
             wait=wait_random_exponential(multiplier=0.05, max=2),
-            retry=retry_if_exception_type(CommitFailedError),
+            retry=retry_if_exception(came_second),
             reraise=True,
         )
         with self.writing():
@@ -279,11 +300,19 @@ class Catalog(Block):
 
         try:
             yield
-        except (DeltaError, OSError, pl.exceptions.ComputeError) as error:
-            raise StoreError(f"the catalog {self.uri} cannot be written: {self._redacted(error)}") from None
+        except BaseException as error:  # a panic of Rust is no Exception, and has no class that could be imported
+            if (
+                not isinstance(error, DeltaError | OSError | pl.exceptions.ComputeError)
+                and type(error).__name__ != "PanicException"
+            ):
+                raise
+            raise self._store_error(error, "written") from None
 
-    def _redacted(self, error: Exception) -> str:
-        return _first_line(self.store.redact(str(error)) or type(error).__name__)
+    def _store_error(self, error: BaseException, attempted: str) -> StoreError:
+        """What the storage, delta-rs or polars says, on one line and without keys."""
+        kind = StoreRefusal if _REFUSAL.search(str(error)) else StoreError
+        said = _first_line(self.store.redact(str(error)) or type(error).__name__)
+        return kind(f"the catalog {self.uri} cannot be {attempted}: {said}")
 
 
 def retention_properties(days: int) -> Mapping[str, str]:

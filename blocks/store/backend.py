@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +15,12 @@ from sightflow.blocks.store.inventory import ListedObject
 from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri
+
+
+@dataclass(frozen=True)
+class Refused(Failure):
+    """An object that the storage knows and will not give: by its own policy, or because it gives us nothing."""
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,6 +71,14 @@ class StorageBackend(Protocol):
 
     def remove(self, uri: ObjectUri) -> None:
         """Remove a file, if it is there."""
+
+    def check_writable(self, folder: ObjectUri) -> None:
+        """See that a Delta commit can be made in a folder, there or not, by a write of the same kind: one that fails if
+        the file is there. Nothing of it is left. Raises StoreRefusal if it cannot be.
+        """
+
+    def check_room(self, folder: ObjectUri, size: int) -> None:
+        """See that so many bytes can be written into a folder, where that can be told without writing them."""
 
     def makedirs(self, folder: ObjectUri) -> None:
         """Make a folder, where a storage has folders that must be there before something is written into them."""

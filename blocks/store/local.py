@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +18,17 @@ from urllib.parse import quote
 
 import polars as pl
 
-from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, UriFilter, too_large
+from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
 from sightflow.blocks.store.inventory import ListedObject, to_inventory
 from sightflow.blocks.store.patterns import literal_prefix
-from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri
 
 Result = TypeVar("Result")
+
+
+_PROBE_BYTES = 1 << 16
 
 
 class LocalSettings(Protocol):
@@ -96,6 +100,23 @@ class LocalBackend:
     def remove(self, uri: ObjectUri) -> None:
         with _store_errors(uri, "removed"):
             Path(uri.local_path).unlink(missing_ok=True)
+
+    def check_writable(self, folder: ObjectUri) -> None:
+        """Delta commits with a hard link, which fails if the file is there."""
+        with _store_errors(folder, "written"), _temporary(folder) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+            linked = f"{file.name}-linked"
+            os.link(file.name, linked)
+            os.unlink(linked)
+
+    def check_room(self, folder: ObjectUri, size: int) -> None:
+        with _store_errors(folder, "written"), _temporary(folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, max(size, _PROBE_BYTES))
+            elif shutil.disk_usage(file.name).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def makedirs(self, folder: ObjectUri) -> None:
         with _store_errors(folder, "made"):
@@ -195,7 +216,10 @@ def _read_version(wanted: ObjectVersion, max_bytes: int, read: Callable[[Buffere
     except FileNotFoundError:
         return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH)
     except OSError as error:
-        return Failure(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
+        if is_about_this_machine(error):
+            raise StoreRefusal(f"{uri} cannot be read: {error.strerror}") from None
+        kind = Refused if isinstance(error, PermissionError) else Failure
+        return kind(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
 
 
 def _entry(path: str, stat: os.stat_result) -> ListedObject:
@@ -214,4 +238,14 @@ def _store_errors(uri: ObjectUri, done: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{uri} cannot be {done}: {error.strerror or type(error).__name__}") from None
+        # Rights and room do not come back by themselves; a mount may.
+        refused = is_about_this_machine(error) or isinstance(error, PermissionError | NotADirectoryError)
+        kind = StoreRefusal if refused else StoreError
+        raise kind(f"{uri} cannot be {done}: {error.strerror or type(error).__name__}") from None
+
+
+def _temporary(folder: ObjectUri) -> Any:
+    """An open file, which is gone when it is closed, in a folder; in the one above where it is not there yet."""
+    path = Path(folder.local_path)
+    there = next(each for each in (path, *path.parents) if each.exists())
+    return tempfile.NamedTemporaryFile(dir=there, prefix=".sightflow-probe-")

@@ -17,6 +17,7 @@ from sightflow.blocks.store.backend import ObjectVersion, StorageBackend
 from sightflow.blocks.store.inventory import ListedObject, concat, to_inventory
 from sightflow.blocks.store.local import LocalBackend
 from sightflow.blocks.store.patterns import literal_prefix, source_filter
+from sightflow.blocks.store.refusals import RefusalWatch
 from sightflow.blocks.store.s3 import S3Backend
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
@@ -67,6 +68,7 @@ class ObjectStore(Block):
     timeout: float = Field(default=60.0, gt=0, description="Seconds without a byte until a try is given up.")
 
     _backends: dict[Scheme, StorageBackend] = PrivateAttr(default_factory=dict)
+    _refusals: dict[Scheme, RefusalWatch] = PrivateAttr(default_factory=dict)
 
     # --- listing --------------------------------------------------------------------------------
 
@@ -108,22 +110,39 @@ class ObjectStore(Block):
 
         An object that is gone or is no longer the planned version fails with cause `changed`; one past
         `max_bytes` with `too_large`, before its body is read; what still fails after retries with `fetch`.
-        Raises StoreError when the store refuses the credentials.
+        Raises StoreRefusal when the store refuses the credentials, or several objects in a row and no others.
         """
-        return self._in_order(
-            [uri for uri, _ in wanted],
-            lambda backend, own: backend.read_many([wanted[place] for place in own], max_bytes),
-        )
+
+        def read(backend: StorageBackend, own: Sequence[ObjectVersion]) -> Sequence[bytes | Failure]:
+            return backend.read_many(own, max_bytes)
+
+        return self._read_in_order(wanted, read)
 
     def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
         """As `read_many`, for objects that are too large to be held in memory: as files.
 
         An object of a bucket is written to a new file in `folder`; one that is a file already stays where it is.
         """
-        return self._in_order(
-            [uri for uri, _ in wanted],
-            lambda backend, own: backend.download_many([wanted[place] for place in own], folder, max_bytes),
-        )
+
+        def download(backend: StorageBackend, own: Sequence[ObjectVersion]) -> Sequence[MediaFile | Failure]:
+            return backend.download_many(own, folder, max_bytes)
+
+        return self._read_in_order(wanted, download)
+
+    def _read_in_order(
+        self,
+        wanted: Sequence[ObjectVersion],
+        read: Callable[[StorageBackend, Sequence[ObjectVersion]], Sequence[Result]],
+    ) -> list[Result]:
+        def read_and_watch(backend: StorageBackend, places: Sequence[int]) -> Sequence[Result]:
+            own = [wanted[place] for place in places]
+            results = read(backend, own)
+            # To be read at most in part: it is past the limit, if it is given at all.
+            watch = self._refusals.setdefault(split_scheme(own[0][0])[0], RefusalWatch())
+            watch.check(own, results, lambda one: backend.read_many([one], max_bytes=0)[0])
+            return results
+
+        return self._in_order([uri for uri, _ in wanted], read_and_watch)
 
     def read_starts(self, uris: Sequence[str], length: int) -> Iterator[bytes | None]:
         """The first `length` bytes of each object, in order; None for one that could not be had, which reading tells.
@@ -153,6 +172,16 @@ class ObjectStore(Block):
         """Remove a file, if it is there."""
         backend, located = self._locate(uri)
         backend.remove(located)
+
+    def check_writable(self, folder: str) -> None:
+        """See that a Delta commit can be made in a folder. Raises StoreRefusal that says why not; leaves nothing."""
+        backend, located = self._locate(folder)
+        backend.check_writable(located)
+
+    def check_room(self, folder: str, size: int) -> None:
+        """See that so many bytes can be written into a folder, if the storage can tell. Raises StoreRefusal."""
+        backend, located = self._locate(folder)
+        backend.check_room(located, size)
 
     def makedirs(self, folder: str) -> None:
         """Make a folder and those above it, if they are not there and the storage has folders at all."""
@@ -222,11 +251,14 @@ class ObjectStore(Block):
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        return {**state, "__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_backends": {}}}
+        return {
+            **state,
+            "__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_backends": {}, "_refusals": {}},
+        }
 
     def __copy__(self) -> ObjectStore:
         copied = super().__copy__()
-        copied._backends = {}
+        copied._backends, copied._refusals = {}, {}
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ObjectStore:

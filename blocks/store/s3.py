@@ -5,19 +5,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
 from fsspec.asyn import get_loop, sync
 
-from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, UriFilter, too_large
+from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
 from sightflow.blocks.store.inventory import ListedObject, columns_to_inventory, concat, version_of
 from sightflow.blocks.store.s3_client import S3Client, S3Settings
-from sightflow.blocks.store.s3_errors import BAD_KEY_CODES, MISSING_CODES, REPLACED_CODES, code_of
+from sightflow.blocks.store.s3_errors import (
+    CALLER_CODES,
+    DENIED_CODES,
+    MISSING_CODES,
+    REPLACED_CODES,
+    code_of,
+    lacks_credentials,
+)
 from sightflow.blocks.store.s3_listing import Listing, Page, Root, listing_roots
-from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri, Scheme
 
@@ -105,7 +114,7 @@ class S3Backend:
             try:
                 return await self._client.retry(attempt)
             except Exception as error:  # the SDK has no common class of errors, and some hold keys
-                if code_of(error) in BAD_KEY_CODES:
+                if code_of(error) in CALLER_CODES or lacks_credentials(error):
                     raise self._client.store_error(error, uri) from None
                 logger.debug("the first bytes of %s cannot be read: %s", uri, self._client.redacted(error))
                 return None
@@ -125,22 +134,61 @@ class S3Backend:
         return sync(get_loop(), get)  # type: ignore[no-any-return]
 
     def write(self, uri: ObjectUri, content: bytes) -> None:
-        sync(get_loop(), self._request, "put_object", uri, Body=content)
+        sync(get_loop(), self._request, "put_object", uri, "write", Body=content)
 
     def remove(self, uri: ObjectUri) -> None:
-        sync(get_loop(), self._request, "delete_object", uri)
+        sync(get_loop(), self._request, "delete_object", uri, "remove")
+
+    def check_writable(self, folder: ObjectUri) -> None:
+        key = f"{folder.key.strip('/')}/.sightflow-probe-{secrets.token_hex(8)}".lstrip("/")
+        sync(get_loop(), self._write_twice, ObjectUri(Scheme.S3, folder.bucket, key))
+
+    async def _write_twice(self, probe: ObjectUri) -> None:
+        """Write an object that must not be there, twice: a store that takes the second would let two runs overwrite
+        each other's commits. It is then removed, in a bucket that keeps versions for good.
+        """
+        put = partial(self._client.call, "put_object", Bucket=probe.bucket, Key=probe.key, Body=b"", IfNoneMatch="*")
+        version: dict[str, str] = {}
+        second_was_taken = False
+        try:
+            for second_was_taken in (False, True):
+                try:
+                    version = {"VersionId": v} if (v := (await put()).get("VersionId")) else {}
+                except Exception as error:  # the SDK has no common class of errors, and some hold keys
+                    second_was_taken = False
+                    # Also at the first: it was taken, and sent again because the answer was lost.
+                    if code_of(error) not in REPLACED_CODES:
+                        raise self._writing_error(error, probe) from None
+        finally:
+            try:
+                await self._client.call("delete_object", Bucket=probe.bucket, Key=probe.key, **version)
+            except Exception as error:  # nobody reads it, and a store that lets nobody delete may be meant so
+                logger.warning("%s was not removed: %s", probe, self._client.redacted(error))
+        if second_was_taken:
+            raise StoreRefusal(
+                f"the store of {probe} ignores If-None-Match, so that two runs could overwrite each other's commits; "
+                "use a store with conditional writes (AWS S3, MinIO, Cloudflare R2, Ceph since 19, ...)"
+            )
+
+    def _writing_error(self, error: Exception, probe: ObjectUri) -> StoreError:
+        if code_of(error) in ("NotImplemented", "501"):
+            return StoreRefusal(f"the store of {probe} has no conditional writes (If-None-Match), which commits need")
+        return self._client.store_error(error, probe, "write")
+
+    def check_room(self, folder: ObjectUri, size: int) -> None:
+        """A bucket does not tell what room there is."""
 
     def makedirs(self, folder: ObjectUri) -> None:
         """A bucket has no folders: nothing is to be made."""
 
-    async def _request(self, operation: str, uri: ObjectUri, **arguments: Any) -> Any:
+    async def _request(self, operation: str, uri: ObjectUri, attempted: str = "read", **arguments: Any) -> Any:
         """The answer to one request about an object, or None if it is not there. Raises StoreError."""
         try:
             return await self._client.call(operation, Bucket=uri.bucket, Key=uri.key, **arguments)
         except Exception as error:  # the SDK has no common class of errors, and some hold keys
             if code_of(error) in MISSING_CODES:
                 return None
-            raise self._client.store_error(error, uri) from None
+            raise self._client.store_error(error, uri, attempted) from None
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -200,12 +248,14 @@ class S3Backend:
                 return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH, tries)
             if code in MISSING_CODES:
                 return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH, tries)
-            if code in BAD_KEY_CODES:
+            if code in CALLER_CODES or lacks_credentials(error):
                 raise self._client.store_error(error, uri) from None
+            if is_about_this_machine(error):
+                raise
             # A single object may be denied by its own policy: that is its failure, not the run's.
             message = f"{code or type(error).__name__}: {self._client.redacted(error)}"
             logger.debug("%s cannot be read after %d tries: %s", uri, tries, message)
-            return Failure(Cause.FETCH, message, Stage.FETCH, tries)
+            return (Refused if code in DENIED_CODES else Failure)(Cause.FETCH, message, Stage.FETCH, tries)
 
     async def _get(self, uri: ObjectUri, etag: str, max_bytes: int, append: Callable[[bytes], None]) -> Failure | None:
         client = await self._client.open()

@@ -13,8 +13,18 @@ from typing import Any, Protocol, TypeVar
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sightflow.blocks.store.s3_errors import BAD_KEY_CODES, DENIED_CODES, code_of, is_transient, message_of
-from sightflow.schemas.failure import StoreError
+from sightflow.blocks.store.s3_errors import (
+    BAD_KEY_CODES,
+    CLOCK_CODES,
+    DENIED_CODES,
+    FULL_CODES,
+    REGION_CODES,
+    code_of,
+    is_transient,
+    lacks_credentials,
+    message_of,
+)
+from sightflow.schemas.failure import StoreError, StoreRefusal
 from sightflow.schemas.object_uri import ObjectUri
 
 Result = TypeVar("Result")
@@ -71,17 +81,24 @@ class S3Client:
         )
         return await retrying(attempt)
 
-    def store_error(self, error: Exception, uri: ObjectUri) -> StoreError:
+    def store_error(self, error: Exception, uri: ObjectUri, attempted: str = "read") -> StoreError:
         """An error of the SDK in words, without a key in them."""
         code, where = code_of(error), self._settings.endpoint_url or "AWS S3"
         # The traceback ends here, since it may hold keys; what was raised is told to who looks for it.
         logger.debug("a request about %s failed: %s: %s", uri, type(error).__name__, self.redacted(error))
         if code == "NoSuchBucket":
-            return StoreError(f"there is no bucket {uri.bucket!r} at {where}; check the name in `source`")
-        if code in DENIED_CODES | BAD_KEY_CODES:
-            return StoreError(f"{where} refuses to let us read {uri} ({code}); check the keys and the bucket's policy")
-        if type(error).__name__ == "NoCredentialsError":
-            return StoreError(
+            named = "source" if attempted == "read" else "catalog"
+            return StoreRefusal(f"there is no bucket {uri.bucket!r} at {where}; check the name in `{named}`")
+        remedies = (
+            (CLOCK_CODES, "set this machine's clock: it is too far from the store's"),
+            (REGION_CODES, "check `store: region`"),
+            (DENIED_CODES | BAD_KEY_CODES, "check the keys and the bucket's policy"),
+            (FULL_CODES, "the store is full: make room, or raise its quota"),
+        )
+        if remedy := next((remedy for codes, remedy in remedies if code in codes), None):
+            return StoreRefusal(f"{where} refuses to let us {attempted} {uri} ({code}); {remedy}")
+        if lacks_credentials(error):
+            return StoreRefusal(
                 f"no keys for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, "
                 "or `store: {anonymous: true}` for a public bucket"
             )

@@ -6,9 +6,25 @@ TRANSIENT_CODES = frozenset(
     {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
 )
 DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "Forbidden", "401", "403"})
-BAD_KEY_CODES = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
+CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
+BAD_KEY_CODES = frozenset(
+    {"AccountProblem", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId"}
+    | {"InvalidSecurity", "InvalidToken", "NotSignedUp", "SignatureDoesNotMatch", "TokenRefreshRequired"}
+    | {"UnrecognizedClientException"}
+)
+REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"})
+FULL_CODES = frozenset({"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "507"})
+CALLER_CODES = CLOCK_CODES | BAD_KEY_CODES | REGION_CODES | {"NoSuchBucket"}
+"""What concerns every request of ours, whichever object it is about."""
 MISSING_CODES = frozenset({"NoSuchKey", "404"})
 REPLACED_CODES = frozenset({"PreconditionFailed", "412"})
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    """Whether the SDK has found no keys to sign with, so that nothing was sent."""
+    from botocore.exceptions import NoCredentialsError, PartialCredentialsError, ProfileNotFound
+
+    return isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound)
 
 
 def code_of(error: BaseException) -> str:

@@ -116,7 +116,9 @@ def _of_spec(path: Path) -> Iterator[Finding]:
     spec = read_spec(path)
     yield from _listing(spec) if spec.listing else _sources(spec)
     try:
-        found = open_catalog(spec).version()
+        catalog = open_catalog(spec)
+        found = catalog.version()
+        catalog.check_writable()
         yield f"catalog {spec.catalog}", "ok", "not yet made" if found is None else f"version {found}", ""
     except SightflowError as error:
         yield f"catalog {spec.catalog}", "missing", str(error), "see the message"

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.cli.screen import console, money, safe, table
+from sightflow.schemas.failure import SightflowError
 from sightflow.schemas.run.plan import EnrichmentPlan, RunPlan, Status, not_asked
 from sightflow.schemas.run.selection import Selection
 
@@ -39,18 +41,31 @@ def plan(
 
     read = read_spec(spec)
     from sightflow.tasks.discover import discover
+    from sightflow.tasks.open import open_catalog
     from sightflow.tasks.plan import plan as plan_task
     from sightflow.tasks.route import resolve_enrichments
 
     resolve_enrichments(read)  # what cannot be served is said before anything is listed
     with console.status("listing the source and comparing it with the catalog ..."):
         run_plan = plan_task.fn(discover.fn(read), read, selection(prefix, since, sample, limit))
+        problem = catalog_problem(open_catalog(read)) if run_plan.to_compute else ""
     if as_json:
-        console.print_json(json.dumps(plan_document(run_plan)))
+        console.print_json(json.dumps(plan_document(run_plan) | {"catalog_problem": problem}))
         return
     show_plan(run_plan)
+    if problem:
+        console.print(f"[yellow]note[/yellow] a run would stop at once: {safe(problem)}", soft_wrap=True)
     todo = f"sightflow run {spec}" if run_plan.to_compute else "nothing to do"
     console.print(f"\nnext: [bold]{safe(todo)}[/bold]")
+
+
+def catalog_problem(catalog: Catalog) -> str:
+    """Why a catalog cannot be written; empty if it can. Who may only read it can plan all the same."""
+    try:
+        catalog.check_writable()
+    except SightflowError as error:
+        return str(error)
+    return ""
 
 
 def plan_document(run_plan: RunPlan) -> dict[str, object]:

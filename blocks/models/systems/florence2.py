@@ -140,6 +140,8 @@ class Florence2Generator:
         import torch
 
         (encodings, indices), model = inputs, self.weights.model
+        lengths = encodings["attention_mask"].sum(dim=1).tolist()
+        limits = self.weights.reply_limits(batch, lengths)
         encodings = encodings.to(model.device)
         pixels = encodings.pop("pixel_values").to(model.dtype)
         encoded = model.get_image_features(pixels)
@@ -148,20 +150,20 @@ class Florence2Generator:
         tokens = model.generate(
             **encodings,
             mm_encoder_outputs={"image": encoded},
-            max_new_tokens=max(each.prompt.max_new_tokens for each in batch),
+            max_new_tokens=max(limits),
             do_sample=False,
             num_beams=1,
             prefix_allowed_tokens_fn=self.weights.choice_constraint(batch, prompt_length=0),
         )
-        lengths = encodings["attention_mask"].sum(dim=1).tolist()
-        return [self._generated(row, length) for row, length in zip(tokens, lengths, strict=True)]
+        return [self._generated(*each) for each in zip(batch, tokens, lengths, limits, strict=True)]
 
-    def _generated(self, row: Any, prompt_tokens: int) -> Generated:
+    def _generated(self, each: GenerationRequest, row: Any, prompt_tokens: int, limit: int) -> Generated:
         tokenizer = self.weights.tokenizer
         ended = tokenizer.eos_token_id in row.tolist()[1:]  # the decoder starts with the end token
         text = _PADDING.sub("", tokenizer.decode(row, skip_special_tokens=False))
         reply_tokens = int((row != tokenizer.pad_token_id).sum())
-        return Generated(text, Usage(int(prompt_tokens), reply_tokens), truncated=not ended)
+        room = limit if limit < each.prompt.max_new_tokens else None
+        return Generated(text, Usage(int(prompt_tokens), reply_tokens), truncated=not ended, room=room)
 
 
 def _distinct_images(batch: Sequence[GenerationRequest]) -> tuple[list[Any], list[int]]:

@@ -21,6 +21,7 @@ from sightflow.blocks.models.contract import (
     Engine,
     Generated,
     GenerationRequest,
+    Incomplete,
     Output,
     Prompt,
     ReplyError,
@@ -158,13 +159,14 @@ class ProviderEngine(Engine):
             pool.shutdown()
             with self._lock:
                 self._scopes.discard(scope)
+        outputs = [record.output for record in records]
         if scope.error:
-            raise ModelError(scope.error)
-        return [record.output for record in records]
+            raise Incomplete(scope.error, outputs)
+        return [output for output in outputs if output is not None]
 
     def _request_with_repair(self, each: GenerationRequest, scope: CallScope) -> CallRecord:
         """Send one prompt, and once more if the reply cannot be read. Never raises."""
-        record = CallRecord(Failure(Cause.MODEL, "the run was stopped before it was asked"))
+        record = CallRecord()
         if scope.stop.is_set():
             return record
         try:
@@ -197,13 +199,15 @@ class ProviderEngine(Engine):
             return None
         return None
 
-    def _request(self, request: ProviderRequest, record: CallRecord, scope: CallScope) -> Generated | Failure:
-        """Send a request until it is answered, declined for good, or out of tries."""
+    def _request(self, request: ProviderRequest, record: CallRecord, scope: CallScope) -> Generated | Failure | None:
+        """Send a request until it is answered, declined for good, or out of tries; None if the run was stopped before,
+        or by it.
+        """
         for attempt in range(1, self.account.max_attempts + 1):
             with self._concurrency:
                 answer = self._send_guarded(request, scope)
-            if answer is None:
-                break
+            if answer is None or (isinstance(answer, ProviderError) and answer.fatal):
+                return None
             record.attempts += 1
             if isinstance(answer, ProviderResponse):
                 return self._recorded(answer, record)
@@ -216,7 +220,7 @@ class ProviderEngine(Engine):
             if wait is not None:
                 self.limiter.pause(wait)
             self.clock.wait(answer.backoff(attempt, wait, self.rng), scope.stop)
-        return Failure(Cause.MODEL, "the run was stopped before it was asked")
+        return None
 
     def _send_guarded(self, request: ProviderRequest, scope: CallScope) -> ProviderResponse | ProviderError | None:
         """Send once. Until a key has been accepted requests go one by one, so that a bad one is used once."""

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from google.genai import types
 
 _BLOCKED = re.compile(r"(IMAGE_)?(SAFETY|PROHIBITED_CONTENT|RECITATION)|BLOCKLIST|SPII|MODEL_ARMOR")
+# What a 400 or 429 says that no later try changes. Of a quota a day the identifier says so (google.rpc.QuotaFailure).
+_FATAL = {
+    "User location is not supported": "use a key from another place",
+    "credits are depleted": "add credit at Google AI Studio",
+    "PerDay": "the quota of the day is used up: run again tomorrow, or raise it at Google AI Studio",
+}
 _A_FILE = re.compile(r"\bfiles?\b", re.IGNORECASE)
 _NETWORK = ("httpx", "httpx2")
 _SOUND_TOKENS, _FRAME_TOKENS = 32, 258  # a second and a frame of a video file
@@ -121,8 +127,7 @@ class GeminiEngine(VendorEngine):
             headers = dict(getattr(error.response, "headers", None) or {})
             message, details = as_text(error.message) or as_text(error.status), as_text(error.details)
             status = 401 if "API_KEY_INVALID" in details else error.code
-            elsewhere = "User location is not supported" in details
-            fatal = f"{message}; use a key from another place" if elsewhere else ""
+            fatal = next((f"{message}; {remedy}" for said, remedy in _FATAL.items() if said in details), "")
             if status in (403, 404) and _A_FILE.search(message):  # this item's upload is gone, not the key or the model
                 return ProviderError(status, message, headers, Cause.MODEL)
             delay = re.search(r'"retryDelay": "([0-9.]+s)"', details)
