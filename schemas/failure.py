@@ -66,6 +66,10 @@ class StoreError(SightflowError):
     """The object store or the catalog cannot be reached or refuses us."""
 
 
+class EmptySource(StoreError):
+    """A source lists no object, which is far more often a mistake than an empty bucket."""
+
+
 class MissingExtra(SightflowError):
     """A package is not installed that only an extra brings; the message gives the command."""
 

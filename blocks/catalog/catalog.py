@@ -7,7 +7,7 @@ capability), `quarantine` (what failed) and `runs` (one row a run).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -178,15 +178,13 @@ class Catalog(Block):
 
         return self._commit(merge)
 
-    def resolve(self, keys: pl.DataFrame) -> int:
-        """Take `(uri, enrichment)` keys out of the quarantine; return how many rows went."""
-        return self._delete_keys("quarantine", keys)
+    def resolve(self, rows: pl.DataFrame) -> int:
+        """Take rows out of the quarantine, by `uri`, `enrichment` and what else is given; return how many went."""
+        return self._delete_keys("quarantine", rows)
 
-    def prune(self, uris: Sequence[str]) -> int:
-        """Remove every row of these objects, from the catalog and the quarantine; return how many catalog rows."""
-        keys = pl.DataFrame({"uri": uris}, schema={"uri": pl.String()})
-        self._delete_keys("quarantine", keys)
-        return self._delete_keys("enrichments", keys)
+    def prune(self, rows: pl.DataFrame) -> int:
+        """Remove rows by `uri`, `enrichment` and `fingerprint`, if they are still these; return how many went."""
+        return self._delete_keys("enrichments", rows)
 
     def _delete_keys(self, name: TableName, keys: pl.DataFrame) -> int:
         """Delete rows by key, as merges whose matches are deleted: bounded statements for any number of keys."""

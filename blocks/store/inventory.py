@@ -14,14 +14,14 @@ from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
 VIDEO_SUFFIXES = frozenset(
     {"avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"}
 )
-ListedObject = tuple[str, str, int, datetime]
-"""URI, version, bytes, and when it was changed."""
+ListedObject = tuple[str, str, int, datetime | None]
+"""URI, version, bytes, and when it was changed, if that is a time."""
 
 _BATCH = 10_000
 
 
 def columns_to_inventory(
-    uris: Sequence[str], versions: Sequence[str], sizes: Sequence[int], modified: Sequence[datetime]
+    uris: Sequence[str], versions: Sequence[str], sizes: Sequence[int], modified: Sequence[datetime | None]
 ) -> pl.DataFrame:
     """Columns of equal length in the form of `Inventory`."""
     columns = {"uri": uris, "object_version": versions, "bytes": sizes, "modified": modified}
@@ -42,6 +42,12 @@ def inventory_columns(version: pl.Expr) -> dict[str, pl.Expr]:
         "modified": pl.col("modified"),
     }
     return {name: column.cast(INVENTORY_SCHEMA[name]) for name, column in columns.items()}
+
+
+def kind_by_name(uri: str) -> MediaKind:
+    """What an object probably is, by its name."""
+    suffix = uri.rpartition("/")[2].rpartition(".")[2].lower()
+    return MediaKind.VIDEO if suffix in VIDEO_SUFFIXES else MediaKind.IMAGE
 
 
 def version_of(etag: str, size: int) -> str:

@@ -125,7 +125,7 @@ def spec_of(reports: Reports, write_spec: Any) -> Callable[..., Path]:
 
 
 def listed(path: Path) -> pl.DataFrame:
-    return discover.fn(read_spec(path)).sort("uri")
+    return discover.fn(read_spec(path)).inventory.sort("uri")
 
 
 @pytest.mark.parametrize("form", ENCODED)
