@@ -22,6 +22,7 @@ from sightflow.schemas.failure import EmptySource, Failure, SpecError
 from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.run.discovered import Discovered, Skips
 from sightflow.schemas.run.selection import EVERYTHING, Selection
+from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import EnrichmentSpec, is_uri_list
 from sightflow.schemas.tables.inventory import Inventory
 from sightflow.tasks.open import open_catalog, open_store
@@ -83,7 +84,7 @@ def _explained(empty: Sequence[str], spec: EnrichmentSpec, skips: Skips) -> str:
     said += [each.summary for each in skips.summary]
     if spec.listing:
         said.append(f"of what {', '.join(spec.listing)} names, none belongs to it")
-    if any(source.startswith(f"{spec.catalog}/") or source == spec.catalog for source in empty):
+    if any(f"{literal_prefix(source)}/".startswith(f"{spec.catalog}/") for source in empty):
         said.append("the catalog's own files are never part of a source")
     if any(not source.endswith("/") and "**" not in source for source in empty):
         said.append("* matches within one folder, ** in all below")

@@ -193,7 +193,9 @@ def _csv_rows(path: Path, fields: tuple[str, ...]) -> pl.DataFrame:
     schema = dict.fromkeys(fields, pl.String())
     try:
         return pl.read_csv(path, has_header=False, schema=schema, truncate_ragged_lines=True)
-    except pl.exceptions.ComputeError:  # a record that is not CSV: the others are
+    except pl.exceptions.NoDataError:
+        raise
+    except pl.exceptions.PolarsError:  # a record that is not CSV, or lacks fields: the others are and do not
         content = path.read_bytes()
         lines = text_lines(gzip.decompress(content) if content.startswith(_GZIP) else content)
         padding = [None] * len(fields)
