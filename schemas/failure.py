@@ -71,6 +71,10 @@ class StoreRefusal(StoreError):
     """Every request is refused, as the next will be: keys, rights, a clock that is wrong, a full disk."""
 
 
+class EmptySource(StoreError):
+    """A source lists no object, which is far more often a mistake than an empty bucket."""
+
+
 class MissingExtra(SightflowError):
     """A package is not installed that only an extra brings; the message gives the command."""
 

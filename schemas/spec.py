@@ -12,11 +12,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
 )
 
 from sightflow.schemas.enrichment import Enrichment, Words
 from sightflow.schemas.object_uri import Scheme, split_scheme
+from sightflow.schemas.source_pattern import canonical_place, canonical_source, check_pattern, missing_part
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
@@ -72,6 +74,7 @@ class Policy(_Section):
 
     stale: Literal["recompute", "keep"] = "recompute"
     prune: bool = False
+    allow_empty: bool = Field(default=False, description="a source may list no object at all")
     max_quarantine_ratio: float = Field(default=0.1, ge=0, le=1)
     hosted: Literal["deny", "allow"] = "deny"
     licences: Words = Field(default=(), description="allowed licences; empty: all")
@@ -163,17 +166,17 @@ class EnrichmentSpec(_Section):
 
     @field_validator("source")
     @classmethod
-    def _source_uris(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_checked_uri(uri, globs=True) for uri in sources)
+    def _source_uris(cls, sources: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(_source_uri(uri, _base(info)) for uri in sources)
 
     @field_validator("listing")
     @classmethod
-    def _listing_uris(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+    def _listing_uris(cls, addresses: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for address in addresses:
-            _checked_uri(address, globs=True)
+            _check_uri(address)
             if not is_uri_list(address) and split_scheme(address)[0] is not Scheme.S3:
                 raise ValueError(f"{address!r} is neither an S3 inventory (s3://) nor one of {', '.join(URI_FILES)}")
-        return addresses
+        return tuple(canonical_place(address, _base(info)) for address in addresses)
 
     @property
     def partial(self) -> bool:
@@ -182,8 +185,11 @@ class EnrichmentSpec(_Section):
 
     @field_validator("catalog")
     @classmethod
-    def _catalog_uri(cls, uri: str) -> str:
-        return _checked_uri(uri, globs=False).rstrip("/")
+    def _catalog_uri(cls, uri: str, info: ValidationInfo) -> str:
+        _check_uri(uri)
+        place = canonical_place(uri, _base(info))
+        _check_catalog_folder(uri, place)
+        return place.rstrip("/")
 
     @field_validator("enrichments")
     @classmethod
@@ -194,24 +200,42 @@ class EnrichmentSpec(_Section):
         return enrichments
 
 
-def _checked_uri(uri: str, globs: bool) -> str:
-    """The URI or local path as it is, if it can be used. Raises ValueError that says what is wrong."""
+def _base(info: ValidationInfo) -> str | None:
+    """The folder that relative paths are taken from, if it is not the working directory: that of the spec's file."""
+    return (info.context or {}).get("folder")
+
+
+def _source_uri(uri: str, folder: str | None) -> str:
+    _check_uri(uri)
+    pattern = canonical_source(uri, folder)
+    check_pattern(pattern)
+    return pattern
+
+
+def _check_uri(uri: str) -> None:
+    """Raise ValueError that says what is wrong with a URI or a local path."""
     if not uri.strip():
         raise ValueError("is empty; allowed: s3://bucket/prefix/**/*.jpg or a local path")
+    if "\0" in uri:
+        raise ValueError(f"{uri!r} holds a NUL character, which no name can")
     scheme, rest = split_scheme(uri)
     if scheme.has_buckets:
-        bucket, _, key = rest.partition("/")
+        bucket = rest.partition("/")[0]
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}", bucket):
             raise ValueError(f"{uri!r} names no valid bucket; write {scheme}://bucket/key")
-        if not globs and not key.strip("/"):
+
+
+def _check_catalog_folder(uri: str, place: str) -> None:
+    """Refuse names that readers of Delta tables do not agree on how to escape; a folder that is there has its name."""
+    scheme, folder = split_scheme(place)
+    if scheme.has_buckets:
+        bucket, _, key = folder.partition("/")
+        if not key.strip("/"):
             raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: {scheme}://{bucket}/catalog")
-    if not globs:
-        _check_catalog_folder(uri, scheme, rest)
-    return uri
-
-
-def _check_catalog_folder(uri: str, scheme: Scheme, folder: str) -> None:
-    """Refuse names that readers of Delta tables do not agree on how to escape."""
+    elif folder == "/":
+        raise ValueError(f"{uri!r} is the root of the file system; a catalog needs a folder")
+    else:
+        folder = missing_part(folder)
     if _GLOB_CHARACTERS.search(folder):
         raise ValueError(f"{uri!r} holds a glob; a catalog is one folder")
     if scheme.has_buckets and not re.fullmatch(r"[A-Za-z0-9_.=/\-]+", folder):

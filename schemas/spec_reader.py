@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, FrameSampling
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.object_uri import ObjectUri, split_scheme
 from sightflow.schemas.spec import EnrichmentSpec, Limits, Policy, RunnerSettings, StoreSettings, Upkeep
 
 
@@ -44,7 +43,7 @@ def read_spec(path: str | Path) -> EnrichmentSpec:
     if root is None or not isinstance(document, dict):
         raise SpecError(f"{path}:1: a spec is a mapping with source, catalog and enrichments")
     try:
-        spec = EnrichmentSpec.model_validate(document)
+        spec = EnrichmentSpec.model_validate(document, context={"folder": str(path.resolve().parent)})
     except ValidationError as error:
         problems = error.errors()
         # A list whose items are all wrong is also "too short" to pydantic; the items say it better.
@@ -55,27 +54,14 @@ def read_spec(path: str | Path) -> EnrichmentSpec:
 
 
 def _resolved(spec: EnrichmentSpec, folder: Path) -> EnrichmentSpec:
-    """The spec with the local paths of its places and weights taken from a folder."""
-
-    def absolute(uri: str) -> str:
-        scheme, path = split_scheme(uri)
-        # A pattern of a bucket stays as it was written; only a path has a folder that it is taken from.
-        return uri if scheme.has_buckets else str(ObjectUri.from_path(folder / path))
-
+    """The spec with the local paths of its weights taken from a folder."""
     models = {
         system: settings | {"id": str((folder / settings["id"]).resolve())}
         if str(settings.get("id", "")).startswith((".", "/"))
         else settings
         for system, settings in spec.models.items()
     }
-    return spec.model_copy(
-        update={
-            "source": tuple(absolute(uri) for uri in spec.source),
-            "catalog": absolute(spec.catalog),
-            "listing": tuple(absolute(uri) for uri in spec.listing),
-            "models": models,
-        }
-    )
+    return spec.model_copy(update={"models": models})
 
 
 def _explain(path: Path, root: yaml.Node, problem: Any) -> str:

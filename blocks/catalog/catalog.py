@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -209,15 +209,13 @@ class Catalog(Block):
         held, lie_between = pl.collect_all([of_these, count], engine="streaming")
         return held, lie_between.item()
 
-    def resolve(self, keys: pl.DataFrame) -> int:
-        """Take `(uri, enrichment)` keys out of the quarantine; return how many rows went."""
-        return self._delete_keys("quarantine", keys)
+    def resolve(self, rows: pl.DataFrame) -> int:
+        """Take rows out of the quarantine, by `uri`, `enrichment` and what else is given; return how many went."""
+        return self._delete_keys("quarantine", rows)
 
-    def prune(self, uris: Sequence[str]) -> int:
-        """Remove every row of these objects, from the catalog and the quarantine; return how many catalog rows."""
-        keys = pl.DataFrame({"uri": uris}, schema={"uri": pl.String()})
-        self._delete_keys("quarantine", keys)
-        return self._delete_keys("enrichments", keys)
+    def prune(self, rows: pl.DataFrame) -> int:
+        """Remove rows by `uri`, `enrichment` and `fingerprint`, if they are still these; return how many went."""
+        return self._delete_keys("enrichments", rows)
 
     def _delete_keys(self, name: TableName, keys: pl.DataFrame) -> int:
         """Delete rows by key: bounded statements for any number of keys."""
@@ -230,7 +228,8 @@ class Catalog(Block):
         table = self._open_or_create(name)
         held, _ = self._held(name, table, keys)
         if not held.is_empty():
-            where = rows_with(held.select(keys.columns).unique(), exactly=True)
+            # By their keys alone: that they are still these rows, the commit makes sure of.
+            where = rows_with(held.select(name for name in keys.columns if name in KEY).unique(), exactly=True)
             replace_rows(table, where, pl.DataFrame(schema=SCHEMAS[name]), {"deleted": held.height})
         return held.height
 

@@ -15,6 +15,7 @@ from sightflow.blocks.store.inventory import ListedObject
 from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri
+from sightflow.schemas.run.discovered import Skips
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,17 @@ class StorageBackend(Protocol):
     def check(self, pattern: str) -> None:
         """Begin to list a pattern of a source, to see that it can be listed."""
 
-    def inventory(self, patterns: Sequence[str], include: UriFilter) -> pl.DataFrame:
-        """List the objects below what the patterns begin with, those that `include` takes, as an `Inventory`."""
+    def inventory(self, patterns: Sequence[str], include: UriFilter, skips: Skips) -> pl.DataFrame:
+        """List the objects below what the patterns begin with, those that `include` takes, as an `Inventory`.
+
+        What cannot be listed goes to `skips`, and costs nothing else.
+        """
 
     def list_prefix(self, prefix: ObjectUri) -> list[str]:
         """The URIs of all objects that begin with `prefix`, taken literally; none if there are none."""
 
-    def head_many(self, uris: Sequence[str]) -> list[ListedObject | None]:
-        """What a listing would say of each object, or None for one that is not there."""
+    def head_many(self, uris: Sequence[str]) -> list[ListedObject | Failure | None]:
+        """What a listing would say of each object, or why nobody can; None if the storage says that it is not there."""
 
     def read_many(self, wanted: Sequence[ObjectVersion], max_bytes: int) -> list[bytes | Failure]:
         """The bytes of each object at its version, or why they could not be had; see `ObjectStore.read_many`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -16,15 +17,19 @@ from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.store.backend import ObjectVersion, StorageBackend
 from sightflow.blocks.store.inventory import ListedObject, concat, to_inventory
 from sightflow.blocks.store.local import LocalBackend
-from sightflow.blocks.store.patterns import literal_prefix, source_filter
+from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.refusals import RefusalWatch
 from sightflow.blocks.store.s3 import S3Backend
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import InvalidUriError, ObjectUri, Scheme, split_scheme
+from sightflow.schemas.run.discovered import Skips
+from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import ServerAddress
 
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 _HEADS_AT_ONCE = 10_000  # objects, each a waiting request
 _STARTS_AT_ONCE = 1_000  # objects, each a waiting request and some kilobytes
@@ -72,35 +77,72 @@ class ObjectStore(Block):
 
     # --- listing --------------------------------------------------------------------------------
 
-    def inventory(self, patterns: Sequence[str], outside: str | None = None) -> pl.DataFrame:
+    def inventory(
+        self, patterns: Sequence[str], outside: str | None = None, skips: Skips | None = None
+    ) -> pl.DataFrame:
         """List the objects that match any of the patterns, one row each, in the form of `Inventory`.
 
-        A pattern is a URI with `*`, `?`, `[...]` within a path segment and `**` across them; one that ends
-        in `/` means all below it. `outside`: a URI below which nothing is taken (the catalog's own files).
-        Raises StoreError if a bucket or folder cannot be listed.
+        A pattern is a URI with `*`, `?`, `[...]` within a path segment, `**` across them and `{a,b}`; one without is an
+        object, or a folder and all below it. `outside`: a URI below which nothing is taken (the catalog's own files).
+        What cannot be listed goes to `skips`, or where that is not given, into the log.
+        Raises StoreError if a bucket cannot be listed.
         """
+        found = Skips() if skips is None else skips
         by_scheme: dict[Scheme, list[str]] = {}
         for pattern in patterns:
             by_scheme.setdefault(_scheme_of_pattern(pattern), []).append(pattern)
-        return concat(
-            [self.backend(scheme).inventory(own, source_filter(own, outside)) for scheme, own in by_scheme.items()]
+        listed = concat(
+            [
+                self.backend(scheme).inventory(own, source_filter(own, outside), found)
+                for scheme, own in by_scheme.items()
+            ]
         )
+        for each in found.summary if skips is None else ():
+            logger.warning("%s", each.summary)
+        return listed
 
     def list_prefix(self, prefix: str) -> list[str]:
         """The URIs of all objects that begin with `prefix`, taken literally; none if there are none."""
         backend, uri = self._locate(prefix)
         return backend.list_prefix(uri)
 
-    def head_many(self, uris: Sequence[str]) -> pl.DataFrame:
+    def head_many(self, uris: Sequence[str], failed: dict[str, Failure] | None = None) -> pl.DataFrame:
         """The inventory of just these objects as they are now; one that is not there, or no longer, has no row.
 
-        Raises StoreError if the store refuses to tell.
+        What cannot be looked up goes to `failed`, by URI. Raises StoreError if that is not given, if none of several
+        objects can be looked up, if keys or settings are refused, or if there is no such bucket.
         """
-        once_each = iter(dict.fromkeys(uris))
-        batches = iter(lambda: list(islice(once_each, _HEADS_AT_ONCE)), [])
-        return to_inventory(listed for batch in batches for listed in self._head_batch(batch) if listed)
+        answers = self._look_up(uris)
+        failures = {uri: answer for uri, answer in answers.items() if isinstance(answer, Failure)}
+        if failures and (failed is None or len(failures) == len(answers) > 1):
+            uri, failure = next(iter(failures.items()))
+            raise StoreError(
+                f"{len(failures):,} objects cannot be looked up; {uri}: {failure.message}; "
+                "check the keys and the bucket's policy"
+            )
+        if failed is not None:
+            failed.update(failures)
+        return to_inventory(answer for answer in answers.values() if isinstance(answer, tuple))
 
-    def _head_batch(self, uris: Sequence[str]) -> list[ListedObject | None]:
+    def gone(self, uris: Sequence[str], failed: dict[str, Failure]) -> list[str]:
+        """Those of the objects of which the storage itself says, now, that they are not there.
+
+        An answer that leaves a doubt goes to `failed`, by URI. Raises StoreError if keys or settings are refused, or if
+        there is no such bucket.
+        """
+        answers = self._look_up(uris)
+        failed.update((uri, answer) for uri, answer in answers.items() if isinstance(answer, Failure))
+        return [uri for uri, answer in answers.items() if answer is None]
+
+    def _look_up(self, uris: Sequence[str]) -> dict[str, ListedObject | Failure | None]:
+        """What is answered about each object, in order, some thousands at a time."""
+        once_each = iter(dict.fromkeys(uris))
+        answers: dict[str, ListedObject | Failure | None] = {}
+        while batch := list(islice(once_each, _HEADS_AT_ONCE)):
+            answers.update(zip(batch, self._head_batch(batch), strict=True))
+        return answers
+
+    def _head_batch(self, uris: Sequence[str]) -> list[ListedObject | Failure | None]:
         return self._in_order(uris, lambda backend, own: backend.head_many([uris[place] for place in own]))
 
     # --- reading --------------------------------------------------------------------------------

@@ -16,25 +16,27 @@ from fsspec.asyn import get_loop, sync
 
 from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
 from sightflow.blocks.store.inventory import ListedObject, columns_to_inventory, concat, version_of
+from sightflow.blocks.store.s3_answers import NotAListing, Page, check_page
 from sightflow.blocks.store.s3_client import S3Client, S3Settings
 from sightflow.blocks.store.s3_errors import (
-    CALLER_CODES,
     DENIED_CODES,
     MISSING_CODES,
     REPLACED_CODES,
     code_of,
-    lacks_credentials,
+    is_about_the_caller,
 )
-from sightflow.blocks.store.s3_listing import Listing, Page, Root, listing_roots
+from sightflow.blocks.store.s3_listing import Listing, Root, listing_roots
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri, Scheme
+from sightflow.schemas.run.discovered import Skips
 
 Chunk = TypeVar("Chunk")
 
 logger = logging.getLogger(__name__)
 
 _PART_BYTES = 1 << 20
+_LARGEST_SIZE = 2**63 - 1
 
 
 class S3Backend:
@@ -58,9 +60,9 @@ class S3Backend:
         for root in listing_roots([pattern]):
             sync(get_loop(), self._list_page, Bucket=root.bucket, Prefix=root.prefix, MaxKeys=1)
 
-    def inventory(self, patterns: Sequence[str], include: UriFilter) -> pl.DataFrame:
+    def inventory(self, patterns: Sequence[str], include: UriFilter, skips: Skips) -> pl.DataFrame:
         def chunk(bucket: str, objects: list[dict[str, Any]]) -> pl.DataFrame:
-            return _page_inventory(bucket, objects, include)
+            return _page_inventory(bucket, objects, include, skips)
 
         return concat(self._list_pages(listing_roots(patterns), chunk))
 
@@ -74,7 +76,11 @@ class S3Backend:
         """What `convert` makes of every page of objects; `concurrency` pages are asked for at once."""
 
         async def list_pages() -> list[Chunk]:
-            return await Listing(self._list_page, self._settings.concurrency, convert).chunks(roots)
+            try:
+                return await Listing(self._list_page, self._settings.concurrency, convert).chunks(roots)
+            except NotAListing as error:
+                where = ObjectUri(Scheme.S3, roots[0].bucket, roots[0].prefix)
+                raise self._client.store_error(error, where) from None
 
         return sync(get_loop(), list_pages)  # type: ignore[no-any-return]
 
@@ -82,7 +88,9 @@ class S3Backend:
         async def attempt() -> Page:
             client = await self._client.open()
             async with self._limit.semaphore:
-                return await client.list_objects_v2(**arguments)  # type: ignore[no-any-return]
+                page: Page = await client.list_objects_v2(**arguments)
+            check_page(page, arguments["Bucket"], arguments["Prefix"])
+            return page
 
         try:
             return await self._client.retry(attempt)
@@ -90,14 +98,48 @@ class S3Backend:
             where = ObjectUri(Scheme.S3, arguments["Bucket"], arguments["Prefix"])
             raise self._client.store_error(error, where) from None
 
-    def head_many(self, uris: Sequence[str]) -> list[ListedObject | None]:
+    # --- looking up -----------------------------------------------------------------------------
+
+    def head_many(self, uris: Sequence[str]) -> list[ListedObject | Failure | None]:
         return self._limit.map(self._head, uris)
 
-    async def _head(self, uri: str) -> ListedObject | None:
-        head = await self._request("head_object", ObjectUri.parse(uri))
-        if head is None:
+    async def _head(self, uri: str) -> ListedObject | Failure | None:
+        try:
+            head = await self._ask("head_object", uri)
+        except Exception as error:  # one object of many: whatever is wrong with it costs its neighbours nothing
+            return await self._lookup_failure(uri, error)
+        etag, size = head.get("ETag"), head.get("ContentLength")
+        if not etag or size is None:
+            return _failure("the answer about it has no ETag: it is not from an S3 store")
+        return uri, version_of(etag, size), size, head.get("LastModified")
+
+    async def _lookup_failure(self, uri: str, error: Exception) -> Failure | None:
+        """Why nobody can say what an object is, or None if it is not there.
+
+        The answer to a HEAD has no body. Only that to a GET tells a missing object from a missing bucket or a gateway,
+        and a refused object from refused keys. Raises StoreError for what no other object would fare better with.
+        """
+        if code_of(error) in MISSING_CODES | DENIED_CODES:
+            try:
+                await self._first_byte(uri)
+            except Exception as told:
+                error = told
+        if code_of(error) == "NoSuchKey":
             return None
-        return uri, version_of(head["ETag"], head["ContentLength"]), head["ContentLength"], head["LastModified"]
+        if is_about_the_caller(error):
+            raise self._client.store_error(error, ObjectUri.parse(uri)) from None
+        return _failure(
+            f"it cannot be looked up: {code_of(error) or type(error).__name__}: {self._client.redacted(error)}"
+        )
+
+    async def _first_byte(self, uri: str) -> None:
+        answer = await self._ask("get_object", uri, Range="bytes=0-0")
+        async with answer["Body"]:
+            """Closed unread: a store that knows no ranges sends all of it."""
+
+    async def _ask(self, operation: str, uri: str, **arguments: Any) -> Any:
+        located = ObjectUri.parse(uri)
+        return await self._client.call(operation, Bucket=located.bucket, Key=located.key, **arguments)
 
     def read_starts(self, uris: Sequence[str], length: int) -> list[bytes | None]:
         async def read(text: str) -> bytes | None:
@@ -114,7 +156,7 @@ class S3Backend:
             try:
                 return await self._client.retry(attempt)
             except Exception as error:  # the SDK has no common class of errors, and some hold keys
-                if code_of(error) in CALLER_CODES or lacks_credentials(error):
+                if is_about_the_caller(error):
                     raise self._client.store_error(error, uri) from None
                 logger.debug("the first bytes of %s cannot be read: %s", uri, self._client.redacted(error))
                 return None
@@ -248,7 +290,7 @@ class S3Backend:
                 return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH, tries)
             if code in MISSING_CODES:
                 return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH, tries)
-            if code in CALLER_CODES or lacks_credentials(error):
+            if is_about_the_caller(error):
                 raise self._client.store_error(error, uri) from None
             if is_about_this_machine(error):
                 raise
@@ -299,15 +341,23 @@ def _without_folder_markers(bucket: str, objects: list[dict[str, Any]]) -> Itera
     """The URI and the entry of each object of a page."""
     root = str(ObjectUri(Scheme.S3, bucket, ""))
     # A key that ends in a slash and holds nothing marks an empty "folder", made by consoles.
-    return ((root + each["Key"], each) for each in objects if each["Size"] or not each["Key"].endswith("/"))
+    return ((root + each["Key"], each) for each in objects if each.get("Size") or not each["Key"].endswith("/"))
 
 
-def _page_inventory(bucket: str, objects: list[dict[str, Any]], include: UriFilter) -> pl.DataFrame:
+def _page_inventory(bucket: str, objects: list[dict[str, Any]], include: UriFilter, skips: Skips) -> pl.DataFrame:
     """A page of a listing in the form of `Inventory`."""
     kept = [(uri, each) for uri, each in _without_folder_markers(bucket, objects) if include(uri)]
+    if odd := {uri for uri, each in kept if not each.get("ETag") or not 0 <= each.get("Size", -1) <= _LARGEST_SIZE}:
+        for uri in sorted(odd):
+            skips.add(uri, "the listing gives no ETag or size")
+        kept = [(uri, each) for uri, each in kept if uri not in odd]
     return columns_to_inventory(
         [uri for uri, _ in kept],
         [version_of(each["ETag"], each["Size"]) for _, each in kept],
         [each["Size"] for _, each in kept],
-        [each["LastModified"] for _, each in kept],
+        [each.get("LastModified") for _, each in kept],
     )
+
+
+def _failure(message: str) -> Failure:
+    return Failure(Cause.FETCH, message, Stage.FETCH)

@@ -6,13 +6,14 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from sightflow.blocks.store.s3_answers import NotAListing, check_body
 from sightflow.blocks.store.s3_errors import (
     BAD_KEY_CODES,
     CLOCK_CODES,
@@ -103,6 +104,11 @@ class S3Client:
                 "or `store: {anonymous: true}` for a public bucket"
             )
         tried = f" after {self._settings.attempts} tries" if is_transient(error) else ""
+        if isinstance(error, NotAListing):
+            return StoreError(
+                f"{where} did not answer with a listing of {uri}{tried}: {self.redacted(error)}; "
+                "something else may be at this address (`store.endpoint_url`), or a proxy or gateway before it"
+            )
         return StoreError(f"{where} does not answer for {uri}{tried}: {self.redacted(error)}")
 
     def redacted(self, error: BaseException) -> str:
@@ -157,6 +163,7 @@ class S3Client:
         session, settings = AioSession(), self._settings
         # The SDK's own reader of times takes two thirds of the time that reading a page of a listing takes.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
+        session.register("before-parse.s3.ListObjectsV2", check_body)
         own = _own_credentials(settings).values()
         return s3fs.S3FileSystem(
             session=session,
@@ -187,11 +194,14 @@ def _own_credentials(settings: S3Settings) -> dict[str, str | None]:
     return {name: secret.get_secret_value() if secret else None for name, secret in held.items()}
 
 
-def _parse_timestamp(value: Any) -> datetime:
-    """A time as S3 writes it: ISO 8601 in listings, RFC 1123 in headers."""
+def _parse_timestamp(value: Any) -> datetime | None:
+    """A time as S3 writes it: ISO 8601 in listings, RFC 1123 in headers; None for what is no time."""
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         with suppress(TypeError, ValueError):
-            return parse(value)
+            parsed = parse(value)
+            return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     from botocore.utils import parse_timestamp
 
-    return parse_timestamp(value)  # type: ignore[no-any-return]
+    with suppress(TypeError, ValueError, OverflowError, RuntimeError):
+        return parse_timestamp(value)  # type: ignore[no-any-return]
+    return None

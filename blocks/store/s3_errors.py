@@ -53,3 +53,12 @@ def is_transient(error: BaseException) -> bool:
         return status in (408, 429) or status >= 500 or code_of(error) in TRANSIENT_CODES
     lost = (ConnectionError, TimeoutError, ClientError, EndpointError, HTTPClientError)
     return isinstance(error, (*lost, IncompleteReadError, ResponseStreamingError))
+
+
+def is_about_the_caller(error: BaseException) -> bool:
+    """Whether it is keys, clock, bucket or settings that are wrong, so that no other request would fare better."""
+    from botocore.exceptions import BotoCoreError, ParamValidationError
+
+    if isinstance(error, BotoCoreError):
+        return not is_transient(error) and not isinstance(error, ParamValidationError)
+    return code_of(error) in CALLER_CODES

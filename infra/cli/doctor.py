@@ -145,6 +145,7 @@ def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
 def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
     """What is read in the place of the sources: their own listing may well be forbidden."""
     from sightflow.blocks.store.uri_lists import read_uri_list
+    from sightflow.schemas.run.discovered import Skips
     from sightflow.schemas.spec import is_uri_list
     from sightflow.tasks.discover import s3_inventories
     from sightflow.tasks.open import open_store
@@ -155,6 +156,6 @@ def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
             found = f"of {report.bucket}, {len(report.files)} {report.form} files"
             yield f"listing {report.uri}", "ok", found, ""
         for address in filter(is_uri_list, spec.listing):
-            yield f"listing {address}", "ok", f"names {len(read_uri_list(store, address)):,} objects", ""
+            yield f"listing {address}", "ok", f"names {len(read_uri_list(store, address, Skips())):,} objects", ""
     except SightflowError as error:
         yield "listing", "missing", str(error), "see the message"

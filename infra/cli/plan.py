@@ -13,6 +13,7 @@ import typer
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.cli.screen import console, money, safe, table
 from sightflow.schemas.failure import SightflowError
+from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan, RunPlan, Status, not_asked
 from sightflow.schemas.run.selection import Selection
 
@@ -75,6 +76,8 @@ def plan_document(run_plan: RunPlan) -> dict[str, object]:
         "not_asked": run_plan.not_asked,
         "to_compute": run_plan.to_compute,
         "price_usd": run_plan.price,
+        "skipped": [each.model_dump() for each in run_plan.skipped],
+        "failed_lookups": sorted({item.uri for item in run_plan.failed_lookups}),
         "orphaned": run_plan.orphaned["uri"].to_list(),
         "enrichments": [p.model_dump(mode="json") for p in run_plan.plans],
     }
@@ -107,6 +110,15 @@ def show_plan(run_plan: RunPlan) -> None:
     for p in run_plan.plans:
         console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)
     show_notices(run_plan.plans)
+    show_skipped(run_plan.skipped)
+    if run_plan.failed_lookups:
+        uris = {item.uri for item in run_plan.failed_lookups}
+        first = run_plan.failed_lookups[0]
+        console.print(
+            f"[yellow]note[/yellow] {len(uris):,} objects go to the quarantine: "
+            f"{safe(first.uri)}: {safe(first.failure.message)}",
+            soft_wrap=True,
+        )
     if run_plan.not_asked:
         console.print(not_asked(run_plan.not_asked))
     if run_plan.orphaned.height:
@@ -115,6 +127,12 @@ def show_plan(run_plan: RunPlan) -> None:
             f"{run_plan.orphaned.height:,} objects of the catalog are gone from the source ({orphaned_rows:,} rows); "
             "policy.prune: true removes them"
         )
+
+
+def show_skipped(skipped: Iterable[Skipped]) -> None:
+    """Print what could not be listed or looked up, and why."""
+    for each in skipped:
+        console.print(f"[yellow]note[/yellow] {safe(each.summary)}", soft_wrap=True)
 
 
 def show_notices(plans: Iterable[EnrichmentPlan]) -> None:

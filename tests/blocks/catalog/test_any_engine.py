@@ -21,6 +21,7 @@ from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.sql_views import connect
 from sightflow.blocks.catalog.table_writes import sql_literal
 from sightflow.schemas.spec import Upkeep
+from tests.blocks.catalog.test_catalog import held
 from tests.schemas.tables.test_catalog import caption, region, row
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -111,7 +112,7 @@ def long_lived(catalog: Catalog) -> Catalog:
         catalog.publish(written["enrichments"])
         catalog.quarantine(written["quarantine"])
         catalog.record_run(written["runs"])
-        catalog.prune([f"s3://b/it's {turn:02d}.mp4"])
+        catalog.prune(held(catalog, [f"s3://b/it's {turn:02d}.mp4"]))
         catalog.resolve(written["quarantine"].select("uri", "enrichment").head(1))
         if turn in (2, 4):
             maintain(catalog, Upkeep(), even_if_not_due=True)
@@ -256,7 +257,7 @@ def test_rows_of_an_earlier_version_are_replaced_and_removed_and_come_out_plain(
     before = content(catalog, "enrichments")
     changed = before.with_columns(fingerprint=pl.col("fingerprint") + "!")
     assert catalog.publish(changed).updated == before.height
-    assert catalog.prune([before["uri"][0]]) == 3
+    assert catalog.prune(held(catalog, [before["uri"][0]])) == 3
     gone = catalog.scan("quarantine").select("uri", "enrichment").collect()
     assert catalog.resolve(gone) == gone.height
     after = content(catalog, "enrichments")

@@ -1,0 +1,60 @@
+"""Whether what came back for ListObjectsV2 is a listing: a gateway, a proxy or a sign-in page may answer in its place.
+
+Such an answer has the status 200, and parsed as XML it is a listing of nothing. ListObjectsV2 in the S3 API reference
+says what a listing holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Page = dict[str, Any]
+"""An answer of ListObjectsV2."""
+
+_ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:(?:<\?.*?\?>|<!--.*?-->)\s*)*<(?:[\w.-]+:)?([\w.-]+)", re.DOTALL)
+_TRUNCATED = re.compile(rb"<(?:[\w.-]+:)?IsTruncated\s*>\s*(?:true|false)\s*</")
+_ALIAS = "-s3alias"  # an access point, which may answer with the name of its bucket
+_SHOWN = 80
+_LISTED = (200, 500)  # 500: botocore's word for an answer of 200 that is no XML
+
+
+class NotAListing(ConnectionError):
+    """An answer that is no listing of what was asked; it may be one when it is asked again."""
+
+
+def check_body(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """Raise NotAListing for a body that is no ListBucketResult; a handler of botocore's event `before-parse`."""
+    status, body = response_dict["status_code"], response_dict["body"]
+    root = _ROOT.match(body)
+    name = root[1] if root else b""
+    if status not in _LISTED or name == b"Error":
+        return
+    if name != b"ListBucketResult":
+        raise NotAListing(f"it begins with {body[:_SHOWN].decode(errors='replace')!r}")
+    if _TRUNCATED.search(body) is None:
+        raise NotAListing("it does not say whether more follows (IsTruncated)")
+
+
+def check_page(page: Page, bucket: str, prefix: str) -> None:
+    """Raise NotAListing for a page of another bucket or of keys that were not asked for."""
+    name = page.get("Name")
+    if name != bucket and not bucket.endswith(_ALIAS):
+        raise NotAListing(f"it is of the bucket {name!r}")
+    for entry in page.get("Contents", []):
+        if not entry.get("Key", "").startswith(prefix) or not entry.get("Key"):
+            raise NotAListing(f"it holds the key {entry.get('Key')!r}")
+
+
+def next_token(page: Page, seen: set[str]) -> str | None:
+    """Where the listing goes on, or None at its end; added to `seen`. Raises NotAListing if it goes in circles."""
+    if not page.get("IsTruncated"):
+        return None
+    token = page.get("NextContinuationToken")
+    if not token:
+        raise NotAListing("it says that more follows, and not where (NextContinuationToken)")
+    if token in seen:
+        raise NotAListing("it goes on where it was before")
+    seen.add(token)
+    return str(token)
