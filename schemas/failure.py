@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sightflow.schemas.redaction import redact
+
 
 class Cause(StrEnum):
     """The class of a failure. Transient causes are tried again by the next run, permanent ones are not."""
@@ -55,7 +57,10 @@ class Failure:
 
 
 class SightflowError(Exception):
-    """A run cannot go on. The message says what is wrong and what to do next."""
+    """A run cannot go on. The message says what is wrong and what to do next, and holds no key."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class SpecError(SightflowError):

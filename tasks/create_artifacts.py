@@ -12,6 +12,7 @@ from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 
 from sightflow.blocks.store.patterns import literal_prefix
+from sightflow.schemas.redaction import redact
 from sightflow.schemas.run.plan import Status
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec import EnrichmentSpec
@@ -121,6 +122,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _text(value: str) -> str:
-    """Text that means nothing to Markdown or HTML."""
-    escaped = html.escape("".join(c if c.isprintable() else " " for c in value))
+    """Text without keys that means nothing to Markdown or HTML."""
+    escaped = html.escape("".join(c if c.isprintable() else " " for c in redact(value)))
     return re.sub(r"([\\`*_\[\]|!~#])", r"\\\1", escaped)
