@@ -14,7 +14,9 @@ from sightflow.tasks.report import _row
 def test_a_secret_of_this_process_is_in_no_row_and_no_artifact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_TOKEN", "canary-shop")  # too short for a spec that holds it to be refused
     asked = {"capability": "vqa", "question": "What is canary-shop?"}
-    spec = EnrichmentSpec.model_validate({"source": "s3://b/**", "catalog": "s3://b/c", "enrichments": [asked]})
+    spec = EnrichmentSpec.model_validate(
+        {"source": "s3://bucket/**", "catalog": "s3://bucket/c", "enrichments": [asked]}
+    )
     now = datetime.now(UTC)
     counts = dict.fromkeys(("objects", "planned", "published", "unchanged", "orphaned", "pruned"), 0)
     upkeep = [MaintenanceResult(table="runs", files_before=1, files_after=1, skipped="refused: Bearer canary-1")]
