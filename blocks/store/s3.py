@@ -26,6 +26,7 @@ Chunk = TypeVar("Chunk")
 logger = logging.getLogger(__name__)
 
 _PART_BYTES = 1 << 20
+_LISTED = {"Key", "ETag", "Size", "LastModified"}
 
 
 class S3Backend:
@@ -75,11 +76,14 @@ class S3Backend:
             async with self._limit.semaphore:
                 return await client.list_objects_v2(**arguments)  # type: ignore[no-any-return]
 
+        where = ObjectUri(Scheme.S3, arguments["Bucket"], arguments["Prefix"])
         try:
-            return await self._client.retry(attempt)
+            page = await self._client.retry(attempt)
         except Exception as error:  # the SDK has no common class of errors, and some hold keys
-            where = ObjectUri(Scheme.S3, arguments["Bucket"], arguments["Prefix"])
             raise self._client.store_error(error, where) from None
+        if problem := _problem_of(page):
+            raise StoreError(f"the store's listing of {where} is none of S3's: {problem}; check `store.endpoint_url`")
+        return page
 
     def head_many(self, uris: Sequence[str]) -> list[ListedObject | None]:
         return self._limit.map(self._head, uris)
@@ -239,3 +243,15 @@ def _page_inventory(bucket: str, objects: list[dict[str, Any]], include: UriFilt
         [each["Size"] for _, each in kept],
         [each["LastModified"] for _, each in kept],
     )
+
+
+def _problem_of(page: Page) -> str | None:
+    """What a page of a listing lacks, or None: the SDK takes whatever XML a store answers with."""
+    if "IsTruncated" not in page:  # e.g. a proxy's page of HTML, which would be an empty bucket
+        return "it does not say whether more follows"
+    if page["IsTruncated"] and not page.get("NextContinuationToken"):
+        return "it says that more follows, and not where"
+    for entry in page.get("Contents", []):
+        if not entry.keys() >= _LISTED or not 0 <= entry["Size"] < 2**63:
+            return "an object lacks its key, ETag, size or time"
+    return None if all("Prefix" in each for each in page.get("CommonPrefixes", [])) else "a folder lacks its name"

@@ -123,8 +123,19 @@ def _plain(name: str) -> str:
 
 
 def _objects(report: S3Inventory, path: Path, include: UriFilter) -> pl.DataFrame:
-    """One file of a report in the form of `Inventory`."""
-    rows = _rows(report, path)
+    """One file of a report in the form of `Inventory`. Raises StoreError if it cannot be read as such."""
+    from pyarrow import ArrowException
+
+    try:
+        return _inventory_rows(report, _rows(report, path), include)
+    except pl.exceptions.NoDataError:
+        return _inventory_rows(report, pl.DataFrame(schema=dict.fromkeys(_USED, pl.String)), include)
+    # A broken file can also have Polars panic, which is no Exception, and would end the process.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"a file of the inventory {report.uri} cannot be read: {str(error)[:200]}") from None
+
+
+def _inventory_rows(report: S3Inventory, rows: pl.DataFrame, include: UriFilter) -> pl.DataFrame:
     held = set(rows.columns)
     if not {"key", "size", "etag"} <= held:
         raise StoreError(f"a file of the inventory {report.uri} does not have the fields that the manifest says")
@@ -142,8 +153,9 @@ def _objects(report: S3Inventory, path: Path, include: UriFilter) -> pl.DataFram
         modified = modified.dt.replace_time_zone("UTC")
     marker = pl.col("key").str.ends_with("/") & (pl.col("bytes") == 0)  # of an empty "folder", as in a listing
     rows = rows.filter(*keep).select(
-        "key", pl.col("etag").cast(pl.String), bytes=pl.col("size").cast(pl.Int64), modified=modified
+        "key", pl.col("etag").cast(pl.String), bytes=pl.col("size").cast(pl.Int64, strict=False), modified=modified
     )
+    rows = rows.drop_nulls("key")
     if report.form == "CSV":
         decoded = [unquote_plus(key) for key in rows["key"]]
         rows = rows.with_columns(key=pl.Series(decoded, dtype=pl.String))
@@ -156,21 +168,16 @@ def _objects(report: S3Inventory, path: Path, include: UriFilter) -> pl.DataFram
 
 def _rows(report: S3Inventory, path: Path) -> pl.DataFrame:
     """The columns of a file that are of use, under plain names."""
-    try:
-        if report.form == "CSV":
-            rows = pl.read_csv(path, has_header=False, new_columns=list(report.fields), infer_schema=False)
-            return rows.select(name for name in _USED if name in rows.columns)
-        if report.form == "ORC":
-            from pyarrow import orc
+    if report.form == "CSV":
+        rows = pl.read_csv(path, has_header=False, new_columns=list(report.fields), infer_schema=False)
+        return rows.select(name for name in _USED if name in rows.columns)
+    if report.form == "ORC":
+        from pyarrow import orc
 
-            frame = pl.from_arrow(orc.read_table(path))
-            assert isinstance(frame, pl.DataFrame)
-            lazy = frame.lazy()
-        else:
-            lazy = pl.scan_parquet(path)
-        names = {_plain(name): name for name in lazy.collect_schema().names()}
-        return lazy.select(pl.col(names[name]).alias(name) for name in _USED if name in names).collect()
-    except pl.exceptions.NoDataError:
-        return pl.DataFrame(schema=dict.fromkeys(_USED, pl.String))
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise StoreError(f"a file of the inventory {report.uri} cannot be read: {str(error)[:200]}") from None
+        frame = pl.from_arrow(orc.read_table(path))
+        assert isinstance(frame, pl.DataFrame)
+        lazy = frame.lazy()
+    else:
+        lazy = pl.scan_parquet(path)
+    names = {_plain(name): name for name in lazy.collect_schema().names()}
+    return lazy.select(pl.col(names[name]).alias(name) for name in _USED if name in names).collect()

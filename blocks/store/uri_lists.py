@@ -19,7 +19,8 @@ def read_uri_list(store: ObjectStore, address: str) -> list[str]:
         uris = _column(address.rpartition(".")[2].lower(), content)
     except pl.exceptions.ColumnNotFoundError:
         raise StoreError(f"{address} has no column `uri`") from None
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+    # A broken file can also have Polars panic, which is no Exception, and would end the process.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
         raise StoreError(f"{address} cannot be read: {str(error)[:200]}") from None
     return [uri for uri in uris if uri]
 
