@@ -16,7 +16,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from sightflow.schemas.failure import SightflowError, SpecError
-from sightflow.schemas.redaction import redact, redacted_traceback
+from sightflow.schemas.redaction import redact, redacted_traceback, redactor
 
 
 class RedactingConsole(Console):
@@ -107,8 +107,9 @@ def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tu
     )
     for column in columns:
         shown.add_column(safe(column), justify="right" if column in right else "left", overflow="fold")
+    clean = redactor()
     for row in rows:
-        shown.add_row(*(safe(cell) for cell in row))
+        shown.add_row(*(escape(printable(clean(str(cell)))) for cell in row))
     return shown
 
 
