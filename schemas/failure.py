@@ -6,6 +6,8 @@ import errno
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sightflow.schemas.redaction import redact
+
 
 class Cause(StrEnum):
     """The class of a failure. Transient causes are tried again by the next run, permanent ones are not."""
@@ -56,7 +58,10 @@ class Failure:
 
 
 class SightflowError(Exception):
-    """A run cannot go on. The message says what is wrong and what to do next."""
+    """A run cannot go on. The message says what is wrong and what to do next, and holds no key."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class SpecError(SightflowError):

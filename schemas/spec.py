@@ -12,23 +12,34 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from sightflow.schemas.enrichment import Enrichment, Words
 from sightflow.schemas.object_uri import Scheme, split_scheme
+from sightflow.schemas.redaction import Place, holds_user, names_a_secret, secrets_in
 from sightflow.schemas.source_pattern import canonical_place, canonical_source, check_pattern, missing_part
+from sightflow.schemas.spec_yaml import SpecPlaces
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
+
+
+WHERE_KEYS_BELONG = "keys belong into the environment or a saved block"
 
 
 def _without_keys(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("is no address of a server; it begins with http:// or https://")
-    if "@" in parts.netloc:  # addresses are stored and shown
-        raise ValueError("holds a user name or a password; keys belong into the environment or a saved block")
+    return _without_user(address)
+
+
+def _without_user(address: str) -> str:
+    if holds_user(address):  # addresses are stored and shown
+        raise ValueError(f"holds a user name or a password; {WHERE_KEYS_BELONG}")
     return address
 
 
@@ -37,7 +48,8 @@ ServerAddress = Annotated[str, AfterValidator(_without_keys)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Its errors show no values, which may be keys; numbers without an end could not be stored as JSON.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class StoreSettings(_Section):
@@ -108,7 +120,9 @@ class RunnerSettings(_Section):
     """
 
     kind: Literal["threads", "dask"] = "threads"
-    address: str | None = Field(default=None, pattern=r"^(tcp|tls|ws|wss)://", description="of a scheduler")
+    address: Annotated[str, AfterValidator(_without_user)] | None = Field(
+        default=None, pattern=r"^(tcp|tls|ws|wss)://", description="of a scheduler"
+    )
     cluster: str = Field(
         default=_LOCAL_CLUSTER,
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
@@ -132,9 +146,11 @@ class RunnerSettings(_Section):
 
     @field_validator("settings")
     @classmethod
-    def _holds_no_code(cls, settings: dict[str, Any]) -> dict[str, Any]:
+    def _holds_no_code_and_no_key(cls, settings: dict[str, Any]) -> dict[str, Any]:
         if code := sorted(name for name in settings if _CODE.fullmatch(name)):
             raise ValueError(f"{', '.join(code)} would run code that a spec names; start such a cluster yourself")
+        if keys := sorted(filter(names_a_secret, settings)):
+            raise ValueError(f"{', '.join(keys)}: a spec holds no keys; they belong into the environment")
         return settings
 
 
@@ -163,6 +179,29 @@ class EnrichmentSpec(_Section):
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     policy: Policy = Policy()
     runner: Annotated[RunnerSettings, BeforeValidator(_kind_alone)] = RunnerSettings()
+
+    _places: SpecPlaces = PrivateAttr(default_factory=SpecPlaces)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_keys(cls, document: Any) -> Any:
+        if found := [SpecPlaces().explain(place, why) for place, why in secrets_in(document)]:
+            raise ValueError(f"{'; '.join(found)}; {WHERE_KEYS_BELONG}")
+        return document
+
+    def read_at(self, places: SpecPlaces) -> EnrichmentSpec:
+        """The same spec, which knows where in its file each of its values stands."""
+        copied = self.model_copy()
+        copied._places = places
+        return copied
+
+    def explain(self, place: Place, problem: str) -> str:
+        """A problem at a place, e.g. `("models", "gpt-4o")`, as `file:line: place: what is wrong`."""
+        return self._places.explain(place, problem)
+
+    def quoting_advice(self, place: Place) -> str | None:
+        """See `SpecPlaces.quoting_advice`."""
+        return self._places.quoting_advice(place)
 
     @field_validator("source")
     @classmethod

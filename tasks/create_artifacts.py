@@ -11,6 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 
+from sightflow.schemas.redaction import redact
 from sightflow.schemas.run.plan import Status, not_asked
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.source_pattern import literal_prefix
@@ -124,6 +125,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _text(value: str) -> str:
-    """Text that means nothing to Markdown or HTML."""
-    escaped = html.escape("".join(c if c.isprintable() else " " for c in value))
+    """Text without keys that means nothing to Markdown or HTML."""
+    escaped = html.escape("".join(c if c.isprintable() else " " for c in redact(value)))
     return re.sub(r"([\\`*_\[\]|!~#])", r"\\\1", escaped)

@@ -11,10 +11,12 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
+from pydantic_core import to_json
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.schemas.failure import Failure
+from sightflow.schemas.redaction import redact_values
 from sightflow.schemas.run.discovered import Skipped, Skips
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import MaintenanceResult, RunReport
@@ -142,6 +144,7 @@ def _gone(rows: pl.DataFrame, spec: EnrichmentSpec, skips: Skips) -> Iterator[pl
 
 
 def _row(run_report: RunReport) -> pl.DataFrame:
-    """The row of `runs`: the fields of the report that are columns, and all of it as JSON."""
-    fields = run_report.model_dump(include=set(RUNS_SCHEMA))
-    return RunRow.validate(to_frame(RunRow, [{**fields, "report": run_report.model_dump_json()}]))
+    """The row of `runs`: the fields of the report that are columns, and all of it as JSON; without keys."""
+    fields = redact_values(run_report.model_dump(include=set(RUNS_SCHEMA)))
+    report = to_json(redact_values(run_report.model_dump(mode="json"))).decode()
+    return RunRow.validate(to_frame(RunRow, [{**fields, "report": report}]))

@@ -21,6 +21,7 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.geometry import BoxFormat
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.redaction import remember
 from sightflow.schemas.spec import ServerAddress
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
@@ -90,7 +91,7 @@ class HostedModel(VisionModel):
     def key(self) -> str:
         """The API key, of the settings or of the environment; empty if there is none. Never to be shown."""
         if self.api_key is not None:
-            return self.api_key.get_secret_value().strip()
+            return remember(self.api_key.get_secret_value().strip())
         return next((key for name in self.key_variables if (key := os.environ.get(name, "").strip())), "")
 
     def account_availability(self) -> Availability:

@@ -92,10 +92,10 @@ class S3Backend:
             check_page(page, arguments["Bucket"], arguments["Prefix"])
             return page
 
+        where = ObjectUri(Scheme.S3, arguments["Bucket"], arguments["Prefix"])
         try:
             return await self._client.retry(attempt)
         except Exception as error:  # the SDK has no common class of errors, and some hold keys
-            where = ObjectUri(Scheme.S3, arguments["Bucket"], arguments["Prefix"])
             raise self._client.store_error(error, where) from None
 
     # --- looking up -----------------------------------------------------------------------------

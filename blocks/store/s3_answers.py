@@ -45,6 +45,8 @@ def check_page(page: Page, bucket: str, prefix: str) -> None:
     for entry in page.get("Contents", []):
         if not entry.get("Key", "").startswith(prefix) or not entry.get("Key"):
             raise NotAListing(f"it holds the key {entry.get('Key')!r}")
+    if not all(entry.get("Prefix") for entry in page.get("CommonPrefixes", [])):
+        raise NotAListing("it holds a folder without a name")
 
 
 def next_token(page: Page, seen: set[str]) -> str | None:

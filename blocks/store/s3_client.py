@@ -27,12 +27,12 @@ from sightflow.blocks.store.s3_errors import (
 )
 from sightflow.schemas.failure import StoreError, StoreRefusal
 from sightflow.schemas.object_uri import ObjectUri
+from sightflow.schemas.redaction import redact, remember
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-_SHORTEST_KEY = 8  # what is shorter ("demo", "minio") protects nothing, and is part of ordinary words
 _LONGEST_MESSAGE = 300
 
 
@@ -56,7 +56,6 @@ class S3Client:
     def __init__(self, settings: S3Settings) -> None:
         self._settings = settings
         self._filesystem: Any = None
-        self._secrets: set[str] = set()
 
     async def open(self) -> Any:
         """The client of aiobotocore, opened at the first call."""
@@ -116,17 +115,11 @@ class S3Client:
         return self.redact(message_of(error))[:_LONGEST_MESSAGE]
 
     def redact(self, text: str) -> str:
-        """Text without the keys that the store is sent: some stores repeat them when they refuse."""
-        from botocore.exceptions import BotoCoreError
+        """Text without the keys that the store is sent: some stores repeat them when they refuse.
 
-        if not self._secrets:
-            try:
-                self.delta_options()
-            except BotoCoreError as error:
-                logger.debug("no credentials were found that could be redacted: %s", type(error).__name__)
-        for secret in tuple(self._secrets):
-            text = text.replace(secret, "***")
-        return text
+        Each is remembered when it is sent, since those of a role are renewed as long as the process lives.
+        """
+        return redact(text)
 
     def delta_options(self) -> dict[str, str]:
         """The connection in the words of delta-rs; holds secrets."""
@@ -143,7 +136,8 @@ class S3Client:
             options["aws_skip_signature"] = "true"
         options["aws_region"] = settings.region or session.get_config_variable("region") or "us-east-1"
         credentials = {f"aws_{name}": value for name, value in self._credentials(session).items() if value}
-        self._secrets.update(value for value in credentials.values() if len(value) >= _SHORTEST_KEY)
+        for secret in credentials.values():
+            remember(secret)
         return options | credentials
 
     def _credentials(self, session: Any) -> dict[str, str | None]:
@@ -164,6 +158,7 @@ class S3Client:
         # The SDK's own reader of times takes two thirds of the time that reading a page of a listing takes.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
         session.register("before-parse.s3.ListObjectsV2", check_body)
+        session.register("before-send.s3", _remember_sent)
         own = _own_credentials(settings).values()
         return s3fs.S3FileSystem(
             session=session,
@@ -191,7 +186,18 @@ _CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
 def _own_credentials(settings: S3Settings) -> dict[str, str | None]:
     """The keys that the settings hold themselves, by name."""
     held: dict[str, SecretStr | None] = {name: getattr(settings, name) for name in _CREDENTIALS}
-    return {name: secret.get_secret_value() if secret else None for name, secret in held.items()}
+    return {name: remember(secret.get_secret_value()) if secret else None for name, secret in held.items()}
+
+
+def _remember_sent(request: Any, **_: Any) -> None:
+    """Have what a request is sent with, and a store may repeat, taken out of all text; the secret key is never sent."""
+    signed, token = (request.headers.get(name, b"") for name in ("Authorization", "X-Amz-Security-Token"))
+    for secret in (_as_text(signed).partition("Credential=")[2].partition("/")[0], _as_text(token)):
+        remember(secret)
+
+
+def _as_text(header: str | bytes) -> str:
+    return header.decode("latin-1") if isinstance(header, bytes) else header
 
 
 def _parse_timestamp(value: Any) -> datetime | None:

@@ -127,8 +127,25 @@ def _plain(name: str) -> str:
 
 
 def _objects(report: S3Inventory, uri: str, path: Path, include: UriFilter, skips: Skips) -> pl.DataFrame:
-    """One file of a report, which was read from `uri`, in the form of `Inventory`."""
-    rows = _rows(report, path)
+    """One file of a report, which was read from `uri`, in the form of `Inventory`.
+
+    Raises StoreError if it cannot be read as such.
+    """
+    from pyarrow import ArrowException
+
+    try:
+        return _inventory_rows(report, uri, _rows(report, path), include, skips)
+    except pl.exceptions.NoDataError:
+        empty = pl.DataFrame(schema=dict.fromkeys(_USED, pl.String))
+        return _inventory_rows(report, uri, empty, include, skips)
+    # A broken file can also have Polars panic, which is no Exception, and would end the process.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"a file of the inventory {report.uri} cannot be read: {str(error)[:200]}") from None
+
+
+def _inventory_rows(
+    report: S3Inventory, uri: str, rows: pl.DataFrame, include: UriFilter, skips: Skips
+) -> pl.DataFrame:
     held = set(rows.columns)
     if not {"key", "size", "etag"} <= held:
         raise StoreError(f"a file of the inventory {report.uri} does not have the fields that the manifest says")
@@ -168,24 +185,19 @@ def _objects(report: S3Inventory, uri: str, path: Path, include: UriFilter, skip
 
 def _rows(report: S3Inventory, path: Path) -> pl.DataFrame:
     """The columns of a file that are of use, under plain names."""
-    try:
-        if report.form == "CSV":
-            rows = _csv_rows(path, report.fields)
-            return rows.select(name for name in _USED if name in rows.columns)
-        if report.form == "ORC":
-            from pyarrow import orc
+    if report.form == "CSV":
+        rows = _csv_rows(path, report.fields)
+        return rows.select(name for name in _USED if name in rows.columns)
+    if report.form == "ORC":
+        from pyarrow import orc
 
-            frame = pl.from_arrow(orc.read_table(path))
-            assert isinstance(frame, pl.DataFrame)
-            lazy = frame.lazy()
-        else:
-            lazy = pl.scan_parquet(path)
-        names = {_plain(name): name for name in lazy.collect_schema().names()}
-        return lazy.select(pl.col(names[name]).alias(name) for name in _USED if name in names).collect()
-    except pl.exceptions.NoDataError:
-        return pl.DataFrame(schema=dict.fromkeys(_USED, pl.String))
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise StoreError(f"a file of the inventory {report.uri} cannot be read: {str(error)[:200]}") from None
+        frame = pl.from_arrow(orc.read_table(path))
+        assert isinstance(frame, pl.DataFrame)
+        lazy = frame.lazy()
+    else:
+        lazy = pl.scan_parquet(path)
+    names = {_plain(name): name for name in lazy.collect_schema().names()}
+    return lazy.select(pl.col(names[name]).alias(name) for name in _USED if name in names).collect()
 
 
 def _csv_rows(path: Path, fields: tuple[str, ...]) -> pl.DataFrame:

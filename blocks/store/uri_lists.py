@@ -79,5 +79,6 @@ def _of_parquet(address: str, content: bytes) -> Iterator[str | None]:
         yield from pl.read_parquet(io.BytesIO(content), columns=["uri"])["uri"].cast(pl.String)
     except pl.exceptions.ColumnNotFoundError:
         raise StoreError(f"{address} has no column `uri`") from None
-    except pl.exceptions.PolarsError as error:
+    # A broken file can also have Polars panic, which is no Exception, and would end the process.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise StoreError(f"{address} cannot be read: {str(error)[:200]}") from None

@@ -20,11 +20,20 @@ Version = Annotated[int | None, typer.Option(help="An earlier version; see `cata
 
 
 def find_catalog(uri: str, endpoint: str | None) -> Any:
-    """The catalog at a URI, a folder, or named by a spec file. Raises StoreError if there is none."""
+    """The catalog at a URI, a folder, or named by a spec file, which says itself how it is reached.
+
+    Raises StoreError if there is none, SpecError for an endpoint beside a spec file or one that is no address.
+    """
+    from pydantic import ValidationError
+
     from sightflow.blocks.catalog.catalog import Catalog
     from sightflow.schemas.spec_reader import is_spec_file, read_spec
 
     if is_spec_file(uri):
+        if endpoint is not None:
+            raise SpecError(
+                f"{uri} is a spec, whose `store` says the endpoint: --endpoint-url goes with a catalog's URI"
+            )
         from sightflow.tasks.open import open_catalog
 
         found = open_catalog(read_spec(uri))
@@ -33,6 +42,9 @@ def find_catalog(uri: str, endpoint: str | None) -> Any:
             found = Catalog.at(uri, endpoint)
         except InvalidUriError as error:
             raise SpecError(str(error)) from None
+        except ValidationError as error:  # its own text would show what was given
+            said = "; ".join(str(problem.get("ctx", {}).get("error", problem["msg"])) for problem in error.errors())
+            raise SpecError(f"--endpoint-url: {said}") from None
     if all(found.table(name) is None for name in ("enrichments", "quarantine")):
         raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")
     return found

@@ -92,8 +92,8 @@ def _prefect() -> Iterator[Finding]:
         configured_api()
     except PrefectAway:
         yield "prefect server", "missing", f"{url} does not answer", "start it, or unset PREFECT_API_URL"
-    except SightflowError:
-        yield "prefect server", "missing", f"{url} refuses the credentials", "set PREFECT_API_AUTH_STRING to its own"
+    except SightflowError as error:
+        yield "prefect server", "missing", str(error), "see the message"
     else:
         yield "prefect server", "ok", url, ""
 
@@ -111,9 +111,9 @@ def _models() -> Iterator[Finding]:
 def _of_spec(path: Path) -> Iterator[Finding]:
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.open import open_catalog
-    from sightflow.tasks.route import resolve_enrichments
+    from sightflow.tasks.route import check_models, resolve_enrichments
 
-    spec = read_spec(path)
+    spec = check_models(read_spec(path))
     yield from _listing(spec) if spec.listing else _sources(spec)
     try:
         catalog = open_catalog(spec)

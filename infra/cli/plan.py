@@ -19,14 +19,34 @@ from sightflow.schemas.run.selection import Selection
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
 Prefix = Annotated[str, typer.Option(help="Only objects whose URI, or key, begins so.")]
-Since = Annotated[datetime | None, typer.Option(help="Only objects modified since, in UTC: 2026-11-01T06:00:00.")]
+
+
+def _moment(text: str) -> datetime:
+    """A date or a time of ISO 8601, with its offset from UTC; without one, UTC is meant."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            "is no date or time of ISO 8601; write 2026-11-01, 2026-11-01T06:00:00Z or 2026-11-01T08:00:00+02:00"
+        ) from None
+
+
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=_moment,
+        metavar="TIME",
+        help="Only objects modified since: 2026-11-01, 2026-11-01T08:00:00+02:00; without an offset, UTC.",
+    ),
+]
 Sample = Annotated[float, typer.Option(min=0.000001, max=1, help="About this share of the objects, always the same.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many objects that have work left.")]
 
 
 def selection(prefix: str, since: datetime | None, sample: float, limit: int | None) -> Selection:
     """The part of the work that the options name."""
-    return Selection(prefix=prefix, since=since and since.replace(tzinfo=UTC), sample=sample, limit=limit)
+    return Selection(prefix=prefix, since=since, sample=sample, limit=limit)
 
 
 def plan(

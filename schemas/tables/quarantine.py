@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ import polars as pl
 
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.redaction import redactor
 from sightflow.schemas.tables.frames import polars_schema, storable, to_frame
 
 
@@ -78,13 +79,13 @@ class FailedItem:
 
 
 def quarantine_rows(items: Sequence[FailedItem], run_id: str = "") -> pl.DataFrame:
-    """What failed as rows of the quarantine, checked."""
-    failed_at = datetime.now(UTC)
-    frame = to_frame(QuarantineRow, [_row(item, run_id, failed_at) for item in items])
+    """What failed as rows of the quarantine, checked and without keys."""
+    failed_at, clean = datetime.now(UTC), redactor()
+    frame = to_frame(QuarantineRow, [_row(item, run_id, failed_at, clean) for item in items])
     return QuarantineRow.validate(frame) if items else frame
 
 
-def _row(item: FailedItem, run_id: str, failed_at: datetime) -> dict[str, Any]:
+def _row(item: FailedItem, run_id: str, failed_at: datetime, clean: Callable[[str], str]) -> dict[str, Any]:
     failure = item.failure
     columns = vars(item) | vars(failure)
     del columns["failure"]
@@ -92,8 +93,8 @@ def _row(item: FailedItem, run_id: str, failed_at: datetime) -> dict[str, Any]:
         "capability": None if item.capability is None else item.capability.value,
         "cause": failure.cause.value,
         "stage": failure.stage.value,
-        "message": storable(failure.message) or failure.cause.value,
-        "raw_reply": storable(failure.raw_reply),
+        "message": storable(clean(failure.message)) or failure.cause.value,
+        "raw_reply": storable(failure.raw_reply and clean(failure.raw_reply)),
         "route": list(item.route),
         "run_id": run_id,
         "failed_at": failed_at,

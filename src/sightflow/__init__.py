@@ -37,8 +37,9 @@ __version__ = version("sightflow")
 def read_spec(path: str | Path) -> EnrichmentSpec:
     """Read and check a spec file. Raises SpecError that lists every mistake with its line and what is allowed."""
     from sightflow.schemas.spec_reader import read_spec as read_file
+    from sightflow.tasks.route import check_models
 
-    return read_file(path)
+    return check_models(read_file(path))
 
 
 def plan(spec: Spec, selection: Selection | None = None) -> RunPlan:
@@ -117,7 +118,9 @@ def read(
 
 
 def _spec(spec: Spec) -> EnrichmentSpec:
-    return read_spec(spec) if isinstance(spec, str | Path) else spec
+    from sightflow.tasks.route import check_models
+
+    return read_spec(spec) if isinstance(spec, str | Path) else check_models(spec)
 
 
 def _catalog(catalog: Spec) -> Catalog:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.cli.app import app
 from sightflow.infra.cli.query import csv_cell, distinct, json_text
-from tests.blocks.catalog.test_catalog import rows
+from tests.blocks.catalog.test_catalog import held, rows
 from tests.e2e.test_command_line import sightflow
 
 
@@ -145,7 +145,7 @@ def test_the_history_counts_the_rows_of_each_commit(tmp_path: Path) -> None:
     catalog = Catalog.at(tmp_path / "catalog")
     catalog.publish(rows(range(7)))
     catalog.publish(rows(range(2, 12), "two"))
-    catalog.prune(["s3://b/0003.jpg"])
+    catalog.prune(held(catalog, ["s3://b/0003.jpg"]))
     shown = CliRunner().invoke(app, ["catalog", "history", str(tmp_path / "catalog")]).stdout
     counts = [line.split()[-3:] for line in shown.splitlines() if "WRITE" in line]
     assert counts == [["0", "0", "1"], ["5", "5", "0"], ["7", "0", "0"]]

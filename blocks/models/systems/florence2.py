@@ -95,7 +95,7 @@ class Florence2(OpenWeightsModel):
         return RegionsResult(tuple(regions))
 
     def _boxes(self, request: VisionRequest, label: str, locations: str) -> list[Region]:
-        bins = [int(b) + 0.5 for b in _BIN.findall(locations)]
+        bins = [float(b) + 0.5 for b in _BIN.findall(locations)]
         if len(bins) % 4 or "poly" in locations or "sep" in locations:
             raise ReplyError(f"{len(bins)} numbers are not boxes of 4: {locations[:80]!r}")
         transform = self.image_transform(request)
@@ -107,7 +107,7 @@ class Florence2(OpenWeightsModel):
         for instance in re.split(r"</?poly>", locations):
             polygons = []
             for ring in filter(None, instance.split("<sep>")):
-                bins = [int(b) + 0.5 for b in _BIN.findall(ring)]
+                bins = [float(b) + 0.5 for b in _BIN.findall(ring)]
                 if len(bins) % 2 or len(bins) < 6:
                     raise ReplyError(f"{len(bins)} numbers are not a polygon: {ring[:80]!r}")
                 points = [self.box_format.point_to_pixels(bins[k : k + 2], transform) for k in range(0, len(bins), 2)]

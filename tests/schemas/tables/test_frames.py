@@ -118,7 +118,7 @@ NULLABLE = {
     CatalogRow: {"duration", "frame_rate", "text", "segments", "regions", "tracks", "model_revision", "raw_reply"},
     QuarantineRow: {"capability", "raw_reply"},
     RunRow: {"catalog_version"},
-    Inventory: {"modified"},
+    Inventory: {"media_kind", "modified"},
 }
 MODEL_OF: dict[TableName, type[pa.DataFrameModel]] = {
     "enrichments": CatalogRow,

@@ -41,6 +41,7 @@ from sightflow.blocks.models.image_sizes import Size
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.redaction import HIDDEN, redact
 from sightflow.schemas.vision import Usage, VisionRequest
 
 _logger = logging.getLogger(__name__)
@@ -284,5 +285,5 @@ class ProviderEngine(Engine):
     def redact(self, message: str) -> str:
         """What a provider said, short, on one line and without the key."""
         key = self.account.key.get_secret_value()
-        hidden = message.replace(key, "***") if key else message
+        hidden = redact(message.replace(key, HIDDEN) if key else message)
         return " ".join(hidden.split())[:400]

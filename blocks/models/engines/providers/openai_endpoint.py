@@ -22,6 +22,7 @@ from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.weights import is_folder, weights_digest
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.redaction import remember
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
 _PATIENCE = 5.0
@@ -149,7 +150,7 @@ class OpenAIEndpoint(OpenAIChat):
 
 
 def _account_of(system: ServedSystem) -> Account:
-    key = system.endpoint_key.get_secret_value().strip() if system.endpoint_key else ""
+    key = remember(system.endpoint_key.get_secret_value().strip()) if system.endpoint_key else ""
     return Account(
         vendor="the endpoint",
         model_id=system.ref.id,
