@@ -93,10 +93,10 @@ def canonical_source(text: str, folder: str | None = None) -> str:
         last = "" if segments[-1] == "." else segments[-1]
         return str(ObjectUri.from_path("/".join([escape(_real_path(literal)).rstrip("/"), *inner, last])))
     above, name = os.path.split(literal)
-    if name in ("", ".", "..") or os.path.isdir(literal):
-        found = _real_path(literal).rstrip("/") + "/"
-    else:  # a file, which may be a link: an object of its own, under its own name
-        found = os.path.join(_real_path(above), name)
+    found = os.path.join(_real_path(above), name)
+    if name in ("", ".", "..") or os.path.isdir(found):
+        found = _real_path(found).rstrip("/") + "/"
+    # Else a file, which may be a link: an object of its own, under its own name.
     return str(ObjectUri.from_path(escape(found)))
 
 
@@ -137,8 +137,10 @@ def _literal(pattern: str) -> str:
 def _local_text(text: str, base: str) -> str:
     """The path that a local place is written as, without `file:` and without spaces around it that are not its own."""
     path = split_scheme(text)[1]
-    if "://" in text and path.startswith("localhost/"):
-        path = path.removeprefix("localhost")
+    if "://" in text:
+        path = path.removeprefix("localhost") if path.startswith("localhost/") else path
+        if path.startswith("/"):
+            return path
     elif path.startswith("file:/"):
         path = path.removeprefix("file:")
     return path if path == path.strip() or os.path.lexists(os.path.join(base, path)) else path.strip()
@@ -153,6 +155,8 @@ def _split_literal(path: str) -> tuple[str, list[str]]:
             name = segment
         if name is None:
             return literal, segments[place:]
+        if name == "..":
+            literal, name = os.path.dirname(os.path.realpath(literal)), ""
         literal = os.path.join(literal, name)
     return literal, []
 

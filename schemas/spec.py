@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -202,6 +203,14 @@ class EnrichmentSpec(_Section):
     def quoting_advice(self, place: Place) -> str | None:
         """See `SpecPlaces.quoting_advice`."""
         return self._places.quoting_advice(place)
+
+    @field_validator("source", "catalog", "listing", mode="before")
+    @classmethod
+    def _paths_as_text(cls, given: Any) -> Any:
+        """What a flow of one's own may give: `pathlib.Path`."""
+        many = isinstance(given, list | tuple)
+        texts = [os.fspath(each) if isinstance(each, os.PathLike) else each for each in (given if many else [given])]
+        return texts if many else texts[0]
 
     @field_validator("source")
     @classmethod

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ import polars as pl
 from fsspec.asyn import get_loop, sync
 
 from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
-from sightflow.blocks.store.inventory import ListedObject, columns_to_inventory, concat, version_of
-from sightflow.blocks.store.s3_answers import NotAListing, Page, check_page
+from sightflow.blocks.store.inventory import ListedObject, concat, version_of
+from sightflow.blocks.store.s3_answers import NotAListing, Page, check_page, inventory_of, objects_of
 from sightflow.blocks.store.s3_client import S3Client, S3Settings
 from sightflow.blocks.store.s3_errors import (
     DENIED_CODES,
@@ -36,7 +36,6 @@ Chunk = TypeVar("Chunk")
 logger = logging.getLogger(__name__)
 
 _PART_BYTES = 1 << 20
-_LARGEST_SIZE = 2**63 - 1
 
 
 class S3Backend:
@@ -62,13 +61,13 @@ class S3Backend:
 
     def inventory(self, patterns: Sequence[str], include: UriFilter, skips: Skips) -> pl.DataFrame:
         def chunk(bucket: str, objects: list[dict[str, Any]]) -> pl.DataFrame:
-            return _page_inventory(bucket, objects, include, skips)
+            return inventory_of(bucket, objects, include, skips)
 
         return concat(self._list_pages(listing_roots(patterns), chunk))
 
     def list_prefix(self, prefix: ObjectUri) -> list[str]:
         def chunk(bucket: str, objects: list[dict[str, Any]]) -> list[str]:
-            return [uri for uri, _ in _without_folder_markers(bucket, objects)]
+            return [uri for uri, _ in objects_of(bucket, objects)]
 
         return [uri for page in self._list_pages([Root(prefix.bucket, prefix.key)], chunk) for uri in page]
 
@@ -335,28 +334,6 @@ class S3Backend:
 
     def redact(self, text: str) -> str:
         return self._client.redact(text)
-
-
-def _without_folder_markers(bucket: str, objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The URI and the entry of each object of a page."""
-    root = str(ObjectUri(Scheme.S3, bucket, ""))
-    # A key that ends in a slash and holds nothing marks an empty "folder", made by consoles.
-    return ((root + each["Key"], each) for each in objects if each.get("Size") or not each["Key"].endswith("/"))
-
-
-def _page_inventory(bucket: str, objects: list[dict[str, Any]], include: UriFilter, skips: Skips) -> pl.DataFrame:
-    """A page of a listing in the form of `Inventory`."""
-    kept = [(uri, each) for uri, each in _without_folder_markers(bucket, objects) if include(uri)]
-    if odd := {uri for uri, each in kept if not each.get("ETag") or not 0 <= each.get("Size", -1) <= _LARGEST_SIZE}:
-        for uri in sorted(odd):
-            skips.add(uri, "the listing gives no ETag or size")
-        kept = [(uri, each) for uri, each in kept if uri not in odd]
-    return columns_to_inventory(
-        [uri for uri, _ in kept],
-        [version_of(each["ETag"], each["Size"]) for _, each in kept],
-        [each["Size"] for _, each in kept],
-        [each.get("LastModified") for _, each in kept],
-    )
 
 
 def _failure(message: str) -> Failure:

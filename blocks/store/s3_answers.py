@@ -7,8 +7,15 @@ says what a listing holds.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import polars as pl
+
+from sightflow.blocks.store.backend import UriFilter
+from sightflow.blocks.store.inventory import columns_to_inventory, version_of
+from sightflow.schemas.object_uri import ObjectUri, Scheme
+from sightflow.schemas.run.discovered import Skips
 
 Page = dict[str, Any]
 """An answer of ListObjectsV2."""
@@ -17,6 +24,7 @@ _ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:(?:<\?.*?\?>|<!--.*?-->)\s*)*<(?:[\
 _TRUNCATED = re.compile(rb"<(?:[\w.-]+:)?IsTruncated\s*>\s*(?:true|false)\s*</")
 _ALIAS = "-s3alias"  # an access point, which may answer with the name of its bucket
 _SHOWN = 80
+_LARGEST_SIZE = 2**63 - 1
 _LISTED = (200, 500)  # 500: botocore's word for an answer of 200 that is no XML
 
 
@@ -60,3 +68,25 @@ def next_token(page: Page, seen: set[str]) -> str | None:
         raise NotAListing("it goes on where it was before")
     seen.add(token)
     return str(token)
+
+
+def objects_of(bucket: str, objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The URI and the entry of each object of a page, without the markers of folders."""
+    root = str(ObjectUri(Scheme.S3, bucket, ""))
+    # A key that ends in a slash and holds nothing marks an empty "folder", made by consoles.
+    return ((root + each["Key"], each) for each in objects if each.get("Size") or not each["Key"].endswith("/"))
+
+
+def inventory_of(bucket: str, objects: list[dict[str, Any]], include: UriFilter, skips: Skips) -> pl.DataFrame:
+    """A page of a listing in the form of `Inventory`."""
+    kept = [(uri, each) for uri, each in objects_of(bucket, objects) if include(uri)]
+    if odd := {uri for uri, each in kept if not each.get("ETag") or not 0 <= each.get("Size", -1) <= _LARGEST_SIZE}:
+        for uri in sorted(odd):
+            skips.add(uri, "the listing gives no ETag or size")
+        kept = [(uri, each) for uri, each in kept if uri not in odd]
+    return columns_to_inventory(
+        [uri for uri, _ in kept],
+        [version_of(each["ETag"], each["Size"]) for _, each in kept],
+        [each["Size"] for _, each in kept],
+        [each.get("LastModified") for _, each in kept],
+    )

@@ -78,6 +78,11 @@ def test_a_local_source_has_one_form_however_it_is_spelled(here: Path, written: 
     assert EnrichmentSpec.model_validate_json(read_spec(file).model_dump_json()) == read_spec(file)
 
 
+def test_a_path_is_as_good_as_its_text(here: Path) -> None:
+    given = spec(here / "link", here / "link" / "catalog")  # type: ignore[arg-type]
+    assert given == spec("link", "link/catalog") == spec([here / "media"], "media/catalog")
+
+
 def test_a_folder_whose_name_looks_like_a_pattern_can_hold_the_spec(here: Path) -> None:
     file = here / "data [v2]" / "spec.yaml"
     file.write_text("source: '*.png'\ncatalog: out\nenrichments: [{capability: image captioning}]\n")
