@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,13 +20,7 @@ from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refu
 from sightflow.blocks.store.inventory import ListedObject, concat, version_of
 from sightflow.blocks.store.s3_answers import NotAListing, Page, check_page, inventory_of, objects_of
 from sightflow.blocks.store.s3_client import S3Client, S3Settings
-from sightflow.blocks.store.s3_errors import (
-    DENIED_CODES,
-    MISSING_CODES,
-    REPLACED_CODES,
-    code_of,
-    is_about_the_caller,
-)
+from sightflow.blocks.store.s3_errors import DENIED_CODES, MISSING_CODES, REPLACED_CODES, code_of, is_about_the_caller
 from sightflow.blocks.store.s3_listing import Listing, Root, listing_roots
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
@@ -36,6 +32,7 @@ Chunk = TypeVar("Chunk")
 logger = logging.getLogger(__name__)
 
 _PART_BYTES = 1 << 20
+_LEAST_BYTES_A_SECOND = 1 << 15  # of one of many at once; slower than that a body would hold its place for hours
 
 
 class S3Backend:
@@ -86,7 +83,7 @@ class S3Backend:
     async def _list_page(self, **arguments: Any) -> Page:
         async def attempt() -> Page:
             client = await self._client.open()
-            async with self._limit.semaphore:
+            async with self._limit.semaphore, asyncio.timeout(2 * self._settings.timeout):
                 page: Page = await client.list_objects_v2(**arguments)
             check_page(page, arguments["Bucket"], arguments["Prefix"])
             return page
@@ -165,12 +162,18 @@ class S3Backend:
     # --- small files of our own -----------------------------------------------------------------
 
     def read(self, uri: ObjectUri) -> bytes | None:
+        async def attempt() -> bytes:
+            parts: list[bytes] = []
+            await self._get(uri, "", sys.maxsize, parts.append)
+            return b"".join(parts)
+
         async def get() -> bytes | None:
-            answer = await self._request("get_object", uri)
-            if answer is None:
-                return None
-            async with answer["Body"] as body:
-                return bytes(await body.read())
+            try:
+                return await self._client.retry(attempt)
+            except Exception as error:  # the SDK has no common class of errors, and some hold keys
+                if code_of(error) in MISSING_CODES:
+                    return None
+                raise self._client.store_error(error, uri) from None
 
         return sync(get_loop(), get)  # type: ignore[no-any-return]
 
@@ -301,25 +304,30 @@ class S3Backend:
     async def _get(self, uri: ObjectUri, etag: str, max_bytes: int, append: Callable[[bytes], None]) -> Failure | None:
         client = await self._client.open()
         async with asyncio.timeout(None) as deadline:
-            # The clock is set anew for each part, so a slow body is taken and a stalled one is not.
-            self._postpone(deadline)
+            # The clock is set anew for each part, so a slow body is taken and a stalled one is not; as a whole it has
+            # the seconds that it takes at the least rate.
+            began = asyncio.get_running_loop().time()
+            self._postpone(deadline, math.inf)
             condition = {"IfMatch": f'"{etag}"'} if etag else {}
             answer = await client.get_object(Bucket=uri.bucket, Key=uri.key, **condition)
             async with answer["Body"] as body:
                 length = int(answer["ContentLength"])
                 if length > max_bytes:
                     return too_large(length, max_bytes)
+                end = began + self._settings.timeout + length / _LEAST_BYTES_A_SECOND
                 received = 0
                 while part := await body.read(_PART_BYTES):
                     append(part)
                     received += len(part)
-                    self._postpone(deadline)
+                    if received > length:
+                        break
+                    self._postpone(deadline, end)
         if received != length:
             raise ConnectionError(f"the body ended after {received:,} of {length:,} bytes")
         return None
 
-    def _postpone(self, deadline: asyncio.Timeout) -> None:
-        deadline.reschedule(asyncio.get_running_loop().time() + self._settings.timeout)
+    def _postpone(self, deadline: asyncio.Timeout, end: float) -> None:
+        deadline.reschedule(min(end, asyncio.get_running_loop().time() + self._settings.timeout))
 
     # --- Delta tables ---------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -64,10 +65,15 @@ class S3Client:
         return await self._filesystem.set_session()
 
     async def call(self, operation: str, **arguments: Any) -> Any:
-        """The answer to one request, sent again while that may help. Raises what the SDK raises."""
+        """The answer to one request, sent again while that may help. Raises what the SDK raises.
+
+        A whole answer, but for a body that is read later, has twice the time-out, which is of the silence in it.
+        """
 
         async def attempt() -> Any:
-            return await getattr(await self.open(), operation)(**arguments)
+            client = await self.open()
+            async with asyncio.timeout(2 * self._settings.timeout):
+                return await getattr(client, operation)(**arguments)
 
         return await self.retry(attempt)
 

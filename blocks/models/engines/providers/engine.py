@@ -9,10 +9,10 @@ import logging
 import random
 import threading
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
 
@@ -26,6 +26,7 @@ from sightflow.blocks.models.contract import (
     Prompt,
     ReplyError,
 )
+from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, AnswerTooLarge, broken_bound, within
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage, encode_image
 from sightflow.blocks.models.engines.providers.messages import (
     CallRecord,
@@ -43,6 +44,8 @@ from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.media import DecodedImage, Media
 from sightflow.schemas.redaction import HIDDEN, redact
 from sightflow.schemas.vision import Usage, VisionRequest
+
+Answer = TypeVar("Answer")
 
 _logger = logging.getLogger(__name__)
 _LONGEST_QUOTED = 4000  # characters of an unreadable reply that are sent back with the complaint
@@ -111,6 +114,15 @@ class ProviderEngine(Engine):
     def map_error(self, error: Exception) -> ProviderError:
         """What an exception of the SDK means; raises one that it does not know."""
 
+    @property
+    def deadline(self) -> float:
+        """Seconds in which an answer has to be there as a whole."""
+        return TIMEOUTS * self.account.timeout
+
+    def exchange(self, call: Callable[[], Answer]) -> Answer:
+        """What a call of the SDK, one request and its answer, returns or raises. Raises AnswerTooSlow."""
+        return within(self.deadline, call)
+
     def encode_media(self, request: VisionRequest) -> tuple[EncodedImage, ...]:
         """The image or the frames as they are sent."""
         media = request.media
@@ -143,7 +155,9 @@ class ProviderEngine(Engine):
             if not available.usable:
                 raise ModelError(available.refusal(self._system.system))
             account = self.account
-            self.limiter = RateLimiter(account.requests_per_minute, account.tokens_per_minute, self.clock)
+            self.limiter = RateLimiter(
+                account.requests_per_minute, account.tokens_per_minute, self.clock, account.longest_wait
+            )
             self._client = self.connect()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
@@ -253,6 +267,9 @@ class ProviderEngine(Engine):
 
     def _mapped(self, error: Exception) -> ProviderError:
         """What an exception means. Its traceback and its request, which hold the key, end here."""
+        if (bound := broken_bound(error)) is not None:
+            cause = Cause.MALFORMED if isinstance(bound, AnswerTooLarge) else None
+            return ProviderError(None, str(bound), cause=cause)
         try:
             return self.map_error(error)
         except Exception as unknown:  # an SDK that trips over a strange reply raises anything

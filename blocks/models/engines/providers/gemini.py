@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sightflow.blocks.extras import is_installed
 from sightflow.blocks.models.contract import Choices, GenerationRequest, JsonSchema, Output, ReplyError, ReplyForm
+from sightflow.blocks.models.engines.providers.bounded_answers import event_hooks
 from sightflow.blocks.models.engines.providers.gemini_files import UploadedVideos, mime_type
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
 from sightflow.blocks.models.engines.providers.messages import (
@@ -55,7 +58,12 @@ class GeminiEngine(VendorEngine):
         self._uploads = UploadedVideos(self.clock)
         # The client is kept: a temporary one closes its connections under the call. Time-outs are milliseconds.
         milliseconds = math.ceil(account.timeout * 1000)
-        options = types.HttpOptions(base_url=account.base_url, timeout=milliseconds, retry_options=None)
+        options = types.HttpOptions(
+            base_url=account.base_url,
+            timeout=milliseconds,
+            retry_options=None,
+            client_args={"event_hooks": event_hooks(_httpx(), self.deadline)},
+        )
         return genai.Client(api_key=account.key.get_secret_value(), vertexai=False, http_options=options)
 
     # --- whole videos ---------------------------------------------------------------------------
@@ -95,10 +103,8 @@ class GeminiEngine(VendorEngine):
             response_json_schema=schema,
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         )
-        response = self._client.models.generate_content(
-            model=self.account.model_id, contents=self._contents(request), config=config
-        )
-        return _read(response)
+        generate, model, contents = self._client.models.generate_content, self.account.model_id, self._contents(request)
+        return _read(self.exchange(lambda: generate(model=model, contents=contents, config=config)))
 
     def _contents(self, request: ProviderRequest) -> list[types.Content]:
         from google.genai import types
@@ -138,6 +144,11 @@ class GeminiEngine(VendorEngine):
         if network or isinstance(error, errors.UnknownApiResponseError | json.JSONDecodeError):
             return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error
+
+
+def _httpx() -> Any:
+    """The HTTP library that the SDK uses: the fork where there is one."""
+    return importlib.import_module(next(name for name in reversed(_NETWORK) if is_installed(name)))
 
 
 def _file_type(request: VisionRequest) -> str | None:
