@@ -51,7 +51,7 @@ class HostedModel(VisionModel):
     tokens_per_minute: int | None = Field(default=None, ge=1, description="Empty: as the vendor says.")
     usd_per_million_input: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
     usd_per_million_output: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
-    timeout: float = Field(default=120.0, gt=0, description="Seconds without a byte until a try is given up.")
+    timeout: float = Field(default=120.0, gt=0, description="Seconds without a byte; twice that: the whole answer.")
     max_concurrency: int = Field(default=8, ge=1, le=256, description="Most requests in flight.")
     max_attempts: int = Field(default=6, ge=1, le=20, description="Tries of one request before it counts as failed.")
     longest_wait: float = Field(default=120.0, gt=0, description="Seconds; told to wait longer, a request fails.")
