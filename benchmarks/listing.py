@@ -83,6 +83,7 @@ class Lists(BaseHTTPRequestHandler):
         prefix = asked.get("prefix", "")
         begins = max(asked.get("continuation-token") or asked.get("start-after", ""), prefix)
         low, most = bisect_right(self.keys, begins), int(asked.get("max-keys", PAGE))
+        more = "<IsTruncated>false</IsTruncated>"
         if "delimiter" in asked:
             tails = (key[len(prefix) :].partition("/") for key in self.keys[low:] if key.startswith(prefix))
             folders = list(dict.fromkeys(prefix + name + "/" for name, slash, _ in tails if slash))[:most]
@@ -92,8 +93,9 @@ class Lists(BaseHTTPRequestHandler):
             facts = '<Size>9</Size><ETag>"0123456789abcdef"</ETag><LastModified>2026-01-01T00:00:00.000Z</LastModified>'
             inner = "".join(f"<Contents><Key>{key}</Key>{facts}</Contents>" for key in page)
             if low + most < len(self.keys):
-                inner += f"<NextContinuationToken>{page[-1]}</NextContinuationToken><IsTruncated>true</IsTruncated>"
-        body = f"<ListBucketResult>{inner}</ListBucketResult>".encode()
+                more = f"<NextContinuationToken>{page[-1]}</NextContinuationToken><IsTruncated>true</IsTruncated>"
+        bucket = urlsplit(self.path).path.strip("/")
+        body = f"<ListBucketResult><Name>{bucket}</Name>{more}{inner}</ListBucketResult>".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

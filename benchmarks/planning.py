@@ -26,6 +26,7 @@ from sightflow.blocks.models.registry import open_model
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.run.discovered import Discovered
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA
@@ -118,7 +119,7 @@ def measure(folder: Path, listing: Path, enrichments: int) -> dict[str, float]:
     inventory = pl.read_parquet(listing)
     before = _peak_memory()
     began = time.perf_counter()
-    work = plan.fn(inventory, spec)
+    work = plan.fn(Discovered(inventory), spec)
     planned = time.perf_counter() - began
     peak = _peak_memory()
     began = time.perf_counter()

@@ -25,6 +25,7 @@ from benchmarks.planning import inventory_of, rows_of, spec_for
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.sql_views import connect
+from sightflow.schemas.run.discovered import Discovered
 from sightflow.schemas.spec import EnrichmentSpec, Upkeep
 from sightflow.tasks.plan import plan
 
@@ -49,7 +50,7 @@ def measure(catalog: Catalog, inventory: pl.DataFrame, new: pl.DataFrame, spec: 
     count = "SELECT enrichment, count(*), count(DISTINCT uri) FROM enrichments GROUP BY ALL"
     seconds = {
         "open": _median(lambda: catalog.table("enrichments")),
-        "plan": _median(lambda: plan.fn(inventory, spec)),
+        "plan": _median(lambda: plan.fn(Discovered(inventory), spec)),
         "query": _median(lambda: connect(catalog).execute(count).fetchall()),
         "publish": _median(lambda: catalog.publish(rows_of(next(groups), spec))),
     }

@@ -47,8 +47,10 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     started_at = datetime.now(UTC)
     run_id = flow_run.id or ""
     catalog = open_catalog(spec)
-    inventory = discover(spec, selection)
-    run_plan = plan(inventory, spec, selection)
+    discovered = discover(spec, selection)
+    run_plan = plan(discovered, spec, selection)
+    if run_plan.to_compute:
+        catalog.check_writable()
     with (
         task_runner(spec.runner, needed=run_plan.to_compute > 0) as workers,
         Publisher(catalog, run_plan, spec.policy, workers.worker_count) as publisher,
@@ -61,7 +63,7 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
             validated = validate.submit(shard, replies, run_id)
             publisher.publish(shard, fetched, replies, validated)
     pruned = prune(catalog, run_plan, spec)
-    maintenance = [*publisher.maintenance, *maintain(catalog, publisher.commits + bool(pruned), spec.policy)]
+    maintenance = [*publisher.maintenance, *maintain(catalog, publisher.commits + bool(pruned.rows), spec.policy)]
     run_report = report(run_id, started_at, publisher, run_plan, pruned, maintenance, spec)
     close_manifest(catalog, selection)
     create_artifacts(run_report, spec)

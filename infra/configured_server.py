@@ -8,8 +8,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from sightflow.schemas.failure import SightflowError
+from sightflow.schemas.redaction import redact, remember
 
 _PAUSE_SECONDS = 1.0
 
@@ -22,7 +24,7 @@ class PrefectAway(SightflowError):
             f"Prefect is configured with {address}, and no server answers there; start it, or run "
             "`prefect config unset PREFECT_API_URL` (or unset the variable) to let this run start one of its own"
         )
-        self.address = address
+        self.address = redact(address)
 
 
 def configured_api() -> str:
@@ -37,12 +39,17 @@ def configured_api() -> str:
             "no Prefect server is configured; start one with `prefect server start`, and say where it is: "
             "prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
+    if urlsplit(configured).username is not None:
+        raise SightflowError(
+            f"PREFECT_API_URL ({configured}) holds a user name or a password; leave them out, and set "
+            "PREFECT_API_AUTH_STRING to user:password"
+        )
     if not is_healthy(configured):
         raise PrefectAway(configured)
     if answered_status(configured, "admin/version", _auth_string()) == HTTPStatus.UNAUTHORIZED:
         raise SightflowError(
-            f"the Prefect server at {configured} asks for a password: set PREFECT_API_AUTH_STRING to what its "
-            "PREFECT_SERVER_API_AUTH_STRING is"
+            f"the Prefect server at {configured} refuses the credentials: set PREFECT_API_AUTH_STRING to "
+            "what its PREFECT_SERVER_API_AUTH_STRING is"
         )
     return (get_current_settings().ui_url or configured).removesuffix("/api")
 
@@ -86,4 +93,4 @@ def _auth_string() -> str | None:
     from prefect.settings import get_current_settings
 
     configured = get_current_settings().api.auth_string
-    return configured.get_secret_value() if configured else None
+    return remember(configured.get_secret_value()) if configured else None

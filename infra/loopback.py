@@ -42,6 +42,8 @@ def is_loopback(host: str) -> bool:
 
 def host_and_port(address: str) -> tuple[str, int]:
     """`HOST:PORT` or `PORT`, on loopback unless another host is named. Raises SpecError."""
+    if "@" in address:  # what stands before it may be a password
+        raise SpecError("an address to listen at holds no user name and no password; write PORT or HOST:PORT")
     host, _, port = address.rpartition(":")
     if not port.isdigit() or not 0 <= int(port) < 65536:
         raise SpecError(f"{address!r} is no address to listen at; write PORT or HOST:PORT")

@@ -32,7 +32,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 class FrameSampling(BaseModel):
     """Which frames of a video are looked at: `uniform` n frames, `fps` frames a second, or `keyframes`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
     frames: int | None = Field(default=None, ge=1, le=4096, description="this many, evenly spread")
     fps: float | None = Field(default=None, gt=0, le=120, description="this many a second")
@@ -73,7 +73,7 @@ _REQUIRED: dict[Capability, tuple[str, ...]] = {
 class Enrichment(BaseModel):
     """One capability asked of every object, with fixed parameters; its result is one catalog row."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     capability: Capability
     name: str = Field(default="", pattern=rf"{NAME_PATTERN}|^$")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import StrEnum
+
+from sightflow.schemas.redaction import redact
 
 
 class Cause(StrEnum):
@@ -55,7 +58,10 @@ class Failure:
 
 
 class SightflowError(Exception):
-    """A run cannot go on. The message says what is wrong and what to do next."""
+    """A run cannot go on. The message says what is wrong and what to do next, and holds no key."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class SpecError(SightflowError):
@@ -66,9 +72,27 @@ class StoreError(SightflowError):
     """The object store or the catalog cannot be reached or refuses us."""
 
 
+class StoreRefusal(StoreError):
+    """Every request is refused, as the next will be: keys, rights, a clock that is wrong, a full disk."""
+
+
+class EmptySource(StoreError):
+    """A source lists no object, which is far more often a mistake than an empty bucket."""
+
+
 class MissingExtra(SightflowError):
     """A package is not installed that only an extra brings; the message gives the command."""
 
 
 class ModelError(SightflowError):
     """A model cannot be used at all: missing weights, a bad key, a retired id, no device."""
+
+
+_OF_THIS_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE})
+
+
+def is_about_this_machine(error: BaseException | None) -> bool:
+    """Whether the operating system can do for nothing what it could not do for this: its disk is full or read-only, a
+    quota is used up, too many files are open.
+    """
+    return isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE

@@ -7,7 +7,7 @@ webhook, whose records are those of S3.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
@@ -15,10 +15,6 @@ from urllib.parse import unquote_plus
 from sightflow.schemas.object_uri import ObjectUri, Scheme
 
 _MOST_ENVELOPES = 3
-
-
-class MalformedNotification(ValueError):
-    """A message that no store sends; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,17 @@ class Upload:
 
     uri: str
     event: str = ""
+
+
+class MalformedNotification(ValueError):
+    """A message that no store sends, or a record in one; the text says what is missing.
+
+    `uploads`: what the other records of the message tell of.
+    """
+
+    def __init__(self, reason: str, uploads: Sequence[Upload] = ()) -> None:
+        super().__init__(reason)
+        self.uploads = tuple(uploads)
 
 
 def uploads_in(body: str) -> list[Upload]:
@@ -63,8 +70,15 @@ def _uploads(message: Any, envelopes: int) -> Iterator[Upload]:
             if what == "Object Created":
                 yield _upload(bucket, key, facts)
         case {"Records": list(records)}:
+            told, problem = list[Upload](), ""
             for record in records:
-                yield from _recorded(record)
+                try:
+                    told += _recorded(record)
+                except MalformedNotification as error:
+                    problem = str(error)
+            if problem:
+                raise MalformedNotification(problem, told)
+            yield from told
         case _:
             raise MalformedNotification("it is of no known form: no Records, and no detail of an object")
 

@@ -12,6 +12,8 @@ import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from sightflow.schemas.redaction import redact
+
 
 class Scheme(StrEnum):
     """The kinds of storage there are: the one list of them. `blocks.store.object_store` has a backend for each."""
@@ -35,7 +37,10 @@ ROOT_PATTERN = rf"^(?:{_SCHEMES})://[^/]*/?"
 
 
 class InvalidUriError(ValueError):
-    """Text that names no place in any storage; the message says what is wrong and what is allowed."""
+    """Text that names no place in any storage; the message says what is wrong and what is allowed, without keys."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -12,21 +13,34 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
+    ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from sightflow.schemas.enrichment import Enrichment, Words
 from sightflow.schemas.object_uri import Scheme, split_scheme
+from sightflow.schemas.redaction import Place, holds_user, names_a_secret, secrets_in
+from sightflow.schemas.source_pattern import canonical_place, canonical_source, check_pattern, missing_part
+from sightflow.schemas.spec_yaml import SpecPlaces
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
+
+
+WHERE_KEYS_BELONG = "keys belong into the environment or a saved block"
 
 
 def _without_keys(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("is no address of a server; it begins with http:// or https://")
-    if "@" in parts.netloc:  # addresses are stored and shown
-        raise ValueError("holds a user name or a password; keys belong into the environment or a saved block")
+    return _without_user(address)
+
+
+def _without_user(address: str) -> str:
+    if holds_user(address):  # addresses are stored and shown
+        raise ValueError(f"holds a user name or a password; {WHERE_KEYS_BELONG}")
     return address
 
 
@@ -35,7 +49,8 @@ ServerAddress = Annotated[str, AfterValidator(_without_keys)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Its errors show no values, which may be keys; numbers without an end could not be stored as JSON.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class StoreSettings(_Section):
@@ -72,6 +87,7 @@ class Policy(_Section):
 
     stale: Literal["recompute", "keep"] = "recompute"
     prune: bool = False
+    allow_empty: bool = Field(default=False, description="a source may list no object at all")
     max_quarantine_ratio: float = Field(default=0.1, ge=0, le=1)
     hosted: Literal["deny", "allow"] = "deny"
     licences: Words = Field(default=(), description="allowed licences; empty: all")
@@ -105,7 +121,9 @@ class RunnerSettings(_Section):
     """
 
     kind: Literal["threads", "dask"] = "threads"
-    address: str | None = Field(default=None, pattern=r"^(tcp|tls|ws|wss)://", description="of a scheduler")
+    address: Annotated[str, AfterValidator(_without_user)] | None = Field(
+        default=None, pattern=r"^(tcp|tls|ws|wss)://", description="of a scheduler"
+    )
     cluster: str = Field(
         default=_LOCAL_CLUSTER,
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
@@ -129,9 +147,11 @@ class RunnerSettings(_Section):
 
     @field_validator("settings")
     @classmethod
-    def _holds_no_code(cls, settings: dict[str, Any]) -> dict[str, Any]:
+    def _holds_no_code_and_no_key(cls, settings: dict[str, Any]) -> dict[str, Any]:
         if code := sorted(name for name in settings if _CODE.fullmatch(name)):
             raise ValueError(f"{', '.join(code)} would run code that a spec names; start such a cluster yourself")
+        if keys := sorted(filter(names_a_secret, settings)):
+            raise ValueError(f"{', '.join(keys)}: a spec holds no keys; they belong into the environment")
         return settings
 
 
@@ -161,19 +181,50 @@ class EnrichmentSpec(_Section):
     policy: Policy = Policy()
     runner: Annotated[RunnerSettings, BeforeValidator(_kind_alone)] = RunnerSettings()
 
+    _places: SpecPlaces = PrivateAttr(default_factory=SpecPlaces)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_keys(cls, document: Any) -> Any:
+        if found := [SpecPlaces().explain(place, why) for place, why in secrets_in(document)]:
+            raise ValueError(f"{'; '.join(found)}; {WHERE_KEYS_BELONG}")
+        return document
+
+    def read_at(self, places: SpecPlaces) -> EnrichmentSpec:
+        """The same spec, which knows where in its file each of its values stands."""
+        copied = self.model_copy()
+        copied._places = places
+        return copied
+
+    def explain(self, place: Place, problem: str) -> str:
+        """A problem at a place, e.g. `("models", "gpt-4o")`, as `file:line: place: what is wrong`."""
+        return self._places.explain(place, problem)
+
+    def quoting_advice(self, place: Place) -> str | None:
+        """See `SpecPlaces.quoting_advice`."""
+        return self._places.quoting_advice(place)
+
+    @field_validator("source", "catalog", "listing", mode="before")
+    @classmethod
+    def _paths_as_text(cls, given: Any) -> Any:
+        """What a flow of one's own may give: `pathlib.Path`."""
+        many = isinstance(given, list | tuple)
+        texts = [os.fspath(each) if isinstance(each, os.PathLike) else each for each in (given if many else [given])]
+        return texts if many else texts[0]
+
     @field_validator("source")
     @classmethod
-    def _source_uris(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_checked_uri(uri, globs=True) for uri in sources)
+    def _source_uris(cls, sources: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(_source_uri(uri, _base(info)) for uri in sources)
 
     @field_validator("listing")
     @classmethod
-    def _listing_uris(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+    def _listing_uris(cls, addresses: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for address in addresses:
-            _checked_uri(address, globs=True)
+            _check_uri(address)
             if not is_uri_list(address) and split_scheme(address)[0] is not Scheme.S3:
                 raise ValueError(f"{address!r} is neither an S3 inventory (s3://) nor one of {', '.join(URI_FILES)}")
-        return addresses
+        return tuple(canonical_place(address, _base(info)) for address in addresses)
 
     @property
     def partial(self) -> bool:
@@ -182,8 +233,11 @@ class EnrichmentSpec(_Section):
 
     @field_validator("catalog")
     @classmethod
-    def _catalog_uri(cls, uri: str) -> str:
-        return _checked_uri(uri, globs=False).rstrip("/")
+    def _catalog_uri(cls, uri: str, info: ValidationInfo) -> str:
+        _check_uri(uri)
+        place = canonical_place(uri, _base(info))
+        _check_catalog_folder(uri, place)
+        return place.rstrip("/")
 
     @field_validator("enrichments")
     @classmethod
@@ -194,24 +248,42 @@ class EnrichmentSpec(_Section):
         return enrichments
 
 
-def _checked_uri(uri: str, globs: bool) -> str:
-    """The URI or local path as it is, if it can be used. Raises ValueError that says what is wrong."""
+def _base(info: ValidationInfo) -> str | None:
+    """The folder that relative paths are taken from, if it is not the working directory: that of the spec's file."""
+    return (info.context or {}).get("folder")
+
+
+def _source_uri(uri: str, folder: str | None) -> str:
+    _check_uri(uri)
+    pattern = canonical_source(uri, folder)
+    check_pattern(pattern)
+    return pattern
+
+
+def _check_uri(uri: str) -> None:
+    """Raise ValueError that says what is wrong with a URI or a local path."""
     if not uri.strip():
         raise ValueError("is empty; allowed: s3://bucket/prefix/**/*.jpg or a local path")
+    if "\0" in uri:
+        raise ValueError(f"{uri!r} holds a NUL character, which no name can")
     scheme, rest = split_scheme(uri)
     if scheme.has_buckets:
-        bucket, _, key = rest.partition("/")
+        bucket = rest.partition("/")[0]
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}", bucket):
             raise ValueError(f"{uri!r} names no valid bucket; write {scheme}://bucket/key")
-        if not globs and not key.strip("/"):
+
+
+def _check_catalog_folder(uri: str, place: str) -> None:
+    """Refuse names that readers of Delta tables do not agree on how to escape; a folder that is there has its name."""
+    scheme, folder = split_scheme(place)
+    if scheme.has_buckets:
+        bucket, _, key = folder.partition("/")
+        if not key.strip("/"):
             raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: {scheme}://{bucket}/catalog")
-    if not globs:
-        _check_catalog_folder(uri, scheme, rest)
-    return uri
-
-
-def _check_catalog_folder(uri: str, scheme: Scheme, folder: str) -> None:
-    """Refuse names that readers of Delta tables do not agree on how to escape."""
+    elif folder == "/":
+        raise ValueError(f"{uri!r} is the root of the file system; a catalog needs a folder")
+    else:
+        folder = missing_part(folder)
     if _GLOB_CHARACTERS.search(folder):
         raise ValueError(f"{uri!r} holds a glob; a catalog is one folder")
     if scheme.has_buckets and not re.fullmatch(r"[A-Za-z0-9_.=/\-]+", folder):

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, FrameSampling
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.object_uri import ObjectUri, split_scheme
-from sightflow.schemas.spec import EnrichmentSpec, Limits, Policy, RunnerSettings, StoreSettings, Upkeep
+from sightflow.schemas.redaction import Place, names_a_secret, secrets_in
+from sightflow.schemas.spec import (
+    WHERE_KEYS_BELONG,
+    EnrichmentSpec,
+    Limits,
+    Policy,
+    RunnerSettings,
+    StoreSettings,
+    Upkeep,
+)
+from sightflow.schemas.spec_yaml import SpecPlaces, read_yaml
+
+_SECTION_WANTED = {"model_type", "model_attributes_type", "dict_type"}
+_TEXT_WANTED = {"string_type", "literal_error", "enum", "tuple_type", "string_unicode"}
+_SHOWN = re.compile(r"[\w .,:/*-]{1,40}")
+_LIKE_A_KEY = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])\S{16,}")
 
 
 def is_spec_file(text: str | Path) -> bool:
@@ -25,100 +39,97 @@ def is_spec_file(text: str | Path) -> bool:
 def read_spec(path: str | Path) -> EnrichmentSpec:
     """Read and check a spec file; relative local paths in it are taken from the file's own folder.
 
-    Raises SpecError that lists every mistake with its line, what is wrong and what is allowed.
+    Raises SpecError that lists every mistake with its line, what is wrong and what is allowed. What `models` holds is
+    checked where systems are known: `sightflow.tasks.route.check_models`.
     """
     path = Path(path)
+    document, places = read_yaml(path)
+    if found := [places.explain(place, f"{why}; {WHERE_KEYS_BELONG}") for place, why in secrets_in(document)]:
+        raise SpecError("\n".join(dict.fromkeys(found)))
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SpecError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}{where}: is not YAML: {getattr(error, 'problem', error)}") from None
-    if root is None or not isinstance(document, dict):
-        raise SpecError(f"{path}:1: a spec is a mapping with source, catalog and enrichments")
-    try:
-        spec = EnrichmentSpec.model_validate(document)
+        spec = EnrichmentSpec.model_validate(document, context={"folder": str(path.resolve().parent)})
     except ValidationError as error:
         problems = error.errors()
         # A list whose items are all wrong is also "too short" to pydantic; the items say it better.
         causes = [p for p in problems if p["type"] != "too_short" or not p["input"] or len(problems) == 1]
-        lines = [_explain(path, root, problem) for problem in causes]
-        raise SpecError("\n".join(dict.fromkeys(lines))) from None
-    return _resolved(spec, path.resolve().parent)
+        raise SpecError("\n".join(dict.fromkeys(_explain(places, problem) for problem in causes))) from None
+    if found := [places.explain(place, problem) for place, problem in _switches_for_numbers(spec, places)]:
+        raise SpecError("\n".join(found))
+    return _resolved(spec, path.resolve().parent).read_at(places)
+
+
+def closest(name: str, allowed: Collection[str]) -> str:
+    """`did you mean NAME? `, if one of those allowed is spelled nearly so; else nothing."""
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def _switches_for_numbers(spec: EnrichmentSpec, places: SpecPlaces) -> list[tuple[Place, str]]:
+    """Where `yes` or `no` stands for a number, which pydantic would take for 1 or 0."""
+    found = []
+    for place, word in places.unquoted.items():
+        value: Any = spec
+        for step in place:
+            holds_any = isinstance(value, dict) or isinstance(step, int)
+            value = value[step] if holds_any else getattr(value, str(step), None)
+        if isinstance(value, int | float) and not isinstance(value, bool) and word.isalpha():
+            found.append((place, f"`{word}` is yes or no in YAML, and a number belongs here"))
+    return found
 
 
 def _resolved(spec: EnrichmentSpec, folder: Path) -> EnrichmentSpec:
-    """The spec with the local paths of its places and weights taken from a folder."""
-
-    def absolute(uri: str) -> str:
-        scheme, path = split_scheme(uri)
-        # A pattern of a bucket stays as it was written; only a path has a folder that it is taken from.
-        return uri if scheme.has_buckets else str(ObjectUri.from_path(folder / path))
-
+    """The spec with the local paths of its weights taken from a folder."""
     models = {
         system: settings | {"id": str((folder / settings["id"]).resolve())}
         if str(settings.get("id", "")).startswith((".", "/"))
         else settings
         for system, settings in spec.models.items()
     }
-    return spec.model_copy(
-        update={
-            "source": tuple(absolute(uri) for uri in spec.source),
-            "catalog": absolute(spec.catalog),
-            "listing": tuple(absolute(uri) for uri in spec.listing),
-            "models": models,
-        }
-    )
+    return spec.model_copy(update={"models": models})
 
 
-def _explain(path: Path, root: yaml.Node, problem: Any) -> str:
-    """One pydantic error as `file:line: place: what is wrong; what is allowed`."""
-    place: Sequence[str | int] = problem["loc"]
-    node, dotted = root, ""
-    for step in place:
-        child = _child(node, step)
-        if child is None:
-            break
-        node = child
-    for step in place:
-        dotted += f"[{step}]" if isinstance(step, int) else f".{step}" if dotted else str(step)
+def _explain(places: SpecPlaces, problem: Any) -> str:
+    """One pydantic error as `file:line: place: what is wrong; what is allowed`. What may be a key is not told."""
+    place: Place = problem["loc"]
     kind, given = problem["type"], problem.get("input")
     match kind:
         case "extra_forbidden":
             allowed = _fields_at(place[:-1])
-            close = difflib.get_close_matches(str(place[-1]), allowed, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            says = f"is not a known key; {hint}allowed: {', '.join(allowed)}"
+            says = f"is not a known key; {closest(str(place[-1]), allowed)}allowed: {', '.join(allowed)}"
+            says += f"; {WHERE_KEYS_BELONG}" if names_a_secret(str(place[-1])) else ""
         case "missing":
             says = "is missing"
-        case "enum" if place and place[-1] == "capability":
-            says = f"{given!r} is not a capability; allowed: {', '.join(Capability)}"
         case "value_error":
             says = str(problem["ctx"]["error"])
+        case "too_short":
+            says = problem["msg"]
+        case _ if kind in _SECTION_WANTED:
+            says = f"is a section: its keys stand below it, indented; allowed: {', '.join(_fields_at(place))}"
+            if place[:1] == ("models",):
+                says = "is a section: `system: {setting: value}`, e.g. florence-2: {batch_size: 16}"
+        case _ if kind in _TEXT_WANTED and (advice := places.quoting_advice(place)):
+            says = advice if kind != "literal_error" else f"{problem['msg']}; {advice}"
+        case "tuple_type":
+            says = "is a list: [one, another], or one entry a line, each after a `- `"
+        case "enum" if place and place[-1] == "capability":
+            says = f"{_quoted(given) or 'this'} is not a capability; allowed: {', '.join(Capability)}"
         case _:
-            says = f"{problem['msg']}, not {given!r}" if kind != "too_short" else problem["msg"]
-    return f"{path}:{node.start_mark.line + 1}: {dotted + ': ' if dotted else ''}{says}"
+            # What is not in the file at this place stands for a whole section, and may be anything.
+            told = _quoted(given) if place in places.lines else ""
+            says = f"{problem['msg']}{', not ' + told if told else ''}"
+    return places.explain(place, says)
 
 
-def _child(node: yaml.Node, step: str | int) -> yaml.Node | None:
-    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        return node.value[step]  # type: ignore[no-any-return]
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == str(step):
-                # A scalar's own line is its key's; for a block the key is where a reader looks too.
-                return value if isinstance(value, yaml.SequenceNode | yaml.MappingNode) else key
-    return None
+def _quoted(given: Any) -> str:
+    """A value as a message may repeat it; nothing if it is long, a section, or looks like a key."""
+    if isinstance(given, bool | int | float):
+        return repr(given)
+    if isinstance(given, str) and _SHOWN.fullmatch(given) and not _LIKE_A_KEY.search(given):
+        return repr(given)
+    return ""
 
 
-def _fields_at(place: Sequence[str | int]) -> list[str]:
+def _fields_at(place: Place) -> list[str]:
     """The keys allowed at a place of the spec."""
     model: type[BaseModel] = EnrichmentSpec
     sections: dict[str, type[BaseModel]] = {

@@ -11,9 +11,10 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 
-from sightflow.blocks.store.patterns import literal_prefix
+from sightflow.schemas.redaction import redact
 from sightflow.schemas.run.plan import Status, not_asked
 from sightflow.schemas.run.report import RunReport
+from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.runtime.artifacts import artifact_key, best_effort
 
@@ -104,6 +105,7 @@ def markdown(run_report: RunReport) -> str:
         lines += ["", f"{not_asked(run_report.not_asked)}."]
     causes = sorted((_text(cause), f"{count:,}") for cause, count in run_report.causes.items())
     lines += _table(("cause", "items"), causes)
+    lines += ["", *(f"- {_text(each.summary)}" for each in run_report.skipped)] if run_report.skipped else []
     lines += ["", *(f"- upkeep of {_text(table.summary)}" for table in run_report.upkeep)] if run_report.upkeep else []
     stages = [
         (stage, f"{t.busy:,.1f}", f"{t.waiting:,.1f}", f"{t.share:.0%}") for stage, t in run_report.stages.items()
@@ -123,6 +125,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _text(value: str) -> str:
-    """Text that means nothing to Markdown or HTML."""
-    escaped = html.escape("".join(c if c.isprintable() else " " for c in value))
+    """Text without keys that means nothing to Markdown or HTML."""
+    escaped = html.escape("".join(c if c.isprintable() else " " for c in redact(value)))
     return re.sub(r"([\\`*_\[\]|!~#])", r"\\\1", escaped)

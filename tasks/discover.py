@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+
 import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -13,34 +16,75 @@ from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.s3_inventory import S3Inventory, newest_inventory, read_inventory
 from sightflow.blocks.store.uri_lists import read_uri_list
-from sightflow.schemas.failure import SpecError
+from sightflow.schemas.failure import EmptySource, Failure, SpecError
 from sightflow.schemas.object_uri import ObjectUri
+from sightflow.schemas.run.discovered import Discovered, Skips
 from sightflow.schemas.run.selection import EVERYTHING, Selection
+from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import EnrichmentSpec, is_uri_list
 from sightflow.tasks.identify import identified
 from sightflow.tasks.open import open_catalog, open_store
+from sightflow.tasks.retries import may_pass
+
+_SET = re.compile(r"\[[^\]/]{2,}\]")
 
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
-def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> pl.DataFrame:
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> Discovered:
     """Return the inventory: every object that matches the source, without the catalog's own files, each with its kind.
 
     With a `listing` in the spec, what that says.
     With a manifest, what is left of the objects it lists, as they are now; nothing, if it has been closed.
-    Raises StoreError if a bucket, folder or manifest cannot be read.
+    Raises StoreError if a bucket or manifest cannot be read, EmptySource if a source lists nothing and the policy does
+    not allow that.
     """
-    store = open_store(spec.store)
+    store, skips, failed = open_store(spec.store), Skips(), dict[str, Failure]()
     in_source = source_filter(spec.source, spec.catalog)
     if selection.manifest is not None:
-        uploads = Manifests(open_catalog(spec)).read(selection.manifest) or []
-        return identified(store.head_many(list(filter(in_source, uploads))), spec, selection)
-    if not spec.listing:
-        return identified(store.inventory(spec.source, outside=spec.catalog), spec, selection)
-    named = [uri for address in spec.listing if is_uri_list(address) for uri in read_uri_list(store, address)]
-    parts = [read_inventory(store, report, in_source) for report in s3_inventories(spec, store)]
-    found = concat([*parts, store.head_many(list(filter(in_source, named)))])
-    found = found.unique("uri", keep="last", maintain_order=True)  # what was looked up is newer
-    return identified(found, spec, selection)
+        uploads = Manifests(open_catalog(spec)).read(selection.manifest, skips) or []
+        found = store.head_many(list(filter(in_source, uploads)), failed)
+        return Discovered(identified(found, spec, selection), failed, skips)
+    if spec.listing:
+        files = filter(is_uri_list, spec.listing)
+        named = [uri for address in files for uri in read_uri_list(store, address, skips)]
+        parts = [read_inventory(store, report, in_source, skips) for report in s3_inventories(spec, store)]
+        found = concat([*parts, store.head_many(list(filter(in_source, named)), failed)])
+        found = found.unique("uri", keep="last", maintain_order=True)  # what was looked up is newer
+    else:
+        found = store.inventory(spec.source, outside=spec.catalog, skips=skips)
+    if empty := _empty_sources(spec, found["uri"], failed):
+        if not spec.policy.allow_empty:
+            raise EmptySource(_explained(empty, spec, skips))
+        skips.complete = False  # what is gone from a source cannot be told from a source that is away
+    return Discovered(identified(found, spec, selection), failed, skips)
+
+
+def _empty_sources(spec: EnrichmentSpec, uris: pl.Series, failed: Mapping[str, Failure]) -> list[str]:
+    """The sources that list nothing, or of which a file of URIs names nothing; one that another covers does."""
+    if spec.partial:
+        return [] if uris.len() or failed else list(spec.source)
+    return [source for source in spec.source if not any(map(source_filter([source]), uris))]
+
+
+def _explained(empty: Sequence[str], spec: EnrichmentSpec, skips: Skips) -> str:
+    """What a user may do about sources that list nothing."""
+    said = [f"the source {', '.join(empty)} lists no object"]
+    said += [each.summary for each in skips.summary]
+    if spec.listing:
+        said.append(f"of what {', '.join(spec.listing)} names, none belongs to it")
+    if any(f"{literal_prefix(source)}/".startswith(f"{spec.catalog}/") for source in empty):
+        said.append("the catalog's own files are never part of a source")
+    if any(not source.endswith("/") and "**" not in source for source in empty):
+        said.append("* matches within one folder, ** in all below")
+    if brackets := next((found[0] for source in empty if (found := _SET.search(source))), None):
+        said.append(f"{brackets} is one character out of several, and [[]{brackets[1:]} is that text")
+    return "; ".join([*said, "check `source`, or set policy.allow_empty to true if that is how it should be"])
 
 
 def s3_inventories(spec: EnrichmentSpec, store: ObjectStore) -> list[S3Inventory]:

@@ -15,12 +15,13 @@ from prefect.tasks import exponential_backoff
 from sightflow.blocks.store.backend import too_large
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.failure import Failure, Stage
+from sightflow.schemas.failure import Failure, Stage, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import EnrichmentSpec, StoreSettings
 from sightflow.tasks.open import open_store
+from sightflow.tasks.retries import may_pass
 
 
 class Fetched:
@@ -89,14 +90,28 @@ def _store(settings: StoreSettings) -> ObjectStore:
     task_run_name="fetch-{shard.index}",
     retries=2,
     retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
 def fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
     """Read the objects of a shard, many at once; one that cannot be read is a failure among them.
 
-    What is past the limit on bytes is not requested at all. Raises StoreError if the keys are refused.
+    What is past the limit on bytes is not requested at all. Raises StoreRefusal if the store refuses us altogether, or
+    if there is no room for the videos.
     """
+    try:
+        return _fetch(shard, spec)
+    except OSError as error:
+        if not is_about_this_machine(error):
+            raise
+        raise StoreRefusal(
+            f"the objects of a shard cannot be kept in {tempfile.gettempdir()}: {error.strerror}; make room there, or "
+            "set TMPDIR to a folder that has it"
+        ) from None
+
+
+def _fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
     spans: list[Span] = []
     limits = spec.policy.limits
     limit = limits.max_video_bytes if shard.media_kind is MediaKind.VIDEO else limits.max_bytes

@@ -9,9 +9,10 @@ from dataclasses import replace
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from sightflow.blocks.models.contract import Incomplete
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.failure import Cause, Failure, Stage
+from sightflow.schemas.failure import Cause, Failure, ModelError, Stage
 from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import EnrichmentSpec, Limits
@@ -19,7 +20,7 @@ from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.reply_assembler import ReplyAssembler
 from sightflow.tasks.media.request_batches import InferenceItem, image_batches, video_batches
-from sightflow.tasks.runtime.cancellation import ShardSkipped, is_asked_to_stop
+from sightflow.tasks.runtime.cancellation import ShardSkipped, is_asked_to_stop, is_halted
 from sightflow.tasks.runtime.loaded_models import LoadedModel, load_model
 from sightflow.tasks.validate import failures_of
 
@@ -38,10 +39,31 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
     An item's failure is an answer; raises ModelError only for what concerns every item. Not retried as a whole:
     what can pass by itself (a busy provider, a full device) is retried inside the model, item by item.
     Raises ShardSkipped, with nothing asked, if the run has been asked to stop.
+
+    What is raised after the first answer is returned beside the answers instead: they may have been paid for.
     """
     loaded = load_model(shard.system, spec.models.get(shard.system))
     spans = list(fetched.spans)
     assembler = ReplyAssembler(shard, fetched)
+    try:
+        _answer(shard, fetched, spec, loaded, spans, assembler)
+    except Exception as error:  # whatever it is, what was answered before is published
+        answers = assembler.answers()
+        if not answers:
+            raise
+        return Replies(answers, spans, error)
+    return Replies(assembler.answers(), spans)
+
+
+def _answer(
+    shard: Shard,
+    fetched: Fetched,
+    spec: EnrichmentSpec,
+    loaded: LoadedModel,
+    spans: list[Span],
+    assembler: ReplyAssembler,
+) -> None:
+    """Give the assembler every answer. Raises what ends the shard, when it has been given those before."""
     begun = is_down = False
     for batch in _batches(shard, fetched, spec.policy.limits, loaded.model, spans):
         failed = [(item, _failed_answer(item, loaded.model)) for item in batch if item.request is None]
@@ -50,22 +72,26 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
         with loaded.slots:
             if is_asked_to_stop() and not begun:
                 raise ShardSkipped(f"shard {shard.index} was not begun: the run has been asked to stop")
+            if is_halted():
+                raise ShardSkipped(f"shard {shard.index} was not asked any further: the run has ended")
             begun = True
             with timed(spans, Stage.INFER):
                 skipped = [is_down and len(item.resolved.systems) > 1 for item in items]
-                replies = _run_unless_skipped(loaded, requests, skipped)
-        answers = [
-            Answer(item.shard_item, item.resolved, item.facts, reply)
-            for item, reply in zip(items, replies, strict=True)
-        ]
+                replies, error = _run_unless_skipped(loaded, requests, skipped)
+        answers = {
+            index: Answer(item.shard_item, item.resolved, item.facts, reply)
+            for index, (item, reply) in enumerate(zip(items, replies, strict=True))
+            if reply is not None
+        }
         if spec.policy.fallback:
             if not is_down and _looks_down(replies):
                 is_down = True
                 _logger.warning("shard %d: %s looks down; the next system is asked", shard.index, shard.system)
             with timed(spans, Stage.INFER):
-                answers = _with_fallback(answers, requests, spec)
-        assembler.add([*failed, *zip(items, answers, strict=True)])
-    return Replies(assembler.answers(), spans)
+                error = _fall_back(answers, requests, spec, error)
+        assembler.add([*failed, *((items[index], answer) for index, answer in answers.items())])
+        if error is not None:
+            raise error
 
 
 def _batches(
@@ -86,10 +112,11 @@ def _failed_answer(item: InferenceItem, model: VisionModel) -> Answer:
 
 def _run_unless_skipped(
     loaded: LoadedModel, requests: Sequence[VisionRequest], skipped: Sequence[bool]
-) -> list[VisionReply]:
-    """The replies to requests; those skipped are not sent, and fail as what was sent before them did."""
+) -> tuple[list[VisionReply | None], Exception | None]:
+    """As `_run`; requests that are skipped are not sent, and fail as what was sent before them did."""
     sent = [request for request, skip in zip(requests, skipped, strict=True) if not skip]
-    replies = iter(_run(loaded, sent))
+    given, error = _run(loaded, sent)
+    replies = iter(given)
     model = loaded.model
     failure = Failure(Cause.MODEL, f"not asked: {model.system} failed for all that was asked before", attempts=0)
     return [
@@ -97,42 +124,72 @@ def _run_unless_skipped(
         if skip
         else next(replies)
         for request, skip in zip(requests, skipped, strict=True)
-    ]
+    ], error
 
 
-def _looks_down(replies: Sequence[VisionReply]) -> bool:
+def _looks_down(replies: Sequence[VisionReply | None]) -> bool:
     """Whether everything failed as it does when an endpoint is dead: then the rest is not tried one by one."""
-    failures = [reply.failure for reply in replies]
+    failures = [reply and reply.failure for reply in replies]
     return len(failures) > 1 and all(failure and failure.cause in _OF_THE_SYSTEM for failure in failures)
 
 
-def _run(loaded: LoadedModel, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-    """Run the model and hold it to its contract: one reply a request, in order, each to its own question."""
-    replies = loaded.model.run(requests) if requests else []
-    replied = [(reply.uri, reply.enrichment) for reply in replies]
-    if replied != [(request.uri, request.enrichment.name) for request in requests]:
+def _run(loaded: LoadedModel, requests: Sequence[VisionRequest]) -> tuple[list[VisionReply | None], Exception | None]:
+    """Run the model and hold it to its contract: one reply a request, in order, each to its own question.
+
+    With the replies what ended the model before it had answered all; None stands for a reply that there is not.
+    """
+    replies: list[VisionReply | None] = []
+    error: Exception | None = None
+    try:
+        replies += loaded.model.run(requests) if requests else []
+    except Incomplete as stopped:
+        replies, error = stopped.done, ModelError(str(stopped))
+    except Exception as raised:  # whatever it is, it is raised when what was answered before has been kept
+        replies, error = [None] * len(requests), raised
+    due = [(request.uri, request.enrichment.name) for request in requests]
+    if len(replies) != len(due) or any(
+        reply and (reply.uri, reply.enrichment) != asked for reply, asked in zip(replies, due, strict=True)
+    ):
         raise RuntimeError(f"{loaded.model.system} broke its contract: its replies do not match the requests")
-    return [replace(reply, model_revision=loaded.revision) for reply in replies]
+    return [reply and replace(reply, model_revision=loaded.revision) for reply in replies], error
 
 
-def _with_fallback(answers: list[Answer], requests: Sequence[VisionRequest], spec: EnrichmentSpec) -> list[Answer]:
-    """Ask the next system in the ranking what the one before could not answer; the reply keeps the route."""
-    while True:
-        failures = failures_of(answers)
-        indices_by_system: dict[str, list[int]] = {}
-        for index, (answer, failure) in enumerate(zip(answers, failures, strict=True)):
-            tried = (*answer.reply.route, answer.reply.system)
-            untried = [system for system in answer.resolved.systems if system not in tried]
-            if failure and failure.cause in _WORTH_ANOTHER_SYSTEM and untried:
-                indices_by_system.setdefault(untried[0], []).append(index)
-        if not indices_by_system:
-            return answers
-        for system, indices in indices_by_system.items():
+def _fall_back(
+    answers: dict[int, Answer], requests: Sequence[VisionRequest], spec: EnrichmentSpec, error: Exception | None
+) -> Exception | None:
+    """Ask the next system in the ranking what the one before could not answer; the reply keeps the route.
+
+    `answers`, by the index of their requests, are replaced in place. An error, given or met, ends it and is returned:
+    what another system was still to be asked is taken out, for the next run to ask.
+    """
+    while waiting := _worth_another_system(answers):
+        if error is not None:
+            for index in waiting:
+                del answers[index]
+            break
+        system = next(iter(waiting.values()))
+        indices = [index for index, wanted in waiting.items() if wanted == system]
+        try:
             loaded = load_model(system, spec.models.get(system))
-            with loaded.slots:
-                replies = _run(loaded, [requests[index] for index in indices])
-            for index, reply in zip(indices, replies, strict=True):
-                previous = answers[index].reply
-                route = (*previous.route, previous.system)
-                usage = previous.usage + reply.usage
+        except Exception as raised:  # whatever it is, it is raised when what was answered before has been kept
+            error = raised
+            continue
+        with loaded.slots:
+            replies, error = _run(loaded, [requests[index] for index in indices])
+        for index, reply in zip(indices, replies, strict=True):
+            previous = answers[index].reply
+            if reply is not None:
+                route, usage = (*previous.route, previous.system), previous.usage + reply.usage
                 answers[index] = replace(answers[index], reply=replace(reply, route=route, usage=usage))
+    return error
+
+
+def _worth_another_system(answers: dict[int, Answer]) -> dict[int, str]:
+    """The indices of answers that another system may do better, each with the one that is next."""
+    waiting = {}
+    for (index, answer), failure in zip(answers.items(), failures_of(list(answers.values())), strict=True):
+        tried = (*answer.reply.route, answer.reply.system)
+        untried = [system for system in answer.resolved.systems if system not in tried]
+        if failure and failure.cause in _WORTH_ANOTHER_SYSTEM and untried:
+            waiting[index] = untried[0]
+    return waiting

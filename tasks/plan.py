@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 
 import polars as pl
 from prefect import task
@@ -10,56 +10,92 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName
+from sightflow.blocks.store.inventory import kind_by_name
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
+from sightflow.schemas.run.discovered import Discovered
 from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RoutedEnrichment, RunPlan, Status
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.tables.frames import storable
+from sightflow.schemas.tables.quarantine import FailedItem
 from sightflow.tasks.open import open_catalog
+from sightflow.tasks.retries import may_pass
 from sightflow.tasks.route import resolve_enrichments
 
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
 _STATUS = pl.Enum([status.value for status in Status])
-_NO_ORPHANS = pl.DataFrame(schema={"uri": pl.String(), "rows": pl.UInt32()})
+_NO_ORPHANS = pl.DataFrame(schema=dict.fromkeys(("uri", "enrichment", "fingerprint"), pl.String()))
 
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
-def plan(inventory: pl.DataFrame, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunPlan:
-    """Compare the inventory with the catalog on what determines each result; return what is left to do.
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunPlan:
+    """Compare what was found with the catalog on what determines each result; return what is left to do.
 
     Reads four columns of the catalog and no media; the catalog streams past the inventory, so that memory grows with
     the inventory alone. Raises SpecError if an enrichment cannot be served.
     """
-    catalog = open_catalog(spec)
+    catalog, inventory = open_catalog(spec), discovered.inventory
     routed = _without_unlisted_kinds(resolve_enrichments(spec), inventory)
-    partial = selection.manifest is not None or spec.partial
+    partial = selection.manifest is not None or spec.partial or not discovered.skips.complete
     objects = selection.of(inventory).with_row_index("object_index")
     enrichments, version = catalog.scan_with_version("enrichments")
     published = catalog.read(_matching_rows(enrichments, objects, routed))
     quarantined = catalog.read(_matching_rows(catalog.scan("quarantine"), objects, routed, "cause", "system"))
-    counted, pending = [], []
+    counted, pending, settled = [], [], []
     for index, (resolved, route) in enumerate(routed):
         of_enrichment = pl.col("enrichment_index") == index
         failed = quarantined.filter(of_enrichment)
         statuses = _statuses(objects, published.filter(of_enrichment), failed, resolved)
         to_compute = _to_compute(statuses, failed, spec.policy, selection)
+        done = failed.join(statuses.filter(pl.col("status") == Status.UNCHANGED.value), on="object_index", how="semi")
+        settled.append(done.select("object_index", enrichment=pl.lit(resolved.enrichment.name, pl.String())))
         counted.append((_counts(statuses), resolved, route))
         pending.append(to_compute.select("object_index", "has_row", enrichment_index=pl.lit(index, pl.UInt32())))
     if selection.limit is not None:
         pending = _of_first_objects(pending, objects, selection.limit)
     plans = [_enrichment_plan(*each, part.height) for each, part in zip(counted, pending, strict=True)]
-    orphaned_quarantine = _NO_ORPHANS if partial else _orphaned(catalog, "quarantine", inventory, spec)
     kinds = {resolved.media_kind for resolved, _ in routed}
     return RunPlan(
         frame=_frame(pl.concat(pending), objects, routed),
-        orphaned=_NO_ORPHANS if partial else _orphaned(catalog, "enrichments", inventory, spec),
-        orphaned_quarantine=orphaned_quarantine.select("uri"),
+        orphaned_rows=_NO_ORPHANS if partial else _orphaned(catalog, "enrichments", discovered, spec),
+        orphaned_quarantine=_NO_ORPHANS if partial else _orphaned(catalog, "quarantine", discovered, spec),
         resolved_enrichments=tuple(resolved for resolved, _ in routed),
         plans=tuple(plans),
         version=version,
         objects=inventory.height,
         not_asked=_not_asked(inventory, kinds),
+        settled=objects.join(pl.concat(settled), on="object_index").select("uri", "enrichment"),
+        failed_lookups=_failed_lookups(discovered, routed),
+        skipped=discovered.skips.summary,
+    )
+
+
+def _failed_lookups(discovered: Discovered, routed: Sequence[RoutedEnrichment]) -> tuple[FailedItem, ...]:
+    """What was named and could not be looked up, for all that would have been asked of it."""
+    failed = {storable(uri) or "": failure for uri, failure in discovered.failed.items()}
+    kinds = {resolved.media_kind for resolved, _ in routed}
+    unnamed = MediaKind.IMAGE if MediaKind.IMAGE in kinds else MediaKind.VIDEO
+    return tuple(
+        FailedItem(
+            uri=uri,
+            enrichment=resolved.enrichment.name,
+            fingerprint="",
+            failure=failed[uri],
+            capability=resolved.enrichment.capability,
+            recipe=resolved.recipe,
+            system=resolved.systems[0],
+        )
+        for uri in failed
+        for resolved, _ in routed
+        if resolved.media_kind is (kind_by_name(uri) or unnamed)
     )
 
 
@@ -215,11 +251,21 @@ def _enrichment_plan(
     )
 
 
-def _orphaned(catalog: Catalog, name: TableName, inventory: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
-    """The `uri`s of a table that the source's patterns cover and the listing no longer holds, with their `rows`."""
-    listed = inventory.lazy().select("uri")
-    unlisted = catalog.scan(name).select("uri").join(listed, on="uri", how="anti")
-    missing = catalog.read(unlisted.group_by("uri").len("rows"))
-    in_source = source_filter(spec.source)
-    covered = [in_source(uri) for uri in missing["uri"]]
-    return missing.filter(pl.Series(covered, dtype=pl.Boolean())).sort("uri")
+def _orphaned(catalog: Catalog, name: TableName, discovered: Discovered, spec: EnrichmentSpec) -> pl.DataFrame:
+    """The rows of a table, by key and fingerprint, that the source's patterns cover and that are no longer listed.
+
+    Nothing counts as gone that lies where nothing could be listed.
+    """
+    listed = discovered.inventory.lazy().select("uri")
+    missing = catalog.read(
+        catalog.scan(name).select("uri", "enrichment", "fingerprint").join(listed, on="uri", how="anti")
+    )
+    in_source, unlisted = source_filter(spec.source), discovered.skips.unlisted
+    gone = [uri for uri in missing["uri"].unique() if in_source(uri) and not (unlisted and _is_below(uri, unlisted))]
+    return missing.filter(pl.col("uri").is_in(gone)).sort("uri", "enrichment")
+
+
+def _is_below(uri: str, places: Set[str]) -> bool:
+    """Whether a URI is one of these places or lies below one."""
+    slashes = (place for place, character in enumerate(uri) if character == "/")
+    return uri in places or any(uri[:slash] in places for slash in slashes)

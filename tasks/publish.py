@@ -8,12 +8,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.catalog.run_writer import RunWriter
+from sightflow.tasks.retries import may_pass
 
 
 @task(
     task_run_name="publish-{rows.height}-rows",
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
     persist_result=False,
 )

@@ -2,58 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
+from pydantic_core import to_json
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.upload_manifests import Manifests
-from sightflow.schemas.failure import StoreError
+from sightflow.schemas.failure import Failure
+from sightflow.schemas.redaction import redact_values
+from sightflow.schemas.run.discovered import Skipped, Skips
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import MaintenanceResult, RunReport
 from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.run.timing import stage_times
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.frames import to_frame
+from sightflow.schemas.tables.quarantine import quarantine_rows
 from sightflow.schemas.tables.runs import RUNS_SCHEMA, RunRow
 from sightflow.tasks.open import open_store
+from sightflow.tasks.retries import may_pass
 from sightflow.tasks.runtime.publisher import Publisher
 
+_LOOKED_UP_AT_ONCE = 2000  # rows go right after, so that what comes back meanwhile is seen
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
-def prune(catalog: Catalog, run_plan: RunPlan, spec: EnrichmentSpec) -> int:
-    """Remove the rows of objects that are gone, if the policy says so; return how many rows went.
 
-    Where a `listing` takes the store's place, only of those that the store does not hold either.
-    Refused when the source lists nothing at all: an empty listing is far more often a mistake than an empty bucket.
+@dataclass(frozen=True)
+class Pruned:
+    """How many `rows` were removed, and the objects whose rows stay since nobody can say whether they are gone."""
+
+    rows: int = 0
+    skipped: tuple[Skipped, ...] = ()
+
+
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def prune(catalog: Catalog, run_plan: RunPlan, spec: EnrichmentSpec) -> Pruned:
+    """Remove the rows of objects that are gone, if the policy says so.
+
+    Each object is looked up right before: the listing was made when the run began. A row goes only if the storage
+    itself says that the object is not there, and if the row is still the one that was planned.
     """
-    if not spec.policy.prune or run_plan.orphaned.is_empty():
-        return 0
-    if not run_plan.objects:
-        raise StoreError(
-            f"the source lists no object, and prune would empty the catalog of {run_plan.orphaned.height} objects; "
-            "check `source`, or set policy.prune to false"
-        )
-    return catalog.prune(_still_missing(run_plan.orphaned, spec)["uri"].to_list())
+    if not spec.policy.prune:
+        return Pruned()
+    rows, skips = 0, Skips()
+    for gone in _gone(run_plan.orphaned_rows, spec, skips):
+        rows += catalog.prune(gone)
+    return Pruned(rows, skips.summary)
 
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def report(
     run_id: str,
     started_at: datetime,
     publisher: Publisher,
     run_plan: RunPlan,
-    pruned: int,
+    pruned: Pruned,
     maintenance: Sequence[MaintenanceResult],
     spec: EnrichmentSpec,
 ) -> RunReport:
-    """Settle the quarantine of objects that are gone and record the run; a run that changed nothing writes nothing."""
-    catalog = publisher.catalog
-    resolved = catalog.resolve(_still_missing(run_plan.orphaned_quarantine, spec))
+    """Settle the quarantine and record the run; a run that changed nothing writes nothing.
+
+    What is gone or up to date leaves the quarantine, and what could not be looked up comes into it.
+    """
+    catalog, failed = publisher.catalog, run_plan.failed_lookups
+    resolved = catalog.resolve(run_plan.settled)
+    for gone in _gone(run_plan.orphaned_quarantine, spec, Skips()):
+        resolved += catalog.resolve(gone)
+    quarantined = catalog.quarantine(quarantine_rows(failed, run_id))
     run_report = RunReport(
         run_id=run_id,
         catalog=spec.catalog,
@@ -64,13 +97,14 @@ def report(
         published=publisher.published,
         unchanged=run_plan.count(Status.UNCHANGED),
         orphaned=run_plan.orphaned.height,
-        pruned=pruned,
+        pruned=pruned.rows,
         not_asked=run_plan.not_asked,
-        causes=dict(publisher.causes),
+        causes=dict(publisher.causes + Counter(item.failure.cause for item in failed)),
+        skipped=[*run_plan.skipped, *pruned.skipped],
         plans=list(run_plan.plans),
         stages=stage_times(publisher.spans, publisher.elapsed_seconds),
         cost_usd=publisher.cost_usd,
-        commits=publisher.commits + bool(pruned) + bool(resolved),
+        commits=publisher.commits + bool(pruned.rows) + bool(resolved) + (quarantined.version is not None),
         upkeep=list(maintenance),
         catalog_version=catalog.version(),
         max_quarantine_ratio=spec.policy.max_quarantine_ratio,
@@ -81,21 +115,36 @@ def report(
     return run_report
 
 
-@task(retries=2, retry_delay_seconds=exponential_backoff(2), cache_policy=NO_CACHE, persist_result=False)
+@task(
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def close_manifest(catalog: Catalog, selection: Selection) -> None:
     """Take away the manifest that a run was started with: what it lists has been seen to."""
     if selection.manifest is not None:
         Manifests(catalog).close(selection.manifest)
 
 
-def _still_missing(missing: pl.DataFrame, spec: EnrichmentSpec) -> pl.DataFrame:
-    """The rows, by `uri`, of objects that are gone now: a listing may be older than what it does not name."""
-    if not spec.listing or missing.is_empty():
-        return missing
-    return missing.join(open_store(spec.store).head_many(missing["uri"].to_list()), on="uri", how="anti")
+def _gone(rows: pl.DataFrame, spec: EnrichmentSpec, skips: Skips) -> Iterator[pl.DataFrame]:
+    """The rows of objects that are gone now, some thousands at a time; what leaves a doubt goes to `skips`."""
+    if rows.is_empty():
+        return
+    store = open_store(spec.store)
+    uris = rows["uri"].unique(maintain_order=True)
+    for start in range(0, len(uris), _LOOKED_UP_AT_ONCE):
+        failed: dict[str, Failure] = {}
+        gone = store.gone(uris[start : start + _LOOKED_UP_AT_ONCE].to_list(), failed)
+        for uri, failure in failed.items():
+            skips.add(uri, f"it stays in the catalog: {failure.message}")
+        if gone:
+            yield rows.filter(pl.col("uri").is_in(gone))
 
 
 def _row(run_report: RunReport) -> pl.DataFrame:
-    """The row of `runs`: the fields of the report that are columns, and all of it as JSON."""
-    fields = run_report.model_dump(include=set(RUNS_SCHEMA))
-    return RunRow.validate(to_frame(RunRow, [{**fields, "report": run_report.model_dump_json()}]))
+    """The row of `runs`: the fields of the report that are columns, and all of it as JSON; without keys."""
+    fields = redact_values(run_report.model_dump(include=set(RUNS_SCHEMA)))
+    report = to_json(redact_values(run_report.model_dump(mode="json"))).decode()
+    return RunRow.validate(to_frame(RunRow, [{**fields, "report": report}]))

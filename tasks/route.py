@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sightflow.blocks.models.registry import open_model, system_class
+from sightflow.blocks.models.registry import open_model, settings_problems, system_class, system_problem
 from sightflow.blocks.models.systems import SYSTEMS
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
@@ -78,20 +78,45 @@ def _unavailable_reason(model: VisionModel) -> str | None:
     return None if available.usable else f"{available.why}; {available.remedy}"
 
 
+def check_models(spec: EnrichmentSpec) -> EnrichmentSpec:
+    """The spec, if the systems that it names are known and take the settings that it gives them.
+
+    Raises SpecError that lists every mistake, with its line where the spec was read from a file. Nothing is loaded or
+    looked up: a saved block is not opened.
+    """
+    problems = []
+    for system, settings in spec.models.items():
+        if unknown := system_problem(system):
+            problems.append(spec.explain(("models", system), unknown))
+            continue
+        for name, problem in settings_problems(system, settings):
+            place = ("models", system, name) if name else ("models", system)
+            advice = spec.quoting_advice(place) if "valid string" in problem else None
+            problems.append(spec.explain(place, advice or problem))
+    for index, enrichment in enumerate(spec.enrichments):
+        if enrichment.model is not None and (unknown := system_problem(enrichment.model)):
+            problems.append(spec.explain(("enrichments", index, "model"), f"{enrichment.model!r} {unknown}"))
+    if problems:
+        raise SpecError("\n".join(problems))
+    return spec
+
+
 def resolve_enrichments(spec: EnrichmentSpec) -> tuple[RoutedEnrichment, ...]:
     """Bind every enrichment, for each kind of media it is asked of, to its systems and its recipe.
 
     A kind of media that no system takes is left out if another kind is served. Raises SpecError, before anything
-    is listed, if an enrichment cannot be served at all, with the reason of every candidate.
+    is listed, as `check_models` does, and if an enrichment cannot be served at all, with the reason of every candidate.
     """
+    check_models(spec)
     routed: list[RoutedEnrichment] = []
     problems: list[str] = []
-    for enrichment in spec.enrichments:
+    for index, enrichment in enumerate(spec.enrichments):
         routes = [route(enrichment, kind, spec) for kind in sorted(enrichment.media_kinds)]
         served = [r for r in routes if r.systems]
         if not served:
             reasons = "\n".join(f"    {c.system}: {c.why}" for c in routes[0].candidates)
-            problems.append(f"enrichment {enrichment.name!r}: no system can serve it here:\n{reasons}")
+            problem = f"enrichment {enrichment.name!r}: no system can serve it here:\n{reasons}"
+            problems.append(spec.explain(("enrichments", index), problem))
         for chosen in served:
             model = open_model(chosen.systems[0], spec.models.get(chosen.systems[0]))
             recipe = model.recipe(enrichment, chosen.media_kind)

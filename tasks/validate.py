@@ -35,7 +35,8 @@ from sightflow.schemas.vision import Answer, Replies
 class Validated:
     """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`.
 
-    `spans`: when each stage was at work on it. `replaced`: those of its keys that had a row when the run was planned.
+    `spans`: when each stage was at work on it. `error`: what ended it before all of it was answered, if anything has.
+    `replaced`: those of its keys that had a row when the run was planned.
     A plain class, as `Replies` is.
     """
 
@@ -45,25 +46,31 @@ class Validated:
         failed: pl.DataFrame,
         spans: list[Span],
         system: str,
+        error: Exception | None = None,
         replaced: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.rows = rows
         self.failed = failed
         self.spans = spans
         self.system = system
+        self.error = error
         self.replaced = replaced
 
 
 @task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
 def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
-    """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure."""
+    """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure.
+
+    Of a shard that was ended midway, every one that was answered does.
+    """
     spans = list(replies.spans)
     with timed(spans, Stage.VALIDATE):
         rows, failures = _checked(replies.answers, run_id)
         failed = quarantine_rows(_failed_items(replies.answers, failures), run_id)
-    if rows.height + failed.height != shard.size:
-        raise RuntimeError(f"shard {shard.index}: {shard.size} were asked and {rows.height + failed.height} came out")
-    return Validated(rows, failed, spans, shard.system, shard.replaced)
+    expected = len(replies.answers) if replies.error else shard.size
+    if rows.height + failed.height != expected:
+        raise RuntimeError(f"shard {shard.index}: {expected} were asked and {rows.height + failed.height} came out")
+    return Validated(rows, failed, spans, shard.system, replies.error, shard.replaced)
 
 
 def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:

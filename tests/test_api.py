@@ -55,6 +55,18 @@ def test_a_version_and_another_table_can_be_read(catalog: Path) -> None:
     assert "cause" in sightflow.read(catalog, "quarantine", output="arrow").column_names
 
 
+def test_one_row_an_object_comes_from_the_view(catalog: Path) -> None:
+    Catalog.at(catalog).publish(rows(range(2), text="yes", enrichment="indoors"))
+    frame = sightflow.read(catalog, "catalog")
+    assert isinstance(frame, pl.DataFrame) and frame.columns[:3] == ["uri", "caption", "indoors"]
+    assert frame.sort("uri")["indoors"].to_list() == ["yes", "yes", None]
+    table = sightflow.read(catalog, "catalog", output="arrow")
+    assert isinstance(table, pa.Table) and table.num_rows == 3
+    assert sightflow.read(catalog, "catalog", output="duckdb").filter("indoors = 'yes'").shape[0] == 2
+    assert sightflow.read(catalog, "catalog", version=1).columns[:3] == ["uri", "caption", "media_kind"]
+    assert sightflow.read(catalog / "none", "catalog").is_empty()
+
+
 def test_a_catalog_that_is_not_there_has_no_rows_and_an_odd_one_is_refused(tmp_path: Path) -> None:
     assert sightflow.read(tmp_path / "none").is_empty()
     with pytest.raises(ValueError, match="has the scheme 'ftp'"):

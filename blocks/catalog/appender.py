@@ -16,9 +16,9 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from sightflow.blocks.catalog.catalog import Catalog, MergeResult, TableName
+from sightflow.blocks.catalog.catalog import KEY, Catalog, MergeResult, TableName
+from sightflow.blocks.catalog.table_writes import append_next
 
-KEY: Final = ["uri", "enrichment"]
 KEY_SCHEMA: Final = pl.Schema({"uri": pl.String(), "enrichment": pl.String()})
 _logger = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ class Appender:
             new = rows.join(pl.concat([self._others, self._last]), on=KEY, how="anti", maintain_order="left")
             if new.is_empty():
                 return MergeResult(None)
-            version = self._catalog.append_next(table, new.sort(KEY))
+            version = append_next(table, new.sort(KEY))
             return MergeResult(version, inserted=new.height)
 
         if not rows.is_empty():
-            result = self._catalog.commit(append)
+            result = self._catalog.commit(append, int(rows.estimated_size()))
         if result.version is None:
             return result, rows
         self._seen = result.version

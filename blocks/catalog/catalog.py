@@ -6,41 +6,55 @@ capability), `quarantine` (what failed) and `runs` (one row a run).
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
+import pandera.polars as pa
 import polars as pl
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from sightflow.blocks.block_links import LOGO, documentation
+from sightflow.blocks.catalog.table_writes import append_rows, delta_schema, replace_rows, rows_with
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.schemas.failure import StoreError
+from sightflow.schemas.failure import StoreError, StoreRefusal
 from sightflow.schemas.object_uri import ObjectUri, split_scheme
 from sightflow.schemas.spec import Upkeep
-from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
-from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
-from sightflow.schemas.tables.runs import RUNS_SCHEMA
+from sightflow.schemas.tables.catalog import CatalogRow
+from sightflow.schemas.tables.frames import polars_schema
+from sightflow.schemas.tables.quarantine import QuarantineRow
+from sightflow.schemas.tables.runs import RunRow
 
 TableName = Literal["enrichments", "quarantine", "runs"]
 TABLES: tuple[TableName, ...] = get_args(TableName)
 T = TypeVar("T")
 
-SCHEMAS: Mapping[TableName, Mapping[str, pl.DataType]] = {
-    "enrichments": CATALOG_SCHEMA,
-    "quarantine": QUARANTINE_SCHEMA,
-    "runs": RUNS_SCHEMA,
+MODELS: Mapping[TableName, type[pa.DataFrameModel]] = {
+    "enrichments": CatalogRow,
+    "quarantine": QuarantineRow,
+    "runs": RunRow,
 }
+SCHEMAS = {name: polars_schema(model) for name, model in MODELS.items()}
 _PARTITIONS: Mapping[str, list[str]] = {"enrichments": ["capability"]}
 # Of two committers of one table the second gets a conflict, and merges again on what the first has written.
 _COMMIT_ATTEMPTS = 60
-_KEYS_PER_MERGE = 2000
+KEY = ["uri", "enrichment"]
+# delta-rs goes down a list of keys by recursion, on the stack of the thread: some 400 bytes a key.
+_KEYS_PER_COMMIT = 2000
+# What delta-rs passes on of a store or a disk that will refuse the next commit too.
+_REFUSAL = re.compile(
+    r"No space left|Disk quota exceeded|File too large|Read-only file system|Permission denied|NotImplemented"
+    r"|AccessDenied|AllAccessDisabled|AccountProblem|ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch"
+    r"|RequestTimeTooSkewed|NoSuchBucket|QuotaExceeded|StorageFull|InsufficientStorage|403 Forbidden|401 Unauthorized"
+)
+_ROOM = 1 << 16  # bytes, beside the rows themselves, of a commit
 _STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
@@ -112,7 +126,7 @@ class Catalog(Block):
         except (DeltaError, OSError) as error:
             if version is not None and isinstance(error, DeltaError):
                 raise StoreError(f"{self.uri} has no version {version}; see: sightflow catalog history") from None
-            raise StoreError(f"the catalog {self.uri} cannot be read: {self._redacted(error)}") from None
+            raise self._store_error(error, "read") from None
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; empty, with the right columns, if the table does not exist yet."""
@@ -130,10 +144,16 @@ class Catalog(Block):
 
         Raises StoreError, without the keys in it, if the storage fails.
         """
-        try:
+        with self.reading():
             return rows.collect(engine="streaming")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what the storage says of files that are read within this block into a StoreError, without keys in it."""
+        try:
+            yield
         except (OSError, pl.exceptions.ComputeError) as error:
-            raise StoreError(f"the catalog {self.uri} cannot be read: {self._redacted(error)}") from None
+            raise self._store_error(error, "read") from None
 
     def version(self, name: TableName = "enrichments") -> int | None:
         """The number of the newest commit, or None before the first."""
@@ -148,83 +168,78 @@ class Catalog(Block):
         A merge and not an append, so that two runs at once and a run repeated end in the same rows. Nothing is
         committed if nothing differs. Raises StoreError if the commit fails for good.
         """
-        return self._merge("enrichments", rows, "t.fingerprint <> s.fingerprint")
+        return self._merge("enrichments", rows, keep_same=True)
 
     def quarantine(self, rows: pl.DataFrame) -> MergeResult:
         """Merge failed items; one that failed before for the same reason is written only if it is another attempt."""
-        return self._merge("quarantine", rows, None)
+        return self._merge("quarantine", rows, keep_same=False)
 
-    def _merge(self, name: TableName, rows: pl.DataFrame, replace_if: str | None) -> MergeResult:
+    def _merge(self, name: TableName, rows: pl.DataFrame, keep_same: bool) -> MergeResult:
+        """Write rows in the place of those with their keys; `keep_same`: but for those of the same fingerprint."""
         if rows.is_empty():
             return MergeResult(None)
-        lowest, highest = sql_literal(str(rows["uri"].min())), sql_literal(str(rows["uri"].max()))
-        names = ", ".join(sql_literal(name) for name in rows["enrichment"].unique().sort())
-        # The bounds let delta-rs skip files by their statistics instead of reading the whole table. They are the key's
-        # and not the partition's: a name that is asked for another capability replaces its rows all the same.
-        bounds = f"t.uri BETWEEN {lowest} AND {highest} AND t.enrichment IN ({names})"
-        predicate = f"t.uri = s.uri AND t.enrichment = s.enrichment AND {bounds}"
+        rows = rows.sort(KEY)
 
-        def merge() -> MergeResult:
+        def merge() -> MergeResult | None:
             table = self.open_or_create(name)
-            before = table.version()
-            metrics = (
-                table.merge(rows, predicate=predicate, source_alias="s", target_alias="t")
-                .when_matched_update_all(predicate=replace_if)
-                .when_not_matched_insert_all()
-                .execute()
-            )
-            version = table.version()
-            return MergeResult(
-                version if version != before else None,
-                metrics["num_target_rows_inserted"],
-                metrics["num_target_rows_updated"],
-            )
+            held, lie_between = self._held(name, table, rows.select(KEY))
+            ours = rows.join(held.unique(KEY), on=KEY, how="left", suffix="_held")
+            if keep_same:
+                ours = ours.filter(pl.col("fingerprint").ne_missing(pl.col("fingerprint_held")))
+            if ours.is_empty():
+                return MergeResult(None)
+            to_spare = lie_between - held.join(ours, on=KEY, how="semi").height
+            if to_spare and ours.height > _KEYS_PER_COMMIT:
+                return None  # each key would have to be named
+            updated = ours["fingerprint_held"].count()
+            counts = {"inserted": ours.height - updated, "updated": updated}
+            where = rows_with(ours.select(KEY), exactly=to_spare > 0)
+            return MergeResult(replace_rows(table, where, ours.select(rows.columns), counts), **counts)
 
-        return self.commit(merge)
+        if (merged := self.commit(merge, int(rows.estimated_size()))) is not None:
+            return merged
+        parts = [self._merge(name, part, keep_same) for part in rows.iter_slices(_KEYS_PER_COMMIT)]
+        return MergeResult(
+            max((part.version for part in parts if part.version is not None), default=None),
+            sum(part.inserted for part in parts),
+            sum(part.updated for part in parts),
+        )
 
-    def resolve(self, keys: pl.DataFrame) -> int:
-        """Take `(uri, enrichment)` keys out of the quarantine; return how many rows went."""
-        return self._delete_keys("quarantine", keys)
+    def _held(self, name: TableName, table: Any, keys: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+        """Keys and fingerprints of what an open table has of these keys, and how many rows lie between them at all."""
+        within = (pl.col(key.name).is_between(pl.lit(key.min()), pl.lit(key.max())) for key in keys)
+        near = self.store.scan_delta(self.table_uri(name), table).filter(*within).select(*KEY, "fingerprint")
+        of_these, count = near.join(keys.lazy(), on=keys.columns, how="semi"), near.select(pl.len())
+        held, lie_between = pl.collect_all([of_these, count], engine="streaming")
+        return held, lie_between.item()
 
-    def prune(self, uris: Sequence[str]) -> int:
-        """Remove every row of these objects, from the catalog and the quarantine; return how many catalog rows."""
-        keys = pl.DataFrame({"uri": uris}, schema={"uri": pl.String()})
-        self._delete_keys("quarantine", keys)
-        return self._delete_keys("enrichments", keys)
+    def resolve(self, rows: pl.DataFrame) -> int:
+        """Take rows out of the quarantine, by `uri`, `enrichment` and what else is given; return how many went."""
+        return self._delete_keys("quarantine", rows)
+
+    def prune(self, rows: pl.DataFrame) -> int:
+        """Remove rows by `uri`, `enrichment` and `fingerprint`, if they are still these; return how many went."""
+        return self._delete_keys("enrichments", rows)
 
     def _delete_keys(self, name: TableName, keys: pl.DataFrame) -> int:
-        """Delete rows by key, as merges whose matches are deleted: bounded statements for any number of keys."""
+        """Delete rows by key: bounded statements for any number of keys."""
         if keys.is_empty() or self.table(name) is None:
             return 0
-        chunks = keys.unique().sort("uri").iter_slices(_KEYS_PER_MERGE)
+        chunks = keys.unique().sort("uri").iter_slices(_KEYS_PER_COMMIT)
         return sum(self.commit(partial(self._delete_chunk, name, chunk)) for chunk in chunks)
 
     def _delete_chunk(self, name: TableName, keys: pl.DataFrame) -> int:
-        lowest, highest = sql_literal(keys["uri"][0]), sql_literal(keys["uri"][-1])
-        same = " AND ".join(f"t.{column} = s.{column}" for column in keys.columns)
-        merge = self.open_or_create(name).merge(
-            keys, predicate=f"{same} AND t.uri BETWEEN {lowest} AND {highest}", source_alias="s", target_alias="t"
-        )
-        return int(merge.when_matched_delete().execute()["num_target_rows_deleted"])
+        table = self.open_or_create(name)
+        held, _ = self._held(name, table, keys)
+        if not held.is_empty():
+            # By their keys alone: that they are still these rows, the commit makes sure of.
+            where = rows_with(held.select(name for name in keys.columns if name in KEY).unique(), exactly=True)
+            replace_rows(table, where, pl.DataFrame(schema=SCHEMAS[name]), {"deleted": held.height})
+        return held.height
 
     def record_run(self, row: pl.DataFrame) -> None:
         """Append one validated row to `runs`."""
-        from deltalake import write_deltalake
-
-        def append() -> None:
-            write_deltalake(self.open_or_create("runs"), row.to_arrow(), mode="append")
-
-        self.commit(append)
-
-    def append_next(self, table: Any, rows: pl.DataFrame) -> int:
-        """Append to an open table as the very next version, which is returned.
-
-        Raises CommitFailedError (of deltalake) if another commit has taken that version.
-        """
-        from deltalake import CommitProperties, write_deltalake
-
-        write_deltalake(table, rows.to_arrow(), mode="append", commit_properties=CommitProperties(max_commit_retries=0))
-        return int(table.version())
+        self.commit(lambda: append_rows(self.open_or_create("runs"), row), int(row.estimated_size()))
 
     def restore(self, version: int) -> int:
         """Make the catalog what it was at a version, as a new commit; return that commit's version."""
@@ -239,29 +254,43 @@ class Catalog(Block):
         return self.commit(restore)
 
     def open_or_create(self, name: TableName) -> Any:
-        """The table, made empty if it does not exist."""
-        from deltalake import DeltaTable, Schema
+        """The table, made empty if it does not exist, with what its columns mean."""
+        from deltalake import DeltaTable
 
         if (table := self.table(name)) is not None:
             return table
         self.store.makedirs(self.uri)
-        empty = pl.DataFrame(schema=SCHEMAS[name])
         return DeltaTable.create(
             **self._location(name),
-            schema=Schema.from_arrow(empty.to_arrow().schema),
+            schema=delta_schema(MODELS[name]),
+            description=inspect.cleandoc(MODELS[name].__doc__ or "").partition("\n\n")[0],
             mode="ignore",
             partition_by=_PARTITIONS.get(name),
             configuration=dict(retention_properties(Upkeep().keep_days)),
         )
 
-    def commit(self, commit: Callable[[], T]) -> T:
-        """Run a commit again while another writer comes first. Raises StoreError for everything else."""
+    def check_writable(self) -> None:
+        """See that a commit can be made, before anything is spent on what is to be committed; nothing is left behind.
+
+        Raises StoreRefusal that says why not: no rights, no room, no bucket, or a store without conditional writes.
+        """
+        there = self.table("enrichments") is not None
+        self.store.check_writable(f"{self.table_uri('enrichments')}/_delta_log" if there else self.uri)
+
+    def commit(self, commit: Callable[[], T], size: int = 0) -> T:
+        """Run a commit of about so many bytes again while another writer comes first. Raises StoreError for everything
+        else. That there is room is seen before: where a disk fills up under it, delta-rs panics on the screen.
+        """
         from deltalake.exceptions import CommitFailedError
 
+        def came_second(error: BaseException) -> bool:
+            return isinstance(error, CommitFailedError) and not _REFUSAL.search(str(error))
+
+        self.store.check_room(self.uri, size + _ROOM)
         retrying = Retrying(
             stop=stop_after_attempt(_COMMIT_ATTEMPTS),
             wait=wait_random_exponential(multiplier=0.05, max=2),
-            retry=retry_if_exception_type(CommitFailedError),
+            retry=retry_if_exception(came_second),
             reraise=True,
         )
         with self.writing():
@@ -274,21 +303,24 @@ class Catalog(Block):
 
         try:
             yield
-        except (DeltaError, OSError) as error:
-            raise StoreError(f"the catalog {self.uri} cannot be written: {self._redacted(error)}") from None
+        except BaseException as error:  # a panic of Rust is no Exception, and has no class that could be imported
+            if (
+                not isinstance(error, DeltaError | OSError | pl.exceptions.ComputeError)
+                and type(error).__name__ != "PanicException"
+            ):
+                raise
+            raise self._store_error(error, "written") from None
 
-    def _redacted(self, error: Exception) -> str:
-        return _first_line(self.store.redact(str(error)) or type(error).__name__)
+    def _store_error(self, error: BaseException, attempted: str) -> StoreError:
+        """What the storage, delta-rs or polars says, on one line and without keys."""
+        kind = StoreRefusal if _REFUSAL.search(str(error)) else StoreError
+        said = _first_line(self.store.redact(str(error)) or type(error).__name__)
+        return kind(f"the catalog {self.uri} cannot be {attempted}: {said}")
 
 
 def retention_properties(days: int) -> Mapping[str, str]:
     """The properties of a table that let its log tell for so long what was there, and when it was replaced."""
     return {f"delta.{what}RetentionDuration": f"interval {days} days" for what in ("log", "deletedFile")}
-
-
-def sql_literal(text: str) -> str:
-    """Text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _first_line(message: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import polars as pl
 
-from sightflow.blocks.catalog.appender import KEY, Appender
-from sightflow.blocks.catalog.catalog import Catalog, MergeResult
+from sightflow.blocks.catalog.appender import Appender
+from sightflow.blocks.catalog.catalog import KEY, Catalog, MergeResult
 
 
 class RunWriter:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import duckdb
 import polars as pl
 
-from sightflow.blocks.catalog.catalog import SCHEMAS, TABLES, Catalog, TableName, sql_literal
+from sightflow.blocks.catalog.catalog import SCHEMAS, TABLES, Catalog, TableName
+from sightflow.blocks.catalog.table_writes import sql_literal
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 from sightflow.schemas.enrichment import NAME_PATTERN, OBJECT_COLUMNS, RESERVED_NAMES
+from sightflow.schemas.failure import StoreError
 
+_FOOTERS_AT_ONCE = 16
 _SANDBOX = {
     "enable_external_access": "false",  # before any statement is run: no file, no network, no extension
     "autoinstall_known_extensions": "false",
@@ -25,37 +29,63 @@ def connect(catalog: Catalog, version: int | None = None) -> duckdb.DuckDBPyConn
     """Open a DuckDB connection with four views; it can read nothing else, neither files nor the network.
 
     `catalog`: one row an object, a column an enrichment (text, regions or tracks); `enrichments`, `quarantine`
-    and `runs`: the tables as they are. `version`: of `enrichments`; unset, the newest.
+    and `runs`: the tables as they are. `version`: of `enrichments`; unset, the newest. Raises StoreError if the catalog
+    cannot be read.
     """
     connection = duckdb.connect(":memory:", config=dict(_SANDBOX))
-    enrichments = _dataset(catalog, "enrichments", version)
     for name in TABLES:
-        connection.register(name, enrichments if name == "enrichments" else _dataset(catalog, name, None))
-    names = catalog.scan("enrichments", version).select("enrichment", "capability").unique()
-    named = catalog.read(names).sort("enrichment")
-    connection.execute(f"CREATE VIEW catalog AS {_wide_view(named)}")
+        connection.register(name, _source(catalog, name, version if name == "enrichments" else None))
+    connection.execute(f"CREATE VIEW catalog AS {wide_view(catalog, version)}")
     connection.execute("SET lock_configuration = true")
     return connection
 
 
-def _dataset(catalog: Catalog, name: TableName, version: int | None) -> Any:
+def read_wide(catalog: Catalog, version: int | None = None) -> pl.DataFrame:
+    """The rows of the view `catalog`. Raises StoreError if the catalog cannot be read."""
+    try:
+        rows: pl.DataFrame = connect(catalog, version).table("catalog").pl()
+    except duckdb.Error as error:
+        raise StoreError(f"the catalog {catalog.uri} cannot be read: {catalog.store.redact(str(error))}") from None
+    return rows
+
+
+def _source(catalog: Catalog, name: TableName, version: int | None) -> Any:
+    """A table as DuckDB can read it: what is asked of it is looked for in the files that can have it."""
     table = catalog.table(name, version)
     if table is None:
         return pl.DataFrame(schema=SCHEMAS[name]).to_arrow()
-    return table.to_pyarrow_dataset()
+    dataset = table.to_pyarrow_dataset()
+    with catalog.reading(), ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        footers = list(pool.map(lambda file: file.physical_schema, dataset.get_fragments()))
+    # Pyarrow cannot filter files that delta-rs' own merge has written, as it did for earlier versions of this program.
+    # Polars can, but holds the columns that are asked for in memory.
+    return catalog.scan(name, version) if any("string_view" in str(footer) for footer in footers) else dataset
 
 
-def _wide_view(enrichments: pl.DataFrame) -> str:
-    """The view with a column an enrichment. Names come out of the catalog, which is data: one that no spec could give,
-    or of a capability that is not known here, has no column, and the others are quoted.
+def wide_view(catalog: Catalog, version: int | None = None) -> str:
+    """The view `catalog` as a query of standard SQL over `enrichments`: for a person, so that bookkeeping comes last.
+
+    Names come out of the catalog, which is data: one that no spec could give, or of a capability that is not known
+    here, has no column, and the others are quoted. While the rows of a name are replaced by those of another
+    capability, the column holds the newest kind. Raises StoreError if the catalog cannot be read.
     """
-    columns = ["uri", *(f"any_value({column}) AS {column}" for column in OBJECT_COLUMNS)]
+    named = catalog.scan("enrichments", version).group_by("enrichment", "capability").agg(pl.max("inferred_at"))
     known = {str(capability) for capability in Capability}
-    for name, capability in enrichments.iter_rows():
+    values: dict[str, str] = {}
+    for name, capability, _ in catalog.read(named).sort("inferred_at", "capability", nulls_last=False).iter_rows():
         if capability in known and re.fullmatch(NAME_PATTERN, name) and name not in RESERVED_NAMES:
-            value = _value_column(Capability(capability))
-            columns.append(f"any_value({value}) FILTER (enrichment = {sql_literal(name)}) AS {_identifier(name)}")
-    return f"SELECT {', '.join(columns)}, max(inferred_at) AS inferred_at FROM enrichments GROUP BY uri"  # noqa: S608
+            values[name] = _value_column(Capability(capability))
+    columns = [
+        "uri",
+        *(
+            f"any_value({value}) FILTER (WHERE enrichment = {sql_literal(name)}) AS {_identifier(name)}"
+            for name, value in sorted(values.items())
+        ),
+        *(f"any_value({column}) AS {column}" for column in OBJECT_COLUMNS),
+        "max(inferred_at) AS inferred_at",
+    ]
+    listed = ",\n  ".join(columns)
+    return f"SELECT\n  {listed}\nFROM enrichments\nGROUP BY uri"
 
 
 def _identifier(name: str) -> str:

@@ -9,6 +9,8 @@ from uuid import uuid4
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import StoreError
+from sightflow.schemas.run.discovered import Skips
+from sightflow.schemas.source_pattern import canonical_object
 
 
 class Manifests:
@@ -28,19 +30,28 @@ class Manifests:
         """Those that no run has finished yet, oldest first."""
         return sorted(uri for uri in self._store.list_prefix(self.folder) if uri.endswith(".json"))
 
-    def read(self, uri: str) -> list[str] | None:
+    def read(self, uri: str, skips: Skips | None = None) -> list[str] | None:
         """The URIs of the objects that it lists, or None if it is gone, its objects having been seen to.
 
-        Raises StoreError if the file is no manifest.
+        What is no URI is left out, and told to `skips`. Raises StoreError if the file is no manifest.
         """
         content = self._store.read(uri)
         if content is None:
             return None
         try:
-            uris = json.loads(content)["uris"]
-        except (ValueError, KeyError, TypeError):
-            raise StoreError(f'{uri} is no manifest; one is JSON: {{"uris": ["s3://bucket/key", ...]}}') from None
-        return [str(uri) for uri in uris]
+            listed = json.loads(content)["uris"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            listed = None
+        if not isinstance(listed, list):
+            raise StoreError(f'{uri} is no manifest; one is JSON: {{"uris": ["s3://bucket/key", ...]}}')
+        uris: list[str] = []
+        for place, entry in enumerate(listed, 1):
+            try:
+                uris.append(canonical_object(entry if isinstance(entry, str) else ""))
+            except ValueError:
+                if skips is not None:
+                    skips.add(f"{uri}, entry {place:,}", "it is no URI")
+        return uris
 
     def close(self, uri: str) -> None:
         """Take away one whose objects have been seen to."""

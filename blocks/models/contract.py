@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.vision import Usage, VisionRequest
 
 ENDPOINT_KEY_VARIABLE = "SIGHTFLOW_ENDPOINT_KEY"
@@ -87,6 +87,7 @@ class GenerationRequest:
 class Generated:
     """What the model replied to one prompt.
 
+    `room`: the tokens that the model's positions left for the reply, where they are fewer than were asked for.
     `served_id`: the model that the provider says answered. `transcript`: every reply that was given to this prompt, if
     it was asked again; empty, only `text`.
     """
@@ -94,6 +95,7 @@ class Generated:
     text: str
     usage: Usage = field(default_factory=Usage)
     truncated: bool = False
+    room: int | None = None
     served_id: str | None = None
     attempts: int = 1
     transcript: tuple[str, ...] = ()
@@ -118,6 +120,16 @@ class ReplyError(ValueError):
     def __init__(self, message: str, cause: Cause = Cause.MALFORMED) -> None:
         super().__init__(message)
         self.cause = cause
+
+
+class Incomplete(ModelError):
+    """What concerns every item was met in the midst of them. `done`: what was made of each until then, in order; None
+    for an item that is still to be asked about.
+    """
+
+    def __init__(self, message: str, done: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.done = list(done)
 
 
 class Engine(ABC):
@@ -156,7 +168,10 @@ class Engine(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
-        """One output a request, in order. Raises ModelError for what concerns every request."""
+        """One output a request, in order.
+
+        Raises ModelError for what concerns every request; `Incomplete` if it has outputs for some of them.
+        """
 
     @abstractmethod
     def weights_digest(self) -> str:
@@ -194,6 +209,11 @@ class LoadedWeights(Protocol):
 
     def tokenize_choices(self, choices: Sequence[str]) -> list[list[int]]:
         """The token ids of each choice, with the end after them."""
+
+    def reply_limits(self, batch: Sequence[GenerationRequest], prompt_lengths: Sequence[int]) -> list[int]:
+        """The most tokens that each reply may have: as its prompt says, or as its own prompt, of so many tokens, leaves
+        positions. Raises ReplyError with cause `too_large` if a prompt by itself does not fit.
+        """
 
     def choice_constraint(self, batch: Sequence[GenerationRequest], prompt_length: int) -> Any:
         """The argument `prefix_allowed_tokens_fn` of transformers' `generate` that holds each reply to its choices;

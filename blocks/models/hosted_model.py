@@ -21,6 +21,7 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.geometry import BoxFormat
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.redaction import remember
 from sightflow.schemas.spec import ServerAddress
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
@@ -50,7 +51,7 @@ class HostedModel(VisionModel):
     tokens_per_minute: int | None = Field(default=None, ge=1, description="Empty: as the vendor says.")
     usd_per_million_input: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
     usd_per_million_output: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
-    timeout: float = Field(default=120.0, gt=0, description="Seconds without a byte until a try is given up.")
+    timeout: float = Field(default=120.0, gt=0, description="Seconds without a byte; twice that: the whole answer.")
     max_concurrency: int = Field(default=8, ge=1, le=256, description="Most requests in flight.")
     max_attempts: int = Field(default=6, ge=1, le=20, description="Tries of one request before it counts as failed.")
     longest_wait: float = Field(default=120.0, gt=0, description="Seconds; told to wait longer, a request fails.")
@@ -90,7 +91,7 @@ class HostedModel(VisionModel):
     def key(self) -> str:
         """The API key, of the settings or of the environment; empty if there is none. Never to be shown."""
         if self.api_key is not None:
-            return self.api_key.get_secret_value().strip()
+            return remember(self.api_key.get_secret_value().strip())
         return next((key for name in self.key_variables if (key := os.environ.get(name, "").strip())), "")
 
     def account_availability(self) -> Availability:

@@ -81,7 +81,9 @@ class OpenWeightsModel(VisionModel):
     endpoint_key: SecretStr | None = Field(
         default=None, description=f"Empty: ${ENDPOINT_KEY_VARIABLE}, if the server wants one."
     )
-    endpoint_timeout: float = Field(default=300.0, gt=0, description="Seconds without a byte until a try is given up.")
+    endpoint_timeout: float = Field(
+        default=300.0, gt=0, description="Seconds without a byte; twice that: the whole answer."
+    )
     max_concurrency: int = Field(
         default=32, ge=1, le=1024, description="Most requests in flight at an endpoint, or at once in vLLM."
     )

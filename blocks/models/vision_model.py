@@ -24,6 +24,7 @@ from sightflow.blocks.models.contract import (
     Engine,
     Generated,
     GenerationRequest,
+    Incomplete,
     Output,
     Prompt,
     ReplyError,
@@ -50,8 +51,8 @@ _logger = logging.getLogger(__name__)
 class VisionModel(Block):
     """A vision-language model that serves some of the capabilities: a system on an engine.
 
-    `run` never raises for one bad item and never returns another item's answer. It raises ModelError
-    only for what concerns every item: missing weights, a refused key, a retired model id.
+    `run` never raises for one bad item and never returns another item's answer. It raises ModelError only for what
+    concerns every item: missing weights, a refused key, a retired model id; `Incomplete` if some have been answered.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -242,23 +243,42 @@ class VisionModel(Block):
     # --- the loop -------------------------------------------------------------------------------
 
     def run(self, requests: Sequence[VisionRequest]) -> list[VisionReply]:
-        """Answer each request, in order: a video that is asked about frame by frame gets one reply all the same."""
+        """Answer each request, in order: a video that is asked about frame by frame gets one reply all the same.
+
+        Raises `Incomplete`, with a reply for each request that was answered in full, if the engine stops midway.
+        """
         self.prepare()
         frames = [self._frames(request) for request in requests]
         singles = [single for request, apart in zip(requests, frames, strict=True) for single in apart or [request]]
         prompts = [self.prompts(single.enrichment, single.media.kind) for single in singles]
         batch = [GenerationRequest(s, p) for s, own in zip(singles, prompts, strict=True) for p in own]
-        outputs = iter(self.open_engine().generate(batch))
-        replies = iter(
-            [self.reply(s, [(p, next(outputs)) for p in own]) for s, own in zip(singles, prompts, strict=True)]
-        )
-        merged = []
+        stopped: Incomplete | None = None
+        made: Sequence[Output | None]
+        try:
+            made = self.open_engine().generate(batch)
+        except Incomplete as error:
+            made, stopped = error.done, error
+        outputs = iter(made)
+        given = [[(prompt, next(outputs)) for prompt in own] for own in prompts]
+        replies = iter([self._reply_if_complete(*each) for each in zip(singles, given, strict=True)])
+        merged: list[VisionReply | None] = []
         for request, apart in zip(requests, frames, strict=True):
             if isinstance(request.media, DecodedVideo) and apart is not None:
-                merged.append(merge_frame_replies(request, request.media, [next(replies) for _ in apart]))
+                complete = [reply for reply in (next(replies) for _ in apart) if reply is not None]
+                whole = len(complete) == len(apart)
+                merged.append(merge_frame_replies(request, request.media, complete) if whole else None)
             else:
                 merged.append(next(replies))
-        return merged
+        if stopped:
+            raise Incomplete(str(stopped), merged) from None
+        return [reply for reply in merged if reply is not None]
+
+    def _reply_if_complete(
+        self, request: VisionRequest, outputs: Sequence[tuple[Prompt, Output | None]]
+    ) -> VisionReply | None:
+        """The reply to a request; None if one of its prompts was not answered."""
+        complete = [(prompt, output) for prompt, output in outputs if output is not None]
+        return self.reply(request, complete) if len(complete) == len(outputs) else None
 
     def _frames(self, request: VisionRequest) -> list[VisionRequest] | None:
         """The requests about a video's frames, if it is to be taken apart; never an empty list."""
@@ -300,6 +320,8 @@ class VisionModel(Block):
     def _parsed(self, request: VisionRequest, prompt: Prompt, generated: Generated) -> Result | Failure:
         if generated.truncated:
             message = f"the reply reached the limit of {prompt.max_new_tokens} tokens; raise max_new_tokens"
+            if generated.room is not None:
+                message = f"the model's positions ended after {generated.room} tokens of the reply"
             return Failure(Cause.TRUNCATED, message)
         try:
             return self.parse(request, prompt, generated.text)

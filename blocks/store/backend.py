@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +15,13 @@ from sightflow.blocks.store.inventory import ListedObject
 from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri
+from sightflow.schemas.run.discovered import Skips
+
+
+@dataclass(frozen=True)
+class Refused(Failure):
+    """An object that the storage knows and will not give: by its own policy, or because it gives us nothing."""
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,14 +46,17 @@ class StorageBackend(Protocol):
     def check(self, pattern: str) -> None:
         """Begin to list a pattern of a source, to see that it can be listed."""
 
-    def inventory(self, patterns: Sequence[str], include: UriFilter) -> pl.DataFrame:
-        """List the objects below what the patterns begin with, those that `include` takes, as an `Inventory`."""
+    def inventory(self, patterns: Sequence[str], include: UriFilter, skips: Skips) -> pl.DataFrame:
+        """List the objects below what the patterns begin with, those that `include` takes, as an `Inventory`.
+
+        What cannot be listed goes to `skips`, and costs nothing else.
+        """
 
     def list_prefix(self, prefix: ObjectUri) -> list[str]:
         """The URIs of all objects that begin with `prefix`, taken literally; none if there are none."""
 
-    def head_many(self, uris: Sequence[str]) -> list[ListedObject | None]:
-        """What a listing would say of each object, or None for one that is not there."""
+    def head_many(self, uris: Sequence[str]) -> list[ListedObject | Failure | None]:
+        """What a listing would say of each object, or why nobody can; None if the storage says that it is not there."""
 
     def read_many(self, wanted: Sequence[ObjectVersion], max_bytes: int) -> list[bytes | Failure]:
         """The bytes of each object at its version, or why they could not be had; see `ObjectStore.read_many`."""
@@ -64,6 +75,14 @@ class StorageBackend(Protocol):
 
     def remove(self, uri: ObjectUri) -> None:
         """Remove a file, if it is there."""
+
+    def check_writable(self, folder: ObjectUri) -> None:
+        """See that a Delta commit can be made in a folder, there or not, by a write of the same kind: one that fails if
+        the file is there. Nothing of it is left. Raises StoreRefusal if it cannot be.
+        """
+
+    def check_room(self, folder: ObjectUri, size: int) -> None:
+        """See that so many bytes can be written into a folder, where that can be told without writing them."""
 
     def makedirs(self, folder: ObjectUri) -> None:
         """Make a folder, where a storage has folders that must be there before something is written into them."""

@@ -16,14 +16,14 @@ _SUFFIXES = {
     MediaKind.IMAGE: "avif bmp gif heic heif jfif jpe jpeg jpg jp2 pgm png ppm svg tif tiff webp",
 }
 """Names that tell what an object probably is. `ts` is TypeScript too, and is none of them."""
-ListedObject = tuple[str, str, int, datetime]
-"""URI, version, bytes, and when it was changed."""
+ListedObject = tuple[str, str, int, datetime | None]
+"""URI, version, bytes, and when it was changed, if that is a time."""
 
 _BATCH = 10_000
 
 
 def columns_to_inventory(
-    uris: Sequence[str], versions: Sequence[str], sizes: Sequence[int], modified: Sequence[datetime]
+    uris: Sequence[str], versions: Sequence[str], sizes: Sequence[int], modified: Sequence[datetime | None]
 ) -> pl.DataFrame:
     """Columns of equal length in the form of `Inventory`."""
     columns = {"uri": uris, "object_version": versions, "bytes": sizes, "modified": modified}
@@ -46,6 +46,12 @@ def inventory_columns(version: pl.Expr) -> dict[str, pl.Expr]:
         "modified": pl.col("modified"),
     }
     return {name: column.cast(INVENTORY_SCHEMA[name]) for name, column in columns.items()}
+
+
+def kind_by_name(uri: str) -> MediaKind | None:
+    """What an object probably is, by its name; None where that does not tell it."""
+    _, dot, suffix = uri.rpartition("/")[2].rpartition(".")
+    return next((kind for kind, suffixes in _SUFFIXES.items() if dot and suffix.lower() in suffixes.split()), None)
 
 
 def version_of(etag: str, size: int) -> str:

@@ -6,25 +6,32 @@ import asyncio
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import polars as pl
 
-from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, UriFilter, too_large
+from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
 from sightflow.blocks.store.inventory import ListedObject, to_inventory
-from sightflow.blocks.store.patterns import literal_prefix
-from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri
+from sightflow.schemas.run.discovered import Skips
+from sightflow.schemas.source_pattern import alternatives, is_literal, literal_prefix
 
 Result = TypeVar("Result")
+
+
+_PROBE_BYTES = 1 << 16
 
 
 class LocalSettings(Protocol):
@@ -43,18 +50,28 @@ class LocalBackend:
         """Nothing is to be opened."""
 
     def check(self, pattern: str) -> None:
-        next(_walk_pattern(pattern), None)
+        roots = _roots([pattern])
+        if not any(map(os.path.exists, roots)):
+            raise StoreError(f"there is no folder {roots[0].rstrip('/')}; check `source`")
+        for root in filter(os.path.isdir, roots):
+            with _store_errors(ObjectUri.from_path(root), "listed"):
+                os.scandir(root).close()
 
-    def inventory(self, patterns: Sequence[str], include: UriFilter) -> pl.DataFrame:
-        return to_inventory(listed for pattern in patterns for listed in _walk_pattern(pattern) if include(listed[0]))
+    def inventory(self, patterns: Sequence[str], include: UriFilter, skips: Skips) -> pl.DataFrame:
+        found = (listed for root in _roots(patterns) for listed in _walk(root, skips))
+        return to_inventory(listed for listed in found if include(listed[0]))
 
     def list_prefix(self, prefix: ObjectUri) -> list[str]:
-        literal = prefix.local_path
-        if not os.path.isdir(os.path.dirname(literal)):
+        folder = os.path.dirname(prefix.local_path)
+        if not os.path.isdir(folder):
             return []
-        return [uri for uri, *_ in _walk(literal, exact=False) if uri.startswith(str(prefix))]
+        skips = Skips()
+        found = [uri for uri, *_ in _walk(folder, skips) if uri.startswith(str(prefix))]
+        if not skips.complete or any(place.startswith(str(prefix)) for place in skips.unlisted):
+            raise StoreError(f"{prefix} cannot be listed: {skips.summary[0].summary}")
+        return found
 
-    def head_many(self, uris: Sequence[str]) -> list[ListedObject | None]:
+    def head_many(self, uris: Sequence[str]) -> list[ListedObject | Failure | None]:
         return self._limit.map(lambda uri: asyncio.to_thread(_stat, uri), uris)
 
     def read_many(self, wanted: Sequence[ObjectVersion], max_bytes: int) -> list[bytes | Failure]:
@@ -97,6 +114,23 @@ class LocalBackend:
         with _store_errors(uri, "removed"):
             Path(uri.local_path).unlink(missing_ok=True)
 
+    def check_writable(self, folder: ObjectUri) -> None:
+        """Delta commits with a hard link, which fails if the file is there."""
+        with _store_errors(folder, "written"), _temporary(folder) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+            linked = f"{file.name}-linked"
+            os.link(file.name, linked)
+            os.unlink(linked)
+
+    def check_room(self, folder: ObjectUri, size: int) -> None:
+        with _store_errors(folder, "written"), _temporary(folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, max(size, _PROBE_BYTES))
+            elif shutil.disk_usage(file.name).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def makedirs(self, folder: ObjectUri) -> None:
         with _store_errors(folder, "made"):
             os.makedirs(folder.local_path, exist_ok=True)
@@ -109,66 +143,90 @@ class LocalBackend:
         return {}
 
     def scan_delta(self, folder: ObjectUri, table: Any) -> pl.LazyFrame:
-        # polars percent-encodes a local path and then does not find it.
+        # polars percent-encodes a local path and then does not find it. Its filters are not handed on: pyarrow has none
+        # for the text of files that delta-rs' own merge has written.
         if quote(folder.local_path) != folder.local_path:
-            return pl.scan_pyarrow_dataset(table.to_pyarrow_dataset())
+            return pl.scan_pyarrow_dataset(table.to_pyarrow_dataset(), allow_pyarrow_filter=False)
         return pl.scan_delta(table)
 
     def redact(self, text: str) -> str:
         return text
 
 
-def _walk_pattern(pattern: str) -> Iterator[ListedObject]:
-    literal = literal_prefix(pattern)
-    return _walk(ObjectUri.parse(literal).local_path, exact=literal == pattern)
+def _roots(patterns: Sequence[str]) -> list[str]:
+    """The folders and files that hold all that local patterns match, none below another."""
+    places = set[str]()
+    for pattern in chain.from_iterable(map(alternatives, patterns)):
+        path = ObjectUri.parse(literal_prefix(pattern)).local_path
+        places.add(path if is_literal(pattern) and not path.endswith("/") else os.path.dirname(path))
+    return sorted(
+        place for place in places if not any(place != each and f"{place}/".startswith(_below(each)) for each in places)
+    )
 
 
-def _walk(literal: str, exact: bool) -> Iterator[ListedObject]:
-    """Yield every file of the folder in which paths begin with `literal`, or the one file that it is if `exact`.
+def _below(folder: str) -> str:
+    return folder if folder.endswith("/") else f"{folder}/"
 
-    Links to folders are not followed. Raises StoreError if a folder is not there or may not be listed.
+
+def _walk(root: str, skips: Skips) -> Iterator[ListedObject]:
+    """Yield every file of a folder and those below it, or the one file that it is.
+
+    Links to folders are not followed. What cannot be listed goes to `skips`.
     """
-    path = Path(literal)
-    if exact and path.is_file():
-        yield _entry(str(path), path.stat())
+    try:
+        stat = os.stat(root)
+    except OSError as error:
+        skips.add(_uri(root), _cannot("be listed", error))
         return
-    folder = literal if literal.endswith("/") else str(path.parent)
-    if not os.path.isdir(folder):
-        raise StoreError(f"there is no folder {folder}; check `source`")
-    pending = [folder]
+    if S_ISREG(stat.st_mode):
+        yield _entry(root, stat)
+        return
+    pending = [root]
     while pending:
+        folder = pending.pop()
         try:
-            with os.scandir(pending.pop()) as entries:
+            with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
-                    elif (listed := _listed(entry)) is not None:
+                    elif (listed := _listed(entry, skips)) is not None:
                         yield listed
         except FileNotFoundError:
             continue  # a folder that was removed meanwhile
         except OSError as error:
-            raise StoreError(f"{error.filename} cannot be listed: {(error.strerror or '').lower()}") from None
+            skips.add(_uri(folder), _cannot("be listed", error))
 
 
-def _listed(entry: os.DirEntry[str]) -> ListedObject | None:
-    """A file of a folder; None for what is none: a link to itself, or a file that was removed meanwhile."""
+def _listed(entry: os.DirEntry[str], skips: Skips) -> ListedObject | None:
+    """A file of a folder; None for what is none, or was removed meanwhile. What may be one goes to `skips`."""
     try:
-        return _entry(entry.path, entry.stat()) if entry.is_file() else None
+        if entry.is_file():
+            return _entry(entry.path, entry.stat())
+        if entry.is_symlink():
+            known = entry.is_dir()
+            skips.add(_uri(entry.path), "a link to a folder is not followed" if known else "a link leads nowhere")
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            return None
-        raise
+        skips.add(_uri(entry.path), _cannot("be looked at", error))
+    return None
 
 
-def _stat(uri: str) -> ListedObject | None:
-    """One file as it would be listed, or None if it is not there."""
+def _stat(uri: str) -> ListedObject | Failure | None:
+    """One file as it would be listed, None if it is not there, or why nobody can say."""
     path = ObjectUri.parse(uri).local_path
     try:
-        return _entry(path, os.stat(path)) if os.path.isfile(path) else None
-    except FileNotFoundError:
-        return None
+        stat = os.stat(path)
+        return _entry(path, stat) if S_ISREG(stat.st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return Failure(Cause.FETCH, "it is a link that leads nowhere", Stage.FETCH) if os.path.islink(path) else None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        return Failure(Cause.FETCH, _cannot("be looked up", error), Stage.FETCH)
+
+
+def _cannot(be_done: str, error: OSError | ValueError) -> str:
+    said = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+    return f"it cannot {be_done}: {said.lower()}"
 
 
 def _read_start(uri: str, length: int) -> bytes | None:
@@ -194,13 +252,23 @@ def _read_version(wanted: ObjectVersion, max_bytes: int, read: Callable[[Buffere
     except FileNotFoundError:
         return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH)
     except OSError as error:
-        return Failure(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
+        if is_about_this_machine(error):
+            raise StoreRefusal(f"{uri} cannot be read: {error.strerror}") from None
+        kind = Refused if isinstance(error, PermissionError) else Failure
+        return kind(Cause.FETCH, f"{type(error).__name__}: {error.strerror}", Stage.FETCH)
 
 
 def _entry(path: str, stat: os.stat_result) -> ListedObject:
+    try:
+        modified = datetime.fromtimestamp(stat.st_mtime, UTC)
+    except (ValueError, OverflowError, OSError):  # before the year 1 or after 9999
+        modified = None
+    return _uri(path), _version(stat), stat.st_size, modified
+
+
+def _uri(path: str) -> str:
     # A name that is not UTF-8 is listed in escaped form; reading it then fails with its cause, visibly.
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return f"file://{name}", _version(stat), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)
+    return f"file://{os.fsencode(path).decode('utf-8', 'backslashreplace')}"
 
 
 def _version(stat: os.stat_result) -> str:
@@ -213,4 +281,14 @@ def _store_errors(uri: ObjectUri, done: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{uri} cannot be {done}: {error.strerror or type(error).__name__}") from None
+        # Rights and room do not come back by themselves; a mount may.
+        refused = is_about_this_machine(error) or isinstance(error, PermissionError | NotADirectoryError)
+        kind = StoreRefusal if refused else StoreError
+        raise kind(f"{uri} cannot be {done}: {error.strerror or type(error).__name__}") from None
+
+
+def _temporary(folder: ObjectUri) -> Any:
+    """An open file, which is gone when it is closed, in a folder; in the one above where it is not there yet."""
+    path = Path(folder.local_path)
+    there = next(each for each in (path, *path.parents) if each.exists())
+    return tempfile.NamedTemporaryFile(dir=there, prefix=".sightflow-probe-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -16,14 +17,19 @@ from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.store.backend import ObjectVersion, StorageBackend
 from sightflow.blocks.store.inventory import ListedObject, concat, to_inventory
 from sightflow.blocks.store.local import LocalBackend
-from sightflow.blocks.store.patterns import literal_prefix, source_filter
+from sightflow.blocks.store.patterns import source_filter
+from sightflow.blocks.store.refusals import RefusalWatch
 from sightflow.blocks.store.s3 import S3Backend
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import InvalidUriError, ObjectUri, Scheme, split_scheme
+from sightflow.schemas.run.discovered import Skips
+from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import ServerAddress
 
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 _HEADS_AT_ONCE = 10_000  # objects, each a waiting request
 _STARTS_AT_ONCE = 1_000  # objects, each a waiting request and some kilobytes
@@ -67,38 +73,76 @@ class ObjectStore(Block):
     timeout: float = Field(default=60.0, gt=0, description="Seconds without a byte until a try is given up.")
 
     _backends: dict[Scheme, StorageBackend] = PrivateAttr(default_factory=dict)
+    _refusals: dict[Scheme, RefusalWatch] = PrivateAttr(default_factory=dict)
 
     # --- listing --------------------------------------------------------------------------------
 
-    def inventory(self, patterns: Sequence[str], outside: str | None = None) -> pl.DataFrame:
+    def inventory(
+        self, patterns: Sequence[str], outside: str | None = None, skips: Skips | None = None
+    ) -> pl.DataFrame:
         """List the objects that match any of the patterns, one row each, in the form of `Inventory`.
 
-        A pattern is a URI with `*`, `?`, `[...]` within a path segment and `**` across them; one that ends
-        in `/` means all below it. `outside`: a URI below which nothing is taken (the catalog's own files).
-        Raises StoreError if a bucket or folder cannot be listed.
+        A pattern is a URI with `*`, `?`, `[...]` within a path segment, `**` across them and `{a,b}`; one without is an
+        object, or a folder and all below it. `outside`: a URI below which nothing is taken (the catalog's own files).
+        What cannot be listed goes to `skips`, or where that is not given, into the log.
+        Raises StoreError if a bucket cannot be listed.
         """
+        found = Skips() if skips is None else skips
         by_scheme: dict[Scheme, list[str]] = {}
         for pattern in patterns:
             by_scheme.setdefault(_scheme_of_pattern(pattern), []).append(pattern)
-        return concat(
-            [self.backend(scheme).inventory(own, source_filter(own, outside)) for scheme, own in by_scheme.items()]
+        listed = concat(
+            [
+                self.backend(scheme).inventory(own, source_filter(own, outside), found)
+                for scheme, own in by_scheme.items()
+            ]
         )
+        for each in found.summary if skips is None else ():
+            logger.warning("%s", each.summary)
+        return listed
 
     def list_prefix(self, prefix: str) -> list[str]:
         """The URIs of all objects that begin with `prefix`, taken literally; none if there are none."""
         backend, uri = self._locate(prefix)
         return backend.list_prefix(uri)
 
-    def head_many(self, uris: Sequence[str]) -> pl.DataFrame:
+    def head_many(self, uris: Sequence[str], failed: dict[str, Failure] | None = None) -> pl.DataFrame:
         """The inventory of just these objects as they are now; one that is not there, or no longer, has no row.
 
-        Raises StoreError if the store refuses to tell.
+        What cannot be looked up goes to `failed`, by URI. Raises StoreError if that is not given, if none of several
+        objects can be looked up, if keys or settings are refused, or if there is no such bucket.
         """
-        once_each = iter(dict.fromkeys(uris))
-        batches = iter(lambda: list(islice(once_each, _HEADS_AT_ONCE)), [])
-        return to_inventory(listed for batch in batches for listed in self._head_batch(batch) if listed)
+        answers = self._look_up(uris)
+        failures = {uri: answer for uri, answer in answers.items() if isinstance(answer, Failure)}
+        if failures and (failed is None or len(failures) == len(answers) > 1):
+            uri, failure = next(iter(failures.items()))
+            raise StoreError(
+                f"{len(failures):,} objects cannot be looked up; {uri}: {failure.message}; "
+                "check the keys and the bucket's policy"
+            )
+        if failed is not None:
+            failed.update(failures)
+        return to_inventory(answer for answer in answers.values() if isinstance(answer, tuple))
 
-    def _head_batch(self, uris: Sequence[str]) -> list[ListedObject | None]:
+    def gone(self, uris: Sequence[str], failed: dict[str, Failure]) -> list[str]:
+        """Those of the objects of which the storage itself says, now, that they are not there.
+
+        An answer that leaves a doubt goes to `failed`, by URI. Raises StoreError if keys or settings are refused, or if
+        there is no such bucket.
+        """
+        answers = self._look_up(uris)
+        failed.update((uri, answer) for uri, answer in answers.items() if isinstance(answer, Failure))
+        return [uri for uri, answer in answers.items() if answer is None]
+
+    def _look_up(self, uris: Sequence[str]) -> dict[str, ListedObject | Failure | None]:
+        """What is answered about each object, in order, some thousands at a time."""
+        once_each = iter(dict.fromkeys(uris))
+        answers: dict[str, ListedObject | Failure | None] = {}
+        while batch := list(islice(once_each, _HEADS_AT_ONCE)):
+            answers.update(zip(batch, self._head_batch(batch), strict=True))
+        return answers
+
+    def _head_batch(self, uris: Sequence[str]) -> list[ListedObject | Failure | None]:
         return self._in_order(uris, lambda backend, own: backend.head_many([uris[place] for place in own]))
 
     # --- reading --------------------------------------------------------------------------------
@@ -108,22 +152,39 @@ class ObjectStore(Block):
 
         An object that is gone or is no longer the planned version fails with cause `changed`; one past
         `max_bytes` with `too_large`, before its body is read; what still fails after retries with `fetch`.
-        Raises StoreError when the store refuses the credentials.
+        Raises StoreRefusal when the store refuses the credentials, or several objects in a row and no others.
         """
-        return self._in_order(
-            [uri for uri, _ in wanted],
-            lambda backend, own: backend.read_many([wanted[place] for place in own], max_bytes),
-        )
+
+        def read(backend: StorageBackend, own: Sequence[ObjectVersion]) -> Sequence[bytes | Failure]:
+            return backend.read_many(own, max_bytes)
+
+        return self._read_in_order(wanted, read)
 
     def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
         """As `read_many`, for objects that are too large to be held in memory: as files.
 
         An object of a bucket is written to a new file in `folder`; one that is a file already stays where it is.
         """
-        return self._in_order(
-            [uri for uri, _ in wanted],
-            lambda backend, own: backend.download_many([wanted[place] for place in own], folder, max_bytes),
-        )
+
+        def download(backend: StorageBackend, own: Sequence[ObjectVersion]) -> Sequence[MediaFile | Failure]:
+            return backend.download_many(own, folder, max_bytes)
+
+        return self._read_in_order(wanted, download)
+
+    def _read_in_order(
+        self,
+        wanted: Sequence[ObjectVersion],
+        read: Callable[[StorageBackend, Sequence[ObjectVersion]], Sequence[Result]],
+    ) -> list[Result]:
+        def read_and_watch(backend: StorageBackend, places: Sequence[int]) -> Sequence[Result]:
+            own = [wanted[place] for place in places]
+            results = read(backend, own)
+            # To be read at most in part: it is past the limit, if it is given at all.
+            watch = self._refusals.setdefault(split_scheme(own[0][0])[0], RefusalWatch())
+            watch.check(own, results, lambda one: backend.read_many([one], max_bytes=0)[0])
+            return results
+
+        return self._in_order([uri for uri, _ in wanted], read_and_watch)
 
     def read_starts(self, uris: Sequence[str], length: int) -> Iterator[bytes | None]:
         """The first `length` bytes of each object, in order; None for one that could not be had, which reading tells.
@@ -153,6 +214,16 @@ class ObjectStore(Block):
         """Remove a file, if it is there."""
         backend, located = self._locate(uri)
         backend.remove(located)
+
+    def check_writable(self, folder: str) -> None:
+        """See that a Delta commit can be made in a folder. Raises StoreRefusal that says why not; leaves nothing."""
+        backend, located = self._locate(folder)
+        backend.check_writable(located)
+
+    def check_room(self, folder: str, size: int) -> None:
+        """See that so many bytes can be written into a folder, if the storage can tell. Raises StoreRefusal."""
+        backend, located = self._locate(folder)
+        backend.check_room(located, size)
 
     def makedirs(self, folder: str) -> None:
         """Make a folder and those above it, if they are not there and the storage has folders at all."""
@@ -222,11 +293,14 @@ class ObjectStore(Block):
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        return {**state, "__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_backends": {}}}
+        return {
+            **state,
+            "__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_backends": {}, "_refusals": {}},
+        }
 
     def __copy__(self) -> ObjectStore:
         copied = super().__copy__()
-        copied._backends = {}
+        copied._backends, copied._refusals = {}, {}
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ObjectStore:

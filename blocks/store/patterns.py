@@ -1,4 +1,4 @@
-"""The patterns of a source: which URIs they match, and what these begin with."""
+"""Which URIs the patterns of a source match."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 
 from fsspec.utils import glob_translate
 
-_GLOB_START = re.compile(r"[*?\[]")
+from sightflow.schemas.source_pattern import alternatives, is_literal, literal_prefix
 
 
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """A test whether a URI matches a source pattern."""
+    """A test whether a URI matches a pattern without braces."""
+    literal = literal_prefix(pattern)
+    if is_literal(pattern):
+        folder = literal if literal.endswith("/") else literal + "/"
+        return lambda uri: uri == literal or uri.startswith(folder)
     if pattern.endswith("/"):
         pattern += "**"
-    literal = literal_prefix(pattern)
-    if pattern == literal + "**" and literal.endswith("/"):
+    if pattern.endswith("/**") and is_literal(pattern[:-2]):
         return lambda uri: uri.startswith(literal)
-    if not _GLOB_START.search(pattern):
-        return pattern.__eq__
     expression = re.compile(glob_translate(pattern))
     return lambda uri: expression.match(uri) is not None
 
@@ -28,11 +29,6 @@ def source_filter(patterns: Sequence[str], outside: str | None = None) -> Callab
 
     Text all through: it is asked about every object of a listing.
     """
-    tests = [_matcher(pattern) for pattern in patterns]
+    tests = [_matcher(each) for pattern in patterns for each in alternatives(pattern)]
     barrier = outside.rstrip("/") + "/" if outside else None
     return lambda uri: not (barrier and uri.startswith(barrier)) and any(test(uri) for test in tests)
-
-
-def literal_prefix(pattern: str) -> str:
-    """What every URI that matches a pattern begins with."""
-    return _GLOB_START.split(pattern, maxsplit=1)[0]

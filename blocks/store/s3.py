@@ -5,27 +5,34 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
 from fsspec.asyn import get_loop, sync
 
-from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, UriFilter, too_large
-from sightflow.blocks.store.inventory import ListedObject, columns_to_inventory, concat, version_of
+from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
+from sightflow.blocks.store.inventory import ListedObject, concat, version_of
+from sightflow.blocks.store.s3_answers import NotAListing, Page, check_page, inventory_of, objects_of
 from sightflow.blocks.store.s3_client import S3Client, S3Settings
-from sightflow.blocks.store.s3_errors import BAD_KEY_CODES, MISSING_CODES, REPLACED_CODES, code_of
-from sightflow.blocks.store.s3_listing import Listing, Page, Root, listing_roots
-from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
+from sightflow.blocks.store.s3_errors import DENIED_CODES, MISSING_CODES, REPLACED_CODES, code_of, is_about_the_caller
+from sightflow.blocks.store.s3_listing import Listing, Root, listing_roots
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri, Scheme
+from sightflow.schemas.run.discovered import Skips
 
 Chunk = TypeVar("Chunk")
 
 logger = logging.getLogger(__name__)
 
 _PART_BYTES = 1 << 20
+_LEAST_BYTES_A_SECOND = 1 << 15  # of one of many at once; slower than that a body would hold its place for hours
 
 
 class S3Backend:
@@ -49,15 +56,15 @@ class S3Backend:
         for root in listing_roots([pattern]):
             sync(get_loop(), self._list_page, Bucket=root.bucket, Prefix=root.prefix, MaxKeys=1)
 
-    def inventory(self, patterns: Sequence[str], include: UriFilter) -> pl.DataFrame:
+    def inventory(self, patterns: Sequence[str], include: UriFilter, skips: Skips) -> pl.DataFrame:
         def chunk(bucket: str, objects: list[dict[str, Any]]) -> pl.DataFrame:
-            return _page_inventory(bucket, objects, include)
+            return inventory_of(bucket, objects, include, skips)
 
         return concat(self._list_pages(listing_roots(patterns), chunk))
 
     def list_prefix(self, prefix: ObjectUri) -> list[str]:
         def chunk(bucket: str, objects: list[dict[str, Any]]) -> list[str]:
-            return [uri for uri, _ in _without_folder_markers(bucket, objects)]
+            return [uri for uri, _ in objects_of(bucket, objects)]
 
         return [uri for page in self._list_pages([Root(prefix.bucket, prefix.key)], chunk) for uri in page]
 
@@ -65,30 +72,70 @@ class S3Backend:
         """What `convert` makes of every page of objects; `concurrency` pages are asked for at once."""
 
         async def list_pages() -> list[Chunk]:
-            return await Listing(self._list_page, self._settings.concurrency, convert).chunks(roots)
+            try:
+                return await Listing(self._list_page, self._settings.concurrency, convert).chunks(roots)
+            except NotAListing as error:
+                where = ObjectUri(Scheme.S3, roots[0].bucket, roots[0].prefix)
+                raise self._client.store_error(error, where) from None
 
         return sync(get_loop(), list_pages)  # type: ignore[no-any-return]
 
     async def _list_page(self, **arguments: Any) -> Page:
         async def attempt() -> Page:
             client = await self._client.open()
-            async with self._limit.semaphore:
-                return await client.list_objects_v2(**arguments)  # type: ignore[no-any-return]
+            async with self._limit.semaphore, asyncio.timeout(2 * self._settings.timeout):
+                page: Page = await client.list_objects_v2(**arguments)
+            check_page(page, arguments["Bucket"], arguments["Prefix"])
+            return page
 
+        where = ObjectUri(Scheme.S3, arguments["Bucket"], arguments["Prefix"])
         try:
             return await self._client.retry(attempt)
         except Exception as error:  # the SDK has no common class of errors, and some hold keys
-            where = ObjectUri(Scheme.S3, arguments["Bucket"], arguments["Prefix"])
             raise self._client.store_error(error, where) from None
 
-    def head_many(self, uris: Sequence[str]) -> list[ListedObject | None]:
+    # --- looking up -----------------------------------------------------------------------------
+
+    def head_many(self, uris: Sequence[str]) -> list[ListedObject | Failure | None]:
         return self._limit.map(self._head, uris)
 
-    async def _head(self, uri: str) -> ListedObject | None:
-        head = await self._request("head_object", ObjectUri.parse(uri))
-        if head is None:
+    async def _head(self, uri: str) -> ListedObject | Failure | None:
+        try:
+            head = await self._ask("head_object", uri)
+        except Exception as error:  # one object of many: whatever is wrong with it costs its neighbours nothing
+            return await self._lookup_failure(uri, error)
+        etag, size = head.get("ETag"), head.get("ContentLength")
+        if not etag or size is None:
+            return _failure("the answer about it has no ETag: it is not from an S3 store")
+        return uri, version_of(etag, size), size, head.get("LastModified")
+
+    async def _lookup_failure(self, uri: str, error: Exception) -> Failure | None:
+        """Why nobody can say what an object is, or None if it is not there.
+
+        The answer to a HEAD has no body. Only that to a GET tells a missing object from a missing bucket or a gateway,
+        and a refused object from refused keys. Raises StoreError for what no other object would fare better with.
+        """
+        if code_of(error) in MISSING_CODES | DENIED_CODES:
+            try:
+                await self._first_byte(uri)
+            except Exception as told:
+                error = told
+        if code_of(error) == "NoSuchKey":
             return None
-        return uri, version_of(head["ETag"], head["ContentLength"]), head["ContentLength"], head["LastModified"]
+        if is_about_the_caller(error):
+            raise self._client.store_error(error, ObjectUri.parse(uri)) from None
+        return _failure(
+            f"it cannot be looked up: {code_of(error) or type(error).__name__}: {self._client.redacted(error)}"
+        )
+
+    async def _first_byte(self, uri: str) -> None:
+        answer = await self._ask("get_object", uri, Range="bytes=0-0")
+        async with answer["Body"]:
+            """Closed unread: a store that knows no ranges sends all of it."""
+
+    async def _ask(self, operation: str, uri: str, **arguments: Any) -> Any:
+        located = ObjectUri.parse(uri)
+        return await self._client.call(operation, Bucket=located.bucket, Key=located.key, **arguments)
 
     def read_starts(self, uris: Sequence[str], length: int) -> list[bytes | None]:
         async def read(text: str) -> bytes | None:
@@ -105,7 +152,7 @@ class S3Backend:
             try:
                 return await self._client.retry(attempt)
             except Exception as error:  # the SDK has no common class of errors, and some hold keys
-                if code_of(error) in BAD_KEY_CODES:
+                if is_about_the_caller(error):
                     raise self._client.store_error(error, uri) from None
                 logger.debug("the first bytes of %s cannot be read: %s", uri, self._client.redacted(error))
                 return None
@@ -115,32 +162,77 @@ class S3Backend:
     # --- small files of our own -----------------------------------------------------------------
 
     def read(self, uri: ObjectUri) -> bytes | None:
+        async def attempt() -> bytes:
+            parts: list[bytes] = []
+            await self._get(uri, "", sys.maxsize, parts.append)
+            return b"".join(parts)
+
         async def get() -> bytes | None:
-            answer = await self._request("get_object", uri)
-            if answer is None:
-                return None
-            async with answer["Body"] as body:
-                return bytes(await body.read())
+            try:
+                return await self._client.retry(attempt)
+            except Exception as error:  # the SDK has no common class of errors, and some hold keys
+                if code_of(error) in MISSING_CODES:
+                    return None
+                raise self._client.store_error(error, uri) from None
 
         return sync(get_loop(), get)  # type: ignore[no-any-return]
 
     def write(self, uri: ObjectUri, content: bytes) -> None:
-        sync(get_loop(), self._request, "put_object", uri, Body=content)
+        sync(get_loop(), self._request, "put_object", uri, "write", Body=content)
 
     def remove(self, uri: ObjectUri) -> None:
-        sync(get_loop(), self._request, "delete_object", uri)
+        sync(get_loop(), self._request, "delete_object", uri, "remove")
+
+    def check_writable(self, folder: ObjectUri) -> None:
+        key = f"{folder.key.strip('/')}/.sightflow-probe-{secrets.token_hex(8)}".lstrip("/")
+        sync(get_loop(), self._write_twice, ObjectUri(Scheme.S3, folder.bucket, key))
+
+    async def _write_twice(self, probe: ObjectUri) -> None:
+        """Write an object that must not be there, twice: a store that takes the second would let two runs overwrite
+        each other's commits. It is then removed, in a bucket that keeps versions for good.
+        """
+        put = partial(self._client.call, "put_object", Bucket=probe.bucket, Key=probe.key, Body=b"", IfNoneMatch="*")
+        version: dict[str, str] = {}
+        second_was_taken = False
+        try:
+            for second_was_taken in (False, True):
+                try:
+                    version = {"VersionId": v} if (v := (await put()).get("VersionId")) else {}
+                except Exception as error:  # the SDK has no common class of errors, and some hold keys
+                    second_was_taken = False
+                    # Also at the first: it was taken, and sent again because the answer was lost.
+                    if code_of(error) not in REPLACED_CODES:
+                        raise self._writing_error(error, probe) from None
+        finally:
+            try:
+                await self._client.call("delete_object", Bucket=probe.bucket, Key=probe.key, **version)
+            except Exception as error:  # nobody reads it, and a store that lets nobody delete may be meant so
+                logger.warning("%s was not removed: %s", probe, self._client.redacted(error))
+        if second_was_taken:
+            raise StoreRefusal(
+                f"the store of {probe} ignores If-None-Match, so that two runs could overwrite each other's commits; "
+                "use a store with conditional writes (AWS S3, MinIO, Cloudflare R2, Ceph since 19, ...)"
+            )
+
+    def _writing_error(self, error: Exception, probe: ObjectUri) -> StoreError:
+        if code_of(error) in ("NotImplemented", "501"):
+            return StoreRefusal(f"the store of {probe} has no conditional writes (If-None-Match), which commits need")
+        return self._client.store_error(error, probe, "write")
+
+    def check_room(self, folder: ObjectUri, size: int) -> None:
+        """A bucket does not tell what room there is."""
 
     def makedirs(self, folder: ObjectUri) -> None:
         """A bucket has no folders: nothing is to be made."""
 
-    async def _request(self, operation: str, uri: ObjectUri, **arguments: Any) -> Any:
+    async def _request(self, operation: str, uri: ObjectUri, attempted: str = "read", **arguments: Any) -> Any:
         """The answer to one request about an object, or None if it is not there. Raises StoreError."""
         try:
             return await self._client.call(operation, Bucket=uri.bucket, Key=uri.key, **arguments)
         except Exception as error:  # the SDK has no common class of errors, and some hold keys
             if code_of(error) in MISSING_CODES:
                 return None
-            raise self._client.store_error(error, uri) from None
+            raise self._client.store_error(error, uri, attempted) from None
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -200,35 +292,42 @@ class S3Backend:
                 return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH, tries)
             if code in MISSING_CODES:
                 return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH, tries)
-            if code in BAD_KEY_CODES:
+            if is_about_the_caller(error):
                 raise self._client.store_error(error, uri) from None
+            if is_about_this_machine(error):
+                raise
             # A single object may be denied by its own policy: that is its failure, not the run's.
             message = f"{code or type(error).__name__}: {self._client.redacted(error)}"
             logger.debug("%s cannot be read after %d tries: %s", uri, tries, message)
-            return Failure(Cause.FETCH, message, Stage.FETCH, tries)
+            return (Refused if code in DENIED_CODES else Failure)(Cause.FETCH, message, Stage.FETCH, tries)
 
     async def _get(self, uri: ObjectUri, etag: str, max_bytes: int, append: Callable[[bytes], None]) -> Failure | None:
         client = await self._client.open()
         async with asyncio.timeout(None) as deadline:
-            # The clock is set anew for each part, so a slow body is taken and a stalled one is not.
-            self._postpone(deadline)
+            # The clock is set anew for each part, so a slow body is taken and a stalled one is not; as a whole it has
+            # the seconds that it takes at the least rate.
+            began = asyncio.get_running_loop().time()
+            self._postpone(deadline, math.inf)
             condition = {"IfMatch": f'"{etag}"'} if etag else {}
             answer = await client.get_object(Bucket=uri.bucket, Key=uri.key, **condition)
             async with answer["Body"] as body:
                 length = int(answer["ContentLength"])
                 if length > max_bytes:
                     return too_large(length, max_bytes)
+                end = began + self._settings.timeout + length / _LEAST_BYTES_A_SECOND
                 received = 0
                 while part := await body.read(_PART_BYTES):
                     append(part)
                     received += len(part)
-                    self._postpone(deadline)
+                    if received > length:
+                        break
+                    self._postpone(deadline, end)
         if received != length:
             raise ConnectionError(f"the body ended after {received:,} of {length:,} bytes")
         return None
 
-    def _postpone(self, deadline: asyncio.Timeout) -> None:
-        deadline.reschedule(asyncio.get_running_loop().time() + self._settings.timeout)
+    def _postpone(self, deadline: asyncio.Timeout, end: float) -> None:
+        deadline.reschedule(min(end, asyncio.get_running_loop().time() + self._settings.timeout))
 
     # --- Delta tables ---------------------------------------------------------------------------
 
@@ -245,19 +344,5 @@ class S3Backend:
         return self._client.redact(text)
 
 
-def _without_folder_markers(bucket: str, objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The URI and the entry of each object of a page."""
-    root = str(ObjectUri(Scheme.S3, bucket, ""))
-    # A key that ends in a slash and holds nothing marks an empty "folder", made by consoles.
-    return ((root + each["Key"], each) for each in objects if each["Size"] or not each["Key"].endswith("/"))
-
-
-def _page_inventory(bucket: str, objects: list[dict[str, Any]], include: UriFilter) -> pl.DataFrame:
-    """A page of a listing in the form of `Inventory`."""
-    kept = [(uri, each) for uri, each in _without_folder_markers(bucket, objects) if include(uri)]
-    return columns_to_inventory(
-        [uri for uri, _ in kept],
-        [version_of(each["ETag"], each["Size"]) for _, each in kept],
-        [each["Size"] for _, each in kept],
-        [each["LastModified"] for _, each in kept],
-    )
+def _failure(message: str) -> Failure:
+    return Failure(Cause.FETCH, message, Stage.FETCH)

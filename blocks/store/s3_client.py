@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sightflow.blocks.store.s3_errors import BAD_KEY_CODES, DENIED_CODES, code_of, is_transient, message_of
-from sightflow.schemas.failure import StoreError
+from sightflow.blocks.store.s3_answers import NotAListing, check_body
+from sightflow.blocks.store.s3_errors import (
+    BAD_KEY_CODES,
+    CLOCK_CODES,
+    DENIED_CODES,
+    FULL_CODES,
+    REGION_CODES,
+    code_of,
+    is_transient,
+    lacks_credentials,
+    message_of,
+)
+from sightflow.schemas.failure import StoreError, StoreRefusal
 from sightflow.schemas.object_uri import ObjectUri
+from sightflow.schemas.redaction import redact, remember
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-_SHORTEST_KEY = 8  # what is shorter ("demo", "minio") protects nothing, and is part of ordinary words
 _LONGEST_MESSAGE = 300
 
 
@@ -45,7 +57,6 @@ class S3Client:
     def __init__(self, settings: S3Settings) -> None:
         self._settings = settings
         self._filesystem: Any = None
-        self._secrets: set[str] = set()
 
     async def open(self) -> Any:
         """The client of aiobotocore, opened at the first call."""
@@ -54,10 +65,15 @@ class S3Client:
         return await self._filesystem.set_session()
 
     async def call(self, operation: str, **arguments: Any) -> Any:
-        """The answer to one request, sent again while that may help. Raises what the SDK raises."""
+        """The answer to one request, sent again while that may help. Raises what the SDK raises.
+
+        A whole answer, but for a body that is read later, has twice the time-out, which is of the silence in it.
+        """
 
         async def attempt() -> Any:
-            return await getattr(await self.open(), operation)(**arguments)
+            client = await self.open()
+            async with asyncio.timeout(2 * self._settings.timeout):
+                return await getattr(client, operation)(**arguments)
 
         return await self.retry(attempt)
 
@@ -71,21 +87,33 @@ class S3Client:
         )
         return await retrying(attempt)
 
-    def store_error(self, error: Exception, uri: ObjectUri) -> StoreError:
+    def store_error(self, error: Exception, uri: ObjectUri, attempted: str = "read") -> StoreError:
         """An error of the SDK in words, without a key in them."""
         code, where = code_of(error), self._settings.endpoint_url or "AWS S3"
         # The traceback ends here, since it may hold keys; what was raised is told to who looks for it.
         logger.debug("a request about %s failed: %s: %s", uri, type(error).__name__, self.redacted(error))
         if code == "NoSuchBucket":
-            return StoreError(f"there is no bucket {uri.bucket!r} at {where}; check the name in `source`")
-        if code in DENIED_CODES | BAD_KEY_CODES:
-            return StoreError(f"{where} refuses to let us read {uri} ({code}); check the keys and the bucket's policy")
-        if type(error).__name__ == "NoCredentialsError":
-            return StoreError(
+            named = "source" if attempted == "read" else "catalog"
+            return StoreRefusal(f"there is no bucket {uri.bucket!r} at {where}; check the name in `{named}`")
+        remedies = (
+            (CLOCK_CODES, "set this machine's clock: it is too far from the store's"),
+            (REGION_CODES, "check `store: region`"),
+            (DENIED_CODES | BAD_KEY_CODES, "check the keys and the bucket's policy"),
+            (FULL_CODES, "the store is full: make room, or raise its quota"),
+        )
+        if remedy := next((remedy for codes, remedy in remedies if code in codes), None):
+            return StoreRefusal(f"{where} refuses to let us {attempted} {uri} ({code}); {remedy}")
+        if lacks_credentials(error):
+            return StoreRefusal(
                 f"no keys for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, "
                 "or `store: {anonymous: true}` for a public bucket"
             )
         tried = f" after {self._settings.attempts} tries" if is_transient(error) else ""
+        if isinstance(error, NotAListing):
+            return StoreError(
+                f"{where} did not answer with a listing of {uri}{tried}: {self.redacted(error)}; "
+                "something else may be at this address (`store.endpoint_url`), or a proxy or gateway before it"
+            )
         return StoreError(f"{where} does not answer for {uri}{tried}: {self.redacted(error)}")
 
     def redacted(self, error: BaseException) -> str:
@@ -93,17 +121,11 @@ class S3Client:
         return self.redact(message_of(error))[:_LONGEST_MESSAGE]
 
     def redact(self, text: str) -> str:
-        """Text without the keys that the store is sent: some stores repeat them when they refuse."""
-        from botocore.exceptions import BotoCoreError
+        """Text without the keys that the store is sent: some stores repeat them when they refuse.
 
-        if not self._secrets:
-            try:
-                self.delta_options()
-            except BotoCoreError as error:
-                logger.debug("no credentials were found that could be redacted: %s", type(error).__name__)
-        for secret in tuple(self._secrets):
-            text = text.replace(secret, "***")
-        return text
+        Each is remembered when it is sent, since those of a role are renewed as long as the process lives.
+        """
+        return redact(text)
 
     def delta_options(self) -> dict[str, str]:
         """The connection in the words of delta-rs; holds secrets."""
@@ -120,7 +142,8 @@ class S3Client:
             options["aws_skip_signature"] = "true"
         options["aws_region"] = settings.region or session.get_config_variable("region") or "us-east-1"
         credentials = {f"aws_{name}": value for name, value in self._credentials(session).items() if value}
-        self._secrets.update(value for value in credentials.values() if len(value) >= _SHORTEST_KEY)
+        for secret in credentials.values():
+            remember(secret)
         return options | credentials
 
     def _credentials(self, session: Any) -> dict[str, str | None]:
@@ -140,6 +163,8 @@ class S3Client:
         session, settings = AioSession(), self._settings
         # The SDK's own reader of times takes two thirds of the time that reading a page of a listing takes.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
+        session.register("before-parse.s3.ListObjectsV2", check_body)
+        session.register("before-send.s3", _remember_sent)
         own = _own_credentials(settings).values()
         return s3fs.S3FileSystem(
             session=session,
@@ -167,14 +192,28 @@ _CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
 def _own_credentials(settings: S3Settings) -> dict[str, str | None]:
     """The keys that the settings hold themselves, by name."""
     held: dict[str, SecretStr | None] = {name: getattr(settings, name) for name in _CREDENTIALS}
-    return {name: secret.get_secret_value() if secret else None for name, secret in held.items()}
+    return {name: remember(secret.get_secret_value()) if secret else None for name, secret in held.items()}
 
 
-def _parse_timestamp(value: Any) -> datetime:
-    """A time as S3 writes it: ISO 8601 in listings, RFC 1123 in headers."""
+def _remember_sent(request: Any, **_: Any) -> None:
+    """Have what a request is sent with, and a store may repeat, taken out of all text; the secret key is never sent."""
+    signed, token = (request.headers.get(name, b"") for name in ("Authorization", "X-Amz-Security-Token"))
+    for secret in (_as_text(signed).partition("Credential=")[2].partition("/")[0], _as_text(token)):
+        remember(secret)
+
+
+def _as_text(header: str | bytes) -> str:
+    return header.decode("latin-1") if isinstance(header, bytes) else header
+
+
+def _parse_timestamp(value: Any) -> datetime | None:
+    """A time as S3 writes it: ISO 8601 in listings, RFC 1123 in headers; None for what is no time."""
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         with suppress(TypeError, ValueError):
-            return parse(value)
+            parsed = parse(value)
+            return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     from botocore.utils import parse_timestamp
 
-    return parse_timestamp(value)  # type: ignore[no-any-return]
+    with suppress(TypeError, ValueError, OverflowError, RuntimeError):
+        return parse_timestamp(value)  # type: ignore[no-any-return]
+    return None

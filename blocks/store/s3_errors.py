@@ -6,9 +6,25 @@ TRANSIENT_CODES = frozenset(
     {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
 )
 DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "Forbidden", "401", "403"})
-BAD_KEY_CODES = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
+CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
+BAD_KEY_CODES = frozenset(
+    {"AccountProblem", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId"}
+    | {"InvalidSecurity", "InvalidToken", "NotSignedUp", "SignatureDoesNotMatch", "TokenRefreshRequired"}
+    | {"UnrecognizedClientException"}
+)
+REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"})
+FULL_CODES = frozenset({"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "507"})
+CALLER_CODES = CLOCK_CODES | BAD_KEY_CODES | REGION_CODES | {"NoSuchBucket"}
+"""What concerns every request of ours, whichever object it is about."""
 MISSING_CODES = frozenset({"NoSuchKey", "404"})
 REPLACED_CODES = frozenset({"PreconditionFailed", "412"})
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    """Whether the SDK has found no keys to sign with, so that nothing was sent."""
+    from botocore.exceptions import NoCredentialsError, PartialCredentialsError, ProfileNotFound
+
+    return isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound)
 
 
 def code_of(error: BaseException) -> str:
@@ -37,3 +53,12 @@ def is_transient(error: BaseException) -> bool:
         return status in (408, 429) or status >= 500 or code_of(error) in TRANSIENT_CODES
     lost = (ConnectionError, TimeoutError, ClientError, EndpointError, HTTPClientError)
     return isinstance(error, (*lost, IncompleteReadError, ResponseStreamingError))
+
+
+def is_about_the_caller(error: BaseException) -> bool:
+    """Whether it is keys, clock, bucket or settings that are wrong, so that no other request would fare better."""
+    from botocore.exceptions import BotoCoreError, ParamValidationError
+
+    if isinstance(error, BotoCoreError):
+        return not is_transient(error) and not isinstance(error, ParamValidationError)
+    return code_of(error) in CALLER_CODES

@@ -7,6 +7,7 @@ files that hold the rows, as Parquet, ORC or gzipped CSV.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
@@ -18,16 +19,19 @@ from urllib.parse import unquote_plus
 import polars as pl
 
 from sightflow.blocks.store.backend import UriFilter
+from sightflow.blocks.store.csv_records import csv_records, text_lines
 from sightflow.blocks.store.inventory import concat, inventory_columns
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.object_uri import ObjectUri, Scheme
+from sightflow.schemas.run.discovered import Skips
 
 _COMPLETE = re.compile(r"^(.*/)(\d{4}-\d\d-\d\dT\d\d-\d\dZ)/manifest\.checksum$")
 _NAMES = {"key": "Key", "size": "Size", "etag": "ETag", "islatest": "IsLatest"}
 _USED = ("key", "size", "etag", "lastmodifieddate", "islatest", "isdeletemarker")
 _FILES_AT_ONCE = 8
 _LARGEST_FILE = 2**40
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,11 @@ def newest_inventory(store: ObjectStore, address: str) -> S3Inventory:
     return _checked(address, store.read(address), store.read(address.removesuffix(".json") + ".checksum"))
 
 
-def read_inventory(store: ObjectStore, report: S3Inventory, include: UriFilter) -> pl.DataFrame:
+def read_inventory(store: ObjectStore, report: S3Inventory, include: UriFilter, skips: Skips) -> pl.DataFrame:
     """The objects of a report that `include` takes, in the form of `Inventory`: latest versions, no delete markers.
 
-    Some files at a time are brought to this machine, checked and reduced to the columns that are needed.
-    Raises StoreError if a file is missing or is not what the report says.
+    A record that tells of no object goes to `skips`. Some files at a time are brought to this machine, checked and
+    reduced to the columns that are needed. Raises StoreError if a file is missing or is not what the report says.
     """
     parts: list[pl.DataFrame] = []
     for k in range(0, len(report.files), _FILES_AT_ONCE):
@@ -80,7 +84,7 @@ def read_inventory(store: ObjectStore, report: S3Inventory, include: UriFilter) 
                         raise StoreError(
                             f"{uri} is not the file that the inventory {report.uri} names: its MD5 differs"
                         )
-                parts.append(_objects(report, file.path, include))
+                parts.append(_objects(report, uri, file.path, include, skips))
     return concat(parts)
 
 
@@ -122,9 +126,26 @@ def _plain(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _objects(report: S3Inventory, path: Path, include: UriFilter) -> pl.DataFrame:
-    """One file of a report in the form of `Inventory`."""
-    rows = _rows(report, path)
+def _objects(report: S3Inventory, uri: str, path: Path, include: UriFilter, skips: Skips) -> pl.DataFrame:
+    """One file of a report, which was read from `uri`, in the form of `Inventory`.
+
+    Raises StoreError if it cannot be read as such.
+    """
+    from pyarrow import ArrowException
+
+    try:
+        return _inventory_rows(report, uri, _rows(report, path), include, skips)
+    except pl.exceptions.NoDataError:
+        empty = pl.DataFrame(schema=dict.fromkeys(_USED, pl.String))
+        return _inventory_rows(report, uri, empty, include, skips)
+    # A broken file can also have Polars panic, which is no Exception, and would end the process.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"a file of the inventory {report.uri} cannot be read: {str(error)[:200]}") from None
+
+
+def _inventory_rows(
+    report: S3Inventory, uri: str, rows: pl.DataFrame, include: UriFilter, skips: Skips
+) -> pl.DataFrame:
     held = set(rows.columns)
     if not {"key", "size", "etag"} <= held:
         raise StoreError(f"a file of the inventory {report.uri} does not have the fields that the manifest says")
@@ -142,12 +163,20 @@ def _objects(report: S3Inventory, path: Path, include: UriFilter) -> pl.DataFram
         modified = modified.dt.replace_time_zone("UTC")
     marker = pl.col("key").str.ends_with("/") & (pl.col("bytes") == 0)  # of an empty "folder", as in a listing
     rows = rows.filter(*keep).select(
-        "key", pl.col("etag").cast(pl.String), bytes=pl.col("size").cast(pl.Int64), modified=modified
+        "key", pl.col("etag").cast(pl.String), bytes=pl.col("size").cast(pl.Int64, strict=False), modified=modified
     )
     if report.form == "CSV":
-        decoded = [unquote_plus(key) for key in rows["key"]]
+        decoded = [None if key is None else unquote_plus(key) for key in rows["key"]]
         rows = rows.with_columns(key=pl.Series(decoded, dtype=pl.String))
-    rows = rows.filter(~marker, pl.col("etag").is_not_null(), pl.col("bytes").is_not_null())
+    whole = (
+        (pl.col("key").str.len_bytes() > 0)
+        & (pl.col("etag").str.strip_chars('"').str.len_bytes() > 0)
+        & (pl.col("bytes") >= 0)
+    ).fill_null(False)
+    for key in rows.filter(~whole)["key"]:
+        place = str(ObjectUri(Scheme.S3, report.bucket, key)) if key else uri
+        skips.add(place, "the inventory's record of it makes no sense", located=bool(key))
+    rows = rows.filter(whole, ~marker)
     rows = rows.with_columns(uri=str(ObjectUri(Scheme.S3, report.bucket, "")) + pl.col("key"))
     rows = rows.filter(pl.Series([include(uri) for uri in rows["uri"]], dtype=pl.Boolean))
     version = pl.col("etag").str.strip_chars('"') + "-" + pl.col("bytes").cast(pl.String)
@@ -156,21 +185,31 @@ def _objects(report: S3Inventory, path: Path, include: UriFilter) -> pl.DataFram
 
 def _rows(report: S3Inventory, path: Path) -> pl.DataFrame:
     """The columns of a file that are of use, under plain names."""
-    try:
-        if report.form == "CSV":
-            rows = pl.read_csv(path, has_header=False, new_columns=list(report.fields), infer_schema=False)
-            return rows.select(name for name in _USED if name in rows.columns)
-        if report.form == "ORC":
-            from pyarrow import orc
+    if report.form == "CSV":
+        rows = _csv_rows(path, report.fields)
+        return rows.select(name for name in _USED if name in rows.columns)
+    if report.form == "ORC":
+        from pyarrow import orc
 
-            frame = pl.from_arrow(orc.read_table(path))
-            assert isinstance(frame, pl.DataFrame)
-            lazy = frame.lazy()
-        else:
-            lazy = pl.scan_parquet(path)
-        names = {_plain(name): name for name in lazy.collect_schema().names()}
-        return lazy.select(pl.col(names[name]).alias(name) for name in _USED if name in names).collect()
+        frame = pl.from_arrow(orc.read_table(path))
+        assert isinstance(frame, pl.DataFrame)
+        lazy = frame.lazy()
+    else:
+        lazy = pl.scan_parquet(path)
+    names = {_plain(name): name for name in lazy.collect_schema().names()}
+    return lazy.select(pl.col(names[name]).alias(name) for name in _USED if name in names).collect()
+
+
+def _csv_rows(path: Path, fields: tuple[str, ...]) -> pl.DataFrame:
+    """The records of a CSV file, compressed or not, as text; what is missing in one is null."""
+    schema = dict.fromkeys(fields, pl.String())
+    try:
+        return pl.read_csv(path, has_header=False, schema=schema, truncate_ragged_lines=True)
     except pl.exceptions.NoDataError:
-        return pl.DataFrame(schema=dict.fromkeys(_USED, pl.String))
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise StoreError(f"a file of the inventory {report.uri} cannot be read: {str(error)[:200]}") from None
+        raise
+    except pl.exceptions.PolarsError:  # a record that is not CSV, or lacks fields: the others are and do not
+        content = path.read_bytes()
+        lines = text_lines(gzip.decompress(content) if content.startswith(_GZIP) else content)
+        padding = [None] * len(fields)
+        records = [[*(record or []), *padding][: len(fields)] for record in csv_records(lines)]
+        return pl.DataFrame(records, schema=schema, orient="row")

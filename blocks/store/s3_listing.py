@@ -15,14 +15,13 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Generic, TypeVar
 
-from sightflow.blocks.store.patterns import literal_prefix
+from sightflow.blocks.store.s3_answers import NotAListing, Page, next_token
 from sightflow.schemas.object_uri import ObjectUri
+from sightflow.schemas.source_pattern import alternatives, is_literal, literal_prefix
 
-Page = dict[str, Any]
-"""An answer of ListObjectsV2."""
 ListPage = Callable[..., Awaitable[Page]]
 """Sends ListObjectsV2 with the keywords it is given."""
 Chunk = TypeVar("Chunk")
@@ -32,6 +31,7 @@ _MAX_DEPTH = 8  # folders on the way to a page whose neighbours are asked for
 _UNCUT_PAGES = 2  # most listings have no third page, and these two come one after the other anyway
 _CUTS_PER_PAGE = 4  # so that a bucket of a few pages costs few requests more
 _PAGES_PER_EMPTY = 4  # nothing is guessed any more while more than one page in so many was empty
+_MOST_EMPTY_PAGES = 100  # one after the other: S3 gives some where many keys were deleted
 _COMPARED_CHARACTERS = 4  # characters, from the first that differs on a page, by which its width is measured
 
 
@@ -61,7 +61,10 @@ class Listing(Generic[Chunk]):
         self._task_group: asyncio.TaskGroup
 
     async def chunks(self, roots: Sequence[Root]) -> list[Chunk]:
-        """List all the roots; the chunks are in the order of the roots, and in that of the keys within each."""
+        """List all the roots; the chunks are in the order of the roots, and in that of the keys within each.
+
+        Raises NotAListing if the pages go in circles.
+        """
         try:
             async with asyncio.TaskGroup() as self._task_group:
                 for root in roots:
@@ -80,6 +83,7 @@ class Listing(Generic[Chunk]):
     async def _list_range(self, root: Root, after: str, until: str | None) -> None:
         """Take the keys after `after`, up to and with `until`; hand on what is above a cut as it is made."""
         onward = {"StartAfter": after} if after else {}
+        tokens, empty = set[str](), 0
         while True:
             page = await self._list_page(Bucket=root.bucket, Prefix=root.prefix, **onward)
             self._pages += 1
@@ -92,9 +96,12 @@ class Listing(Generic[Chunk]):
             self._empty_pages += not within
             if within:
                 self._chunks.append((root, keys[0], self._convert(root.bucket, objects[:within])))
-            if not page.get("IsTruncated") or (keys and until is not None and keys[-1] >= until):
+            if (keys and until is not None and keys[-1] >= until) or (token := next_token(page, tokens)) is None:
                 break
-            onward = {"ContinuationToken": page["NextContinuationToken"]}
+            onward = {"ContinuationToken": token}
+            empty = 0 if keys else empty + 1
+            if empty > _MOST_EMPTY_PAGES:
+                raise NotAListing(f"more than {_MOST_EMPTY_PAGES} pages in a row hold nothing, and more follow")
             if keys:
                 after = keys[-1]
                 until = await self._split(root, keys, until)
@@ -145,14 +152,22 @@ class Listing(Generic[Chunk]):
         """As a store lists that knows no order: each page names the next."""
         chunks: list[Chunk] = []
         onward: dict[str, str] = {}
+        tokens, seen, empty = set[str](), set[str](), 0
         while True:
             page = await self._list_page(Bucket=root.bucket, Prefix=root.prefix, **onward)
+            keys = [each["Key"] for each in page.get("Contents", [])]
+            if not seen.isdisjoint(keys) or len(set(keys)) < len(keys):
+                raise NotAListing("it holds a key twice")
+            seen.update(keys)
             objects = [each for each in page.get("Contents", []) if root.until is None or each["Key"] <= root.until]
             if objects:
                 chunks.append(self._convert(root.bucket, objects))
-            if not page.get("IsTruncated"):
+            if (token := next_token(page, tokens)) is None:
                 return chunks
-            onward = {"ContinuationToken": page["NextContinuationToken"]}
+            onward = {"ContinuationToken": token}
+            empty = 0 if keys else empty + 1
+            if empty > _MOST_EMPTY_PAGES:
+                raise NotAListing(f"more than {_MOST_EMPTY_PAGES} pages in a row hold nothing, and more follow")
 
 
 def guess_cuts(keys: Sequence[str], folder: str) -> set[str]:
@@ -218,9 +233,14 @@ def listing_roots(patterns: Sequence[str]) -> list[Root]:
 
     Raises InvalidUriError for a pattern without a bucket.
     """
-    literals = {pattern: literal_prefix(pattern) for pattern in patterns}
-    open_ended = {literal for pattern, literal in literals.items() if literal != pattern or pattern.endswith("/")}
+    open_ended, single = set[str](), set[str]()
+    for pattern in chain.from_iterable(map(alternatives, patterns)):
+        literal = str(ObjectUri.parse(literal_prefix(pattern)))
+        if is_literal(pattern) and not literal.endswith("/"):  # an object, or a folder
+            single.add(literal)
+            literal += "/"
+        open_ended.add(literal)
     least = sorted(one for one in open_ended if not any(one != each and one.startswith(each) for each in open_ended))
-    exact = sorted(one for one in {*literals.values()} - open_ended if not one.startswith(tuple(least)))
+    exact = sorted(one for one in single if not one.startswith(tuple(least)))
     located = [(uri in exact, ObjectUri.parse(uri)) for uri in (*least, *exact)]
     return [Root(uri.bucket, uri.key, until=uri.key if is_exact else None) for is_exact, uri in located]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import TextIO, cast
 
 
 def main() -> None:
@@ -30,7 +31,12 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     from sightflow.infra.cli.app import app
+    from sightflow.infra.cli.screen import RedactedStream
     from sightflow.infra.prefect_server import leave_if_server_lost
+    from sightflow.schemas.redaction import redact_logs
+
+    redact_logs()
+    sys.stderr = cast("TextIO", RedactedStream(sys.stderr))  # warnings, threads that fail, and what libraries print
 
     try:
         app()

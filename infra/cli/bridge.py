@@ -38,7 +38,9 @@ def bridge(
 
     A message leaves the queue only when its objects are listed in a manifest beside the catalog.
     """
-    read = read_spec(spec)
+    from sightflow.tasks.route import check_models
+
+    read = check_models(read_spec(spec))
     source = source_of(queue, webhook)
     from sightflow.infra.configured_server import await_api
     from sightflow.infra.metrics import serve_metrics

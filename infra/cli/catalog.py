@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 from typing import Annotated, Any
 
 import polars as pl
 import typer
 
-from sightflow.infra.cli.screen import console, is_terminal, printable, safe, table
+from sightflow.infra.cli.screen import console, is_terminal, safe, table
 from sightflow.schemas.failure import SpecError, StoreError
 from sightflow.schemas.object_uri import InvalidUriError
 
@@ -20,15 +17,23 @@ quarantine_app = typer.Typer(no_args_is_help=True, help="What failed, with its c
 Uri = Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/catalog, a local folder, or the spec file.")]
 Endpoint = Annotated[str | None, typer.Option(help="Of an S3-compatible store; AWS_ENDPOINT_URL works too.")]
 Version = Annotated[int | None, typer.Option(help="An earlier version; see `catalog history`.")]
-_WIDEST_CELL = 160
 
 
 def find_catalog(uri: str, endpoint: str | None) -> Any:
-    """The catalog at a URI, a folder, or named by a spec file. Raises StoreError if there is none."""
+    """The catalog at a URI, a folder, or named by a spec file, which says itself how it is reached.
+
+    Raises StoreError if there is none, SpecError for an endpoint beside a spec file or one that is no address.
+    """
+    from pydantic import ValidationError
+
     from sightflow.blocks.catalog.catalog import Catalog
     from sightflow.schemas.spec_reader import is_spec_file, read_spec
 
     if is_spec_file(uri):
+        if endpoint is not None:
+            raise SpecError(
+                f"{uri} is a spec, whose `store` says the endpoint: --endpoint-url goes with a catalog's URI"
+            )
         from sightflow.tasks.open import open_catalog
 
         found = open_catalog(read_spec(uri))
@@ -37,6 +42,9 @@ def find_catalog(uri: str, endpoint: str | None) -> Any:
             found = Catalog.at(uri, endpoint)
         except InvalidUriError as error:
             raise SpecError(str(error)) from None
+        except ValidationError as error:  # its own text would show what was given
+            said = "; ".join(str(problem.get("ctx", {}).get("error", problem["msg"])) for problem in error.errors())
+            raise SpecError(f"--endpoint-url: {said}") from None
     if all(found.table(name) is None for name in ("enrichments", "quarantine")):
         raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")
     return found
@@ -80,48 +88,32 @@ def query(
     sql: Annotated[str, typer.Argument(help="Views: catalog (one row an object), enrichments, quarantine, runs.")],
     version: Version = None,
     format: Annotated[str, typer.Option(help="table, json (one object a line) or csv.")] = "table",
+    timeout: Annotated[int, typer.Option(min=1, max=10**6, help="The most seconds that the query may take.")] = 300,
     endpoint_url: Endpoint = None,
 ) -> None:
     """Ask the catalog in SQL. The view `catalog` has one row an object and a column for each enrichment."""
     import duckdb
 
     from sightflow.blocks.catalog.sql_views import connect
+    from sightflow.infra.cli.query import Query, print_csv, print_json, print_table
 
-    if format not in ("table", "json", "csv"):
-        raise SpecError(f"--format {format} is not known; allowed: table, json, csv")
+    formats = {"table": print_table, "json": print_json, "csv": print_csv}
+    if format not in formats:
+        raise SpecError(f"--format {format} is not known; allowed: {', '.join(formats)}")
     catalog = find_catalog(uri, endpoint_url)
     try:
-        found = connect(catalog, version).execute(sql)
-        rows = found.fetchall()
+        asked = Query(connect(catalog, version), sql, timeout)
+        formats[format](asked.names, asked.rows(), is_terminal())
     except duckdb.Error as error:
         raise SpecError(f"the query is not understood: {catalog.store.redact(str(error))}") from None
-    names = [column[0] for column in found.description or []]
-    if format == "json":
-        for row in rows:
-            _print_json(dict(zip(names, row, strict=True)))
-    elif format == "csv":
-        watched = is_terminal()
-        cells = ([printable(str(value)) if watched and value is not None else value for value in row] for row in rows)
-        csv.writer(sys.stdout).writerows([names, *cells])
-    else:
-        console.print(table("", *names, rows=([_cell(value) for value in row] for row in rows)))
-        console.print(f"{len(rows):,} rows")
 
 
-def _print_json(row: dict[str, Any]) -> None:
-    """One object a line: as it is for programs; for a terminal without what could steer it."""
-    line = json.dumps(row, default=str, ensure_ascii=False)
-    print(printable(line) if is_terminal() else line)
+@app.command()
+def view(uri: Uri, version: Version = None, endpoint_url: Endpoint = None) -> None:
+    """Print the view `catalog` as standard SQL over the table `enrichments`, for another engine that reads Delta."""
+    from sightflow.blocks.catalog.sql_views import wide_view
 
-
-def _cell(value: Any) -> str:
-    """One value for the screen: boxes in short, long text cut where a person watches."""
-    if isinstance(value, list) and value and isinstance(value[0], dict) and "x_min" in value[0]:
-        value = "; ".join(
-            f"{r['label']} [{r['x_min']:.0f} {r['y_min']:.0f} {r['x_max']:.0f} {r['y_max']:.0f}]" for r in value
-        )
-    text = "" if value is None else str(value)
-    return text[:_WIDEST_CELL] + "…" if is_terminal() and len(text) > _WIDEST_CELL else text
+    print(wide_view(find_catalog(uri, endpoint_url), version))
 
 
 @app.command()
@@ -129,13 +121,16 @@ def history(uri: Uri, limit: Annotated[int, typer.Option(min=1)] = 20, endpoint_
     """List the catalog's versions, newest first."""
     from datetime import UTC, datetime
 
+    from sightflow.blocks.catalog.table_writes import COUNT_PREFIX
+
     delta = find_catalog(uri, endpoint_url).table("enrichments")
     rows = []
     for commit in delta.history(limit) if delta is not None else []:
         metrics = commit.get("operationMetrics", {})
         moment = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
         added, changed, gone = (
-            metrics.get(f"num_target_rows_{kind}", 0) for kind in ("inserted", "updated", "deleted")
+            commit.get(f"{COUNT_PREFIX}{kind}", metrics.get(f"num_target_rows_{kind}", 0))  # the latter of a merge
+            for kind in ("inserted", "updated", "deleted")
         )
         rows.append((commit["version"], f"{moment:%Y-%m-%d %H:%M:%S}", commit["operation"], added, changed, gone))
     console.print(table("", "version", "when (UTC)", "operation", "added", "changed", "removed", rows=rows))
@@ -213,6 +208,7 @@ def list_quarantine(
     endpoint_url: Endpoint = None,
 ) -> None:
     """List what failed: the object, the enrichment, the cause, the stage, and what went wrong."""
+    from sightflow.infra.cli.query import print_json
     from sightflow.schemas.failure import Cause
 
     if cause is not None and cause not in set(Cause):
@@ -221,8 +217,7 @@ def list_quarantine(
     if cause:
         cases = cases.filter(pl.col("cause") == cause)
     if as_json:
-        for row in cases.iter_rows(named=True):
-            _print_json(row)
+        print_json(cases.columns, cases.iter_rows(), is_terminal())
         return
     columns = ("uri", "enrichment", "cause", "stage", "message")
     console.print(

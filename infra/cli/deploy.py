@@ -9,8 +9,11 @@ import typer
 from sightflow.infra.cli.plan import SpecFile
 from sightflow.infra.cli.screen import console, safe, table
 
-Cron = Annotated[str | None, typer.Option(help='When, e.g. "0 2 * * *": every night at two.')]
-Interval = Annotated[float | None, typer.Option(min=1, help="Seconds from one start to the next.")]
+Cron = Annotated[str | None, typer.Option(help='When, in UTC or in --timezone: "0 2 * * *", every night at two.')]
+Timezone = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of --cron, an IANA name such as Europe/Berlin; unset, UTC.")
+]
+Interval = Annotated[float | None, typer.Option(help="Seconds from one start to the next, at least 1.")]
 Overlap = Annotated[
     Literal["wait", "skip"], typer.Option(help="What a scheduled run does that comes due while one is still going on.")
 ]
@@ -21,6 +24,7 @@ Pool = Annotated[str, typer.Option(help="The work pool; made, of type sightflow,
 def deploy(
     spec: SpecFile,
     cron: Cron = None,
+    timezone: Timezone = None,
     interval: Interval = None,
     on_upload: Annotated[
         bool, typer.Option("--on-upload", help="Also run on what `sightflow bridge` announces.")
@@ -37,15 +41,17 @@ def deploy(
     Made again, it renews them: do so when the spec file has changed, for a deployment holds the spec as it was.
     """
     from sightflow.infra.configured_server import configured_api
-    from sightflow.infra.service.deployments import check, deploy, make_pool
+    from sightflow.infra.service.deployments import deploy
+    from sightflow.infra.service.schedule import Schedule
     from sightflow.schemas.spec_reader import read_spec
+    from sightflow.tasks.route import check_models
 
-    read = read_spec(spec)
-    check(cron, interval)
+    read = check_models(read_spec(spec))
+    schedule = Schedule(cron, interval, timezone)
     configured_api()
     with console.status("writing to the Prefect server"):
-        kind = make_pool(pool)
-        made = deploy(name or spec.stem, read, cron, interval, on_upload, overlap, pool, notify)
+        made = deploy(name or spec.stem, read, schedule, on_upload, overlap, pool, notify)
+    kind = made[0].pool_type
     rows = [(each.name, each.starts) for each in made]
     console.print(table(f"deployed to the pool {pool} ({kind})", "deployment", "runs", rows=rows))
     following = f"sightflow worker --pool {pool}" if kind == "sightflow" else f"prefect worker start --pool {pool}"

@@ -92,8 +92,8 @@ def _prefect() -> Iterator[Finding]:
         configured_api()
     except PrefectAway:
         yield "prefect server", "missing", f"{url} does not answer", "start it, or unset PREFECT_API_URL"
-    except SightflowError:
-        yield "prefect server", "missing", f"{url} refuses the credentials", "set PREFECT_API_AUTH_STRING to its own"
+    except SightflowError as error:
+        yield "prefect server", "missing", str(error), "see the message"
     else:
         yield "prefect server", "ok", url, ""
 
@@ -111,12 +111,14 @@ def _models() -> Iterator[Finding]:
 def _of_spec(path: Path) -> Iterator[Finding]:
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.open import open_catalog
-    from sightflow.tasks.route import resolve_enrichments
+    from sightflow.tasks.route import check_models, resolve_enrichments
 
-    spec = read_spec(path)
+    spec = check_models(read_spec(path))
     yield from _listing(spec) if spec.listing else _sources(spec)
     try:
-        found = open_catalog(spec).version()
+        catalog = open_catalog(spec)
+        found = catalog.version()
+        catalog.check_writable()
         yield f"catalog {spec.catalog}", "ok", "not yet made" if found is None else f"version {found}", ""
     except SightflowError as error:
         yield f"catalog {spec.catalog}", "missing", str(error), "see the message"
@@ -143,6 +145,7 @@ def _sources(spec: EnrichmentSpec) -> Iterator[Finding]:
 def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
     """What is read in the place of the sources: their own listing may well be forbidden."""
     from sightflow.blocks.store.uri_lists import read_uri_list
+    from sightflow.schemas.run.discovered import Skips
     from sightflow.schemas.spec import is_uri_list
     from sightflow.tasks.discover import s3_inventories
     from sightflow.tasks.open import open_store
@@ -153,6 +156,6 @@ def _listing(spec: EnrichmentSpec) -> Iterator[Finding]:
             found = f"of {report.bucket}, {len(report.files)} {report.form} files"
             yield f"listing {report.uri}", "ok", found, ""
         for address in filter(is_uri_list, spec.listing):
-            yield f"listing {address}", "ok", f"names {len(read_uri_list(store, address)):,} objects", ""
+            yield f"listing {address}", "ok", f"names {len(read_uri_list(store, address, Skips())):,} objects", ""
     except SightflowError as error:
         yield "listing", "missing", str(error), "see the message"

@@ -113,6 +113,7 @@ def route(
     from sightflow.schemas.enrichment import Enrichment
     from sightflow.schemas.spec import EnrichmentSpec, Policy
     from sightflow.schemas.spec_reader import read_spec
+    from sightflow.tasks.route import check_models
     from sightflow.tasks.route import route as ranked
 
     try:
@@ -128,7 +129,7 @@ def route(
         filler["language"] = language
     asked = Enrichment(capability=wanted, **filler)
     if spec is not None:
-        read = read_spec(spec)
+        read = check_models(read_spec(spec))
         if hosted:
             read = read.model_copy(update={"policy": read.policy.model_copy(update={"hosted": "allow"})})
     else:

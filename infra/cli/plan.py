@@ -10,20 +10,43 @@ from typing import Annotated
 
 import typer
 
+from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.cli.screen import console, money, safe, table
+from sightflow.schemas.failure import SightflowError
+from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan, RunPlan, Status, not_asked
 from sightflow.schemas.run.selection import Selection
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file that says what is wanted.")]
 Prefix = Annotated[str, typer.Option(help="Only objects whose URI, or key, begins so.")]
-Since = Annotated[datetime | None, typer.Option(help="Only objects modified since, in UTC: 2026-11-01T06:00:00.")]
+
+
+def _moment(text: str) -> datetime:
+    """A date or a time of ISO 8601, with its offset from UTC; without one, UTC is meant."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            "is no date or time of ISO 8601; write 2026-11-01, 2026-11-01T06:00:00Z or 2026-11-01T08:00:00+02:00"
+        ) from None
+
+
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=_moment,
+        metavar="TIME",
+        help="Only objects modified since: 2026-11-01, 2026-11-01T08:00:00+02:00; without an offset, UTC.",
+    ),
+]
 Sample = Annotated[float, typer.Option(min=0.000001, max=1, help="About this share of the objects, always the same.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many objects that have work left.")]
 
 
 def selection(prefix: str, since: datetime | None, sample: float, limit: int | None) -> Selection:
     """The part of the work that the options name."""
-    return Selection(prefix=prefix, since=since and since.replace(tzinfo=UTC), sample=sample, limit=limit)
+    return Selection(prefix=prefix, since=since, sample=sample, limit=limit)
 
 
 def plan(
@@ -39,18 +62,31 @@ def plan(
 
     read = read_spec(spec)
     from sightflow.tasks.discover import discover
+    from sightflow.tasks.open import open_catalog
     from sightflow.tasks.plan import plan as plan_task
     from sightflow.tasks.route import resolve_enrichments
 
     resolve_enrichments(read)  # what cannot be served is said before anything is listed
     with console.status("listing the source and comparing it with the catalog ..."):
         run_plan = plan_task.fn(discover.fn(read), read, selection(prefix, since, sample, limit))
+        problem = catalog_problem(open_catalog(read)) if run_plan.to_compute else ""
     if as_json:
-        console.print_json(json.dumps(plan_document(run_plan)))
+        console.print_json(json.dumps(plan_document(run_plan) | {"catalog_problem": problem}))
         return
     show_plan(run_plan)
+    if problem:
+        console.print(f"[yellow]note[/yellow] a run would stop at once: {safe(problem)}", soft_wrap=True)
     todo = f"sightflow run {spec}" if run_plan.to_compute else "nothing to do"
     console.print(f"\nnext: [bold]{safe(todo)}[/bold]")
+
+
+def catalog_problem(catalog: Catalog) -> str:
+    """Why a catalog cannot be written; empty if it can. Who may only read it can plan all the same."""
+    try:
+        catalog.check_writable()
+    except SightflowError as error:
+        return str(error)
+    return ""
 
 
 def plan_document(run_plan: RunPlan) -> dict[str, object]:
@@ -60,6 +96,8 @@ def plan_document(run_plan: RunPlan) -> dict[str, object]:
         "not_asked": run_plan.not_asked,
         "to_compute": run_plan.to_compute,
         "price_usd": run_plan.price,
+        "skipped": [each.model_dump() for each in run_plan.skipped],
+        "failed_lookups": sorted({item.uri for item in run_plan.failed_lookups}),
         "orphaned": run_plan.orphaned["uri"].to_list(),
         "enrichments": [p.model_dump(mode="json") for p in run_plan.plans],
     }
@@ -92,6 +130,15 @@ def show_plan(run_plan: RunPlan) -> None:
     for p in run_plan.plans:
         console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)
     show_notices(run_plan.plans)
+    show_skipped(run_plan.skipped)
+    if run_plan.failed_lookups:
+        uris = {item.uri for item in run_plan.failed_lookups}
+        first = run_plan.failed_lookups[0]
+        console.print(
+            f"[yellow]note[/yellow] {len(uris):,} objects go to the quarantine: "
+            f"{safe(first.uri)}: {safe(first.failure.message)}",
+            soft_wrap=True,
+        )
     if run_plan.not_asked:
         console.print(not_asked(run_plan.not_asked))
     if run_plan.orphaned.height:
@@ -100,6 +147,12 @@ def show_plan(run_plan: RunPlan) -> None:
             f"{run_plan.orphaned.height:,} objects of the catalog are gone from the source ({orphaned_rows:,} rows); "
             "policy.prune: true removes them"
         )
+
+
+def show_skipped(skipped: Iterable[Skipped]) -> None:
+    """Print what could not be listed or looked up, and why."""
+    for each in skipped:
+        console.print(f"[yellow]note[/yellow] {safe(each.summary)}", soft_wrap=True)
 
 
 def show_notices(plans: Iterable[EnrichmentPlan]) -> None:

@@ -35,6 +35,8 @@ def replay(
     and all else as your spec says: what a catalog holds is data, and names no source, store, model or runner.
     """
     from sightflow.schemas.spec_reader import is_spec_file, read_spec
+    from sightflow.schemas.spec_yaml import SpecPlaces
+    from sightflow.tasks.route import check_models
 
     if is_spec_file(uri):
         if spec is not None or endpoint_url is not None:
@@ -46,7 +48,9 @@ def replay(
             f"sightflow replay {uri} --spec SPEC for the enrichments of its last run"
         )
     else:
-        own = read_spec(spec).model_copy(update={"enrichments": _last_enrichments(uri, endpoint_url)})
+        own = check_models(read_spec(spec))
+        asked = {"enrichments": _last_enrichments(uri, endpoint_url)}
+        own = own.model_copy(update=asked).read_at(SpecPlaces())  # these enrichments stand in no line of the file
     chosen = Selection(replay=True, causes=tuple(cause or ()), system=model, limit=limit)
     try:
         done = run_enrich(own, chosen)

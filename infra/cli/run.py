@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices
+from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices, show_skipped
 from sightflow.infra.cli.screen import console, money, safe, table
 from sightflow.schemas.run.plan import RunPlan, not_asked
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
@@ -156,6 +156,7 @@ def show_report(done: RunReport) -> None:
             f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}"
         )
     show_notices(done.plans)
+    show_skipped(done.skipped)
     if done.bottleneck:
         stages = ", ".join(f"{stage} {time.busy:,.1f}" for stage, time in done.stages.items())
         slowest = f"the bottleneck is {done.bottleneck}, at work {done.stages[done.bottleneck].share:.0%} of the time"
@@ -165,7 +166,7 @@ def show_report(done: RunReport) -> None:
         console.print(table("quarantined", "cause", "items", rows=rows, right=("items",)))
     if done.not_asked:
         console.print(not_asked(done.not_asked))
-    if done.orphaned and not done.pruned:
+    if done.orphaned and not (done.spec and done.spec.policy.prune):
         console.print(
             f"{done.orphaned:,} objects of the catalog are gone from the source; policy.prune: true removes them"
         )

@@ -1,4 +1,4 @@
-"""What the commands share on the screen: the console, errors in plain words, tables."""
+"""What the commands share on the screen: the console, errors in plain words, tables. No key reaches it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -16,13 +16,50 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from sightflow.schemas.failure import SightflowError, SpecError
+from sightflow.schemas.redaction import redact, redacted_traceback, redactor
 
-console = Console(highlight=False)
-problems = Console(stderr=True, highlight=False)
+
+class RedactingConsole(Console):
+    """A console that shows no key; a table is redacted where its cells are made, before they are folded."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        super().print(*(redact(each) if isinstance(each, str) else each for each in objects), **settings)
+
+    def print_json(self, json: str | None = None, **settings: Any) -> None:
+        super().print_json(json and redact(json), **settings)
+
+
+console = RedactingConsole(highlight=False)
+problems = RedactingConsole(stderr=True, highlight=False)
+
+
+class RedactedStream:
+    """A text stream without keys: what is written to it goes on to another one redacted, piece by piece."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Commands(TyperGroup):
     """Turns errors into one clear message and the right exit code; SIGHTFLOW_DEBUG=1 shows the traceback too."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **settings)
+        except Exception as error:
+            _redact_usage_error(error)
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         from sightflow.schemas.run.report import QuarantineExceeded
@@ -30,8 +67,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SightflowError as error:
-            if os.environ.get("SIGHTFLOW_DEBUG"):
-                raise
+            _show_traceback(error)
             code = 2 if isinstance(error, SpecError) else 3 if isinstance(error, QuarantineExceeded) else 1
             problems.print(f"[red]error[/red] {safe_lines(error)}", soft_wrap=True)
             raise typer.Exit(code) from None
@@ -41,14 +77,27 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
-            if os.environ.get("SIGHTFLOW_DEBUG") or type(error).__module__.startswith(("click", "typer")):
+            if type(error).__module__.startswith(("click", "typer")):
+                _redact_usage_error(error)
                 raise
+            _show_traceback(error)
             problems.print(
                 f"[red]error[/red] {safe(type(error).__name__)}: {safe_lines(error)}\n"
                 "This is not a mistake of yours that sightflow knows. Set SIGHTFLOW_DEBUG=1 for the traceback.",
                 soft_wrap=True,
             )
             raise typer.Exit(1) from None
+
+
+def _redact_usage_error(error: Exception) -> None:
+    """Take keys out of what typer says of wrong words on the command line, before it is folded into a panel."""
+    if isinstance(message := getattr(error, "message", None), str):
+        error.message = redact(message)  # type: ignore[attr-defined]
+
+
+def _show_traceback(error: Exception) -> None:
+    if os.environ.get("SIGHTFLOW_DEBUG"):
+        print(redacted_traceback(error), file=sys.stderr)
 
 
 def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tuple[str, ...] = ()) -> Table:
@@ -58,14 +107,18 @@ def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tu
     )
     for column in columns:
         shown.add_column(safe(column), justify="right" if column in right else "left", overflow="fold")
+    clean = redactor()
     for row in rows:
-        shown.add_row(*(safe(cell) for cell in row))
+        shown.add_row(*(escape(printable(clean(str(cell)))) for cell in row))
     return shown
 
 
 def safe(value: object) -> str:
-    """Text that cannot steer the terminal: control characters and markup of file names and models are escaped."""
-    return escape(printable(str(value)))
+    """Text that cannot steer the terminal: control characters and markup of file names and models are escaped.
+
+    Keys are taken out, before the text is folded or cut.
+    """
+    return escape(printable(redact(str(value))))
 
 
 def safe_lines(value: object) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from sightflow.infra.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, source_of
-from sightflow.infra.cli.deploy import Cron, Interval, Name, Overlap
+from sightflow.infra.cli.deploy import Cron, Interval, Name, Overlap, Timezone
 from sightflow.infra.cli.plan import SpecFile
 from sightflow.infra.cli.screen import console, safe, say
 from sightflow.infra.cli.worker import Limit, Metrics, Poll
@@ -21,6 +21,7 @@ _FAREWELL_SECONDS = 30.0
 def serve(
     spec: SpecFile,
     cron: Cron = None,
+    timezone: Timezone = None,
     interval: Interval = None,
     queue: Queue = None,
     webhook: Hook = None,
@@ -43,26 +44,27 @@ def serve(
     from sightflow.infra.configured_server import configured_api
     from sightflow.infra.metrics import serve_metrics
     from sightflow.infra.prefect_server import prefect_api, server_lost
+    from sightflow.infra.service.schedule import Schedule
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.route import resolve_enrichments
 
-    read = read_spec(spec)
-    resolve_enrichments(read)  # what cannot be served is said before a server is started
+    # What cannot be served, and when, is said before a server is started.
+    read, schedule = read_spec(spec), Schedule(cron, interval, timezone)
+    resolve_enrichments(read)
     source = source_of(queue, webhook) if uploads else None
     serve_metrics(metrics)
     with prefect_api(for_one_run=False, say=_end_without_server) as server:
         with console.status("starting Prefect on this machine"):
             if server is not None:
                 server.wait()
-            from sightflow.infra.service.deployments import check, deploy, pause
+            from sightflow.infra.service.deployments import deploy, pause
             from sightflow.infra.service.storage_events import Bridge, Window
             from sightflow.infra.service.worker import run_worker
 
-            check(cron, interval)
             called = name or spec.stem
             # A pool of its own: what it serves goes with it, and no other worker waits for it.
             pool = f"sightflow-serve-{called}"
-            made = deploy(called, read, cron, interval, uploads, overlap, pool)
+            made = deploy(called, read, schedule, uploads, overlap, pool)
         runs = ", ".join(each.starts for each in made)
         console.print(f"serving [bold]{safe(spec)}[/bold] {safe(runs)}; see {safe(configured_api())}", soft_wrap=True)
         if server is not None:

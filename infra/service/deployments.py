@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentEventTrigger, EventTrigger, Posture, ResourceSpecification
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import AutomationCore
@@ -22,21 +20,24 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 
 from sightflow.flows.enrich import enrich
+from sightflow.infra.service.schedule import Schedule
 from sightflow.infra.service.worker import POOL, ModelWorker
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.spec import EnrichmentSpec
 
 UPLOADS_EVENT = "sightflow.uploads"
 Overlap = Literal["wait", "skip"]
+BY_HAND = Schedule()
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """A deployment as it now stands on the server."""
+    """A deployment as it now stands on the server; `pool_type`: of its work pool, which may be somebody else's."""
 
     name: str
     starts: str
     id: str
+    pool_type: str
 
 
 def resource_of(catalog: str) -> str:
@@ -66,8 +67,7 @@ def make_pool(name: str = POOL) -> str:
 def deploy(
     name: str,
     spec: EnrichmentSpec,
-    cron: str | None = None,
-    interval: float | None = None,
+    schedule: Schedule = BY_HAND,
     on_upload: bool = False,
     overlap: Overlap = "wait",
     pool: str = POOL,
@@ -82,23 +82,19 @@ def deploy(
     Raises SightflowError if the server refuses, SpecError if there is no such block.
     """
     block = _block(notify) if notify else None
-    make_pool(pool)
+    pool_type = make_pool(pool)
     strategy = ConcurrencyLimitStrategy.ENQUEUE if overlap == "wait" else ConcurrencyLimitStrategy.CANCEL_NEW
     parameters = {"spec": spec.model_dump(mode="json")}
-    schedule: dict[str, Any] = (
-        {"cron": cron} if cron else {"interval": timedelta(seconds=interval)} if interval else {"schedules": []}
-    )
     whole = _apply(
         name,
         parameters,
         pool,
-        **schedule,
+        **schedule.settings,
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=strategy),
     )
-    starts = f"cron {cron}" if cron else f"every {interval:g} s" if interval else "when started by hand"
     if block:
         _tell_of_failures(name, whole, block)
-    made = [Deployed(f"{enrich.name}/{name}", starts, whole)]
+    made = [Deployed(f"{enrich.name}/{name}", schedule.words, whole, pool_type)]
     uploads = f"{name}-uploads"
     if not on_upload:
         _remove(uploads)
@@ -112,18 +108,7 @@ def deploy(
     triggered = _apply(uploads, parameters, pool, triggers=[trigger])
     if block:
         _tell_of_failures(uploads, triggered, block)
-    return [*made, Deployed(f"{enrich.name}/{uploads}", "on uploads", triggered)]
-
-
-def check(cron: str | None, interval: float | None) -> None:
-    """Raises SpecError unless at most one schedule is given, of the form that a server understands."""
-    if cron and interval:
-        raise SpecError("give either --cron or --interval")
-    if cron:
-        try:
-            CronSchedule(cron=cron)
-        except ValueError as error:
-            raise SpecError(f"the schedule is not understood: {error}") from None
+    return [*made, Deployed(f"{enrich.name}/{uploads}", "on uploads", triggered, pool_type)]
 
 
 def pause(made: Sequence[Deployed]) -> None:

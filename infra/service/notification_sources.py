@@ -52,7 +52,8 @@ class MessageSource(Protocol):
 class SqsQueue:
     """An SQS queue, reached with the keys of the environment, profile or role.
 
-    Raises SightflowError if there is no such queue or it may not be read.
+    Raises SpecError if `url` is no address of a queue or holds a password, SightflowError if there is no such queue or
+    it may not be read.
     """
 
     def __init__(self, url: str) -> None:
@@ -60,12 +61,18 @@ class SqsQueue:
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.session import get_session
 
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # e.g. half an IPv6 address
+            parts = urlsplit("")
         host = parts.hostname or ""
-        if parts.scheme not in ("http", "https") or not parts.path.strip("/"):
-            raise SightflowError(
-                f"{url} is no address of a queue; one is https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
+        if "@" in parts.netloc:
+            raise SpecError(
+                "the address of the queue holds a user name or a password; leave them out: a queue is reached with the "
+                "keys of the environment, profile or role"
             )
+        if parts.scheme not in ("http", "https") or not parts.path.strip("/"):
+            raise SpecError(f"{url} is no address of a queue; one is https://sqs.REGION.amazonaws.com/ACCOUNT/NAME")
         region = re.fullmatch(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?", host)
         self._url, self._name = url, parts.path.rpartition("/")[2]
         try:

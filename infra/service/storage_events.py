@@ -99,7 +99,7 @@ class Bridge:
             uploads = uploads_in(message.body)
         except MalformedNotification as error:
             batch.unreadable.append((message, str(error)))
-            return
+            uploads = list(error.uploads)
         for upload in uploads:
             known = upload.event and (upload.uri, upload.event) in self._seen
             if not known and self._in_source(upload.uri):
@@ -124,7 +124,9 @@ class Bridge:
     def _write(self, batch: Batch) -> None:
         if batch.unreadable:
             self._catalog.quarantine(quarantine_rows(_failed_items(batch.unreadable)))
-            self._say(f"{len(batch.unreadable):,} messages are no notifications; they are in the quarantine")
+            self._say(
+                f"{len(batch.unreadable):,} messages, or records in them, are no notifications; see the quarantine"
+            )
         if batch.uris:
             manifest = self._manifests.write(list(batch.uris))
             self._say(f"{len(batch.uris):,} objects of {len(batch.messages):,} messages: {manifest.rpartition('/')[2]}")

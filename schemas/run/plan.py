@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 import polars as pl
@@ -12,6 +14,8 @@ from pydantic import BaseModel
 
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.run.discovered import Skipped
+from sightflow.schemas.tables.quarantine import FailedItem
 
 
 class Status(StrEnum):
@@ -146,18 +150,28 @@ class RunPlan:
 
     `frame`: uri, object_version, bytes, media_kind, system, enrichments, and which of these have a row that will be
     `replaced`; sorted so that a system is loaded once. `version`: of the table `enrichments` that was compared with.
-    `orphaned`: uri, rows; in the catalog, covered by the source, and no longer listed. `orphaned_quarantine`: uri; in
-    the quarantine, covered and no longer listed. `not_asked`: listed objects, by kind, that no enrichment is asked of.
+    `orphaned_rows`, `orphaned_quarantine`: uri, enrichment, fingerprint; in the catalog and in the quarantine, covered
+    by the source, and no longer listed. `settled`: uri, enrichment; in the quarantine, with a row that is up to date.
+    `not_asked`: listed objects, by kind, that no enrichment is asked of. `failed_lookups`: what was named and could not
+    be looked up. `skipped`: what could not be listed.
     """
 
     frame: pl.DataFrame
-    orphaned: pl.DataFrame
+    orphaned_rows: pl.DataFrame
     orphaned_quarantine: pl.DataFrame
     resolved_enrichments: tuple[ResolvedEnrichment, ...]
     plans: tuple[EnrichmentPlan, ...]
     objects: int
     not_asked: dict[MediaKind, int]
+    settled: pl.DataFrame = dataclass_field(default_factory=pl.DataFrame)
+    failed_lookups: tuple[FailedItem, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     version: int | None = None
+
+    @cached_property
+    def orphaned(self) -> pl.DataFrame:
+        """The objects that are gone from the source: uri, and how many `rows` the catalog has of each."""
+        return self.orphaned_rows.group_by("uri").len("rows").sort("uri")
 
     @property
     def to_compute(self) -> int:

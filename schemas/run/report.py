@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan
 from sightflow.schemas.run.timing import StageTime
 from sightflow.schemas.spec import EnrichmentSpec
@@ -53,6 +54,7 @@ class RunReport(BaseModel):
     pruned: int
     not_asked: dict[MediaKind, int] = Field(default_factory=dict, description="objects that no enrichment takes")
     causes: dict[Cause, int] = Field(default_factory=dict)
+    skipped: list[Skipped] = Field(default_factory=list, description="what could not be listed or looked up")
     plans: list[EnrichmentPlan] = Field(default_factory=list)
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
     cost_usd: float = 0.0

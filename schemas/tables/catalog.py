@@ -62,34 +62,57 @@ class CatalogRow(pa.DataFrameModel):
     A row that fails a check goes to the quarantine with cause `schema` and the check's name.
     """
 
-    uri: str = pa.Field(str_matches=URI_PATTERN)
-    enrichment: str = pa.Field(str_matches=r"^[a-z][a-z0-9_]*$")
-    capability: str = pa.Field(isin=[c.value for c in Capability])
-    media_kind: str = pa.Field(isin=[kind.value for kind in MediaKind])
-    fingerprint: str = pa.Field(str_length={"min_value": 8})
-    object_version: str
-    recipe: str
-    sha256: str = pa.Field(str_matches=r"^[0-9a-f]{64}$")
-    width: int = pa.Field(gt=0)
-    height: int = pa.Field(gt=0)
-    duration: float = pa.Field(ge=0, nullable=True)
-    frame_rate: float = pa.Field(gt=0, nullable=True)
-    parameters: str
-    text: str = pa.Field(nullable=True)
-    segments: Annotated[pl.List, SEGMENT] = pa.Field(nullable=True)
-    regions: Annotated[pl.List, REGION] = pa.Field(nullable=True)
-    tracks: Annotated[pl.List, TRACK] = pa.Field(nullable=True)
-    system: str
-    model_id: str
-    model_revision: str = pa.Field(nullable=True)
-    route: Annotated[pl.List, pl.String()]
-    raw_reply: str = pa.Field(nullable=True)
-    input_tokens: int = pa.Field(ge=0)
-    output_tokens: int = pa.Field(ge=0)
-    cost_usd: float = pa.Field(ge=0)
-    schema_version: int
-    run_id: str
-    inferred_at: Annotated[pl.Datetime, "us", "UTC"]
+    uri: str = pa.Field(
+        str_matches=URI_PATTERN,
+        description="the object, as in the store: s3://bucket/key or file:///path, keys not percent-encoded",
+    )
+    enrichment: str = pa.Field(
+        str_matches=r"^[a-z][a-z0-9_]*$", description="the name that the spec gives; with uri the key of the row"
+    )
+    capability: str = pa.Field(isin=[c.value for c in Capability], description="what was asked, e.g. image_captioning")
+    media_kind: str = pa.Field(isin=[kind.value for kind in MediaKind], description="image or video")
+    fingerprint: str = pa.Field(
+        str_length={"min_value": 8},
+        description="hash of object_version and recipe; the same fingerprint is the same result",
+    )
+    object_version: str = pa.Field(
+        description="etag and size of the object; of a local file modification time and size"
+    )
+    recipe: str = pa.Field(
+        description="hash of capability, parameters, prompt, model and weights, generation settings, schema version"
+    )
+    sha256: str = pa.Field(str_matches=r"^[0-9a-f]{64}$", description="of the bytes that were seen, in hex")
+    width: int = pa.Field(gt=0, description="pixels of the upright original")
+    height: int = pa.Field(gt=0, description="pixels of the upright original")
+    duration: float = pa.Field(ge=0, nullable=True, description="seconds; null for an image")
+    frame_rate: float = pa.Field(gt=0, nullable=True, description="frames a second; null for an image")
+    parameters: str = pa.Field(
+        description="what was asked beyond the capability, as JSON: question, labels, choices, ..."
+    )
+    text: str = pa.Field(nullable=True, description="the caption or answer; null for regions and tracks")
+    segments: Annotated[pl.List, SEGMENT] = pa.Field(
+        nullable=True, description="timed captions of a video: start and end in seconds, text"
+    )
+    regions: Annotated[pl.List, REGION] = pa.Field(
+        nullable=True,
+        description="boxes in pixels of the upright original; score 0..1; mask: counts of a COCO RLE of that size",
+    )
+    tracks: Annotated[pl.List, TRACK] = pa.Field(
+        nullable=True, description="objects through a video: a track_id, a label and a box for each sampled frame"
+    )
+    system: str = pa.Field(description="the model family that answered, e.g. florence-2")
+    model_id: str = pa.Field(description="the model or weights that answered")
+    model_revision: str = pa.Field(nullable=True, description="the revision of the weights; null where there is none")
+    route: Annotated[pl.List, pl.String()] = pa.Field(
+        description="the systems that were asked, in order; the last one answered"
+    )
+    raw_reply: str = pa.Field(nullable=True, description="what the model said, before it was read")
+    input_tokens: int = pa.Field(ge=0, description="tokens of the request")
+    output_tokens: int = pa.Field(ge=0, description="tokens of the reply")
+    cost_usd: float = pa.Field(ge=0, description="US dollars by the price list; 0 for a local model")
+    schema_version: int = pa.Field(description="of the form of the result")
+    run_id: str = pa.Field(description="the run that published the row")
+    inferred_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="when the model answered, UTC")
 
     class Config:
         strict = True

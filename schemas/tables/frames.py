@@ -21,6 +21,11 @@ def polars_schema(model: type[pa.DataFrameModel]) -> dict[str, pl.DataType]:
     return {name: kind() if isinstance(kind, type) else kind for name, kind in types.items()}
 
 
+def column_comments(model: type[pa.DataFrameModel]) -> dict[str, str]:
+    """What each column of a model means, for the reader of a table."""
+    return {name: column.description or "" for name, column in model.to_schema().columns.items()}
+
+
 def to_frame(model: type[pa.DataFrameModel], rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Rows as a frame in the form of a model, not yet checked.
 

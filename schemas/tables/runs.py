@@ -16,17 +16,19 @@ class RunRow(pa.DataFrameModel):
     `catalog_version`: of `enrichments` after the run; null if nothing has ever been published.
     """
 
-    run_id: str
-    started_at: Annotated[pl.Datetime, "us", "UTC"]
-    finished_at: Annotated[pl.Datetime, "us", "UTC"]
-    objects: int = pa.Field(ge=0)
-    planned: int = pa.Field(ge=0)
-    published: int = pa.Field(ge=0)
-    quarantined: int = pa.Field(ge=0)
-    pruned: int = pa.Field(ge=0)
-    cost_usd: float = pa.Field(ge=0)
-    catalog_version: int = pa.Field(ge=0, nullable=True)
-    report: str = pa.Field(str_length={"min_value": 1})
+    run_id: str = pa.Field(description="the run, as in the rows that it published")
+    started_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="UTC")
+    finished_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="UTC")
+    objects: int = pa.Field(ge=0, description="objects listed")
+    planned: int = pa.Field(ge=0, description="enrichments that were new, changed or stale")
+    published: int = pa.Field(ge=0, description="rows published")
+    quarantined: int = pa.Field(ge=0, description="items that failed")
+    pruned: int = pa.Field(ge=0, description="rows removed because their object is gone")
+    cost_usd: float = pa.Field(ge=0, description="US dollars by the price list")
+    catalog_version: int = pa.Field(
+        ge=0, nullable=True, description="of enrichments after the run; null if nothing has ever been published"
+    )
+    report: str = pa.Field(str_length={"min_value": 1}, description="the whole RunReport as JSON")
 
     class Config:
         strict = True

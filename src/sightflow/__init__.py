@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sightflow.schemas.spec import EnrichmentSpec
 
     Spec = EnrichmentSpec | str | Path
+    Rows = TableName | Literal["catalog"]
 
 __all__ = ["__version__", "enrich", "plan", "read", "read_spec"]
 __version__ = version("sightflow")
@@ -36,8 +37,9 @@ __version__ = version("sightflow")
 def read_spec(path: str | Path) -> EnrichmentSpec:
     """Read and check a spec file. Raises SpecError that lists every mistake with its line and what is allowed."""
     from sightflow.schemas.spec_reader import read_spec as read_file
+    from sightflow.tasks.route import check_models
 
-    return read_file(path)
+    return check_models(read_file(path))
 
 
 def plan(spec: Spec, selection: Selection | None = None) -> RunPlan:
@@ -77,24 +79,24 @@ def enrich(spec: Spec, selection: Selection | None = None) -> RunReport:
 
 @overload
 def read(
-    catalog: Spec, table: TableName = "enrichments", *, version: int | None = None, output: Literal["polars"] = "polars"
+    catalog: Spec, table: Rows = "enrichments", *, version: int | None = None, output: Literal["polars"] = "polars"
 ) -> polars.DataFrame: ...
 @overload
 def read(
-    catalog: Spec, table: TableName = "enrichments", *, version: int | None = None, output: Literal["arrow"]
+    catalog: Spec, table: Rows = "enrichments", *, version: int | None = None, output: Literal["arrow"]
 ) -> pyarrow.Table: ...
 @overload
 def read(
-    catalog: Spec, table: TableName = "enrichments", *, version: int | None = None, output: Literal["duckdb"]
+    catalog: Spec, table: Rows = "enrichments", *, version: int | None = None, output: Literal["duckdb"]
 ) -> duckdb.DuckDBPyRelation: ...
 def read(
     catalog: Spec,
-    table: TableName = "enrichments",
+    table: Rows = "enrichments",
     *,
     version: int | None = None,
     output: Literal["polars", "arrow", "duckdb"] = "polars",
 ) -> polars.DataFrame | pyarrow.Table | duckdb.DuckDBPyRelation:
-    """The rows of a catalog: of its `enrichments`, its `quarantine` or its `runs`.
+    """The rows of a catalog: of its `enrichments`, its `quarantine` or its `runs`, or `catalog`, one row an object.
 
     `catalog`: a URI, a local folder, a spec or the path of a spec file (`.yaml`, `.yml`). `version`: of `enrichments`;
     unset, the newest. `output`: a polars.DataFrame, a pyarrow.Table, or a relation of a DuckDB connection that has the
@@ -106,12 +108,19 @@ def read(
         from sightflow.blocks.catalog.sql_views import connect
 
         return connect(found, version).table(table)
+    if table == "catalog":
+        from sightflow.blocks.catalog.sql_views import read_wide
+
+        wide = read_wide(found, version)
+        return wide if output == "polars" else wide.to_arrow()
     rows = found.read(found.scan(table, version if table == "enrichments" else None))
     return rows if output == "polars" else rows.to_arrow()
 
 
 def _spec(spec: Spec) -> EnrichmentSpec:
-    return read_spec(spec) if isinstance(spec, str | Path) else spec
+    from sightflow.tasks.route import check_models
+
+    return read_spec(spec) if isinstance(spec, str | Path) else check_models(spec)
 
 
 def _catalog(catalog: Spec) -> Catalog:

@@ -40,5 +40,5 @@ class ReplyAssembler:
                 self._fetched.release(uri)
 
     def answers(self) -> list[Answer]:
-        """One for each enrichment of each item, in the order of the shard."""
-        return [self._complete[key] for key in self._keys]
+        """One for each enrichment of each item that has been answered in full, in the order of the shard."""
+        return [self._complete[key] for key in self._keys if key in self._complete]

@@ -21,14 +21,14 @@ from prefect.logging import get_run_logger
 from sightflow.blocks.catalog.appender import key_frame
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.run_writer import RunWriter
-from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.failure import Cause, SightflowError, Stage, is_about_this_machine
 from sightflow.schemas.run.plan import RunPlan, Shard
 from sightflow.schemas.run.report import MaintenanceResult
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import Policy
 from sightflow.tasks.maintain import maintain
 from sightflow.tasks.publish import publish
-from sightflow.tasks.runtime.cancellation import RunStopped, ShardSkipped, is_asked_to_stop
+from sightflow.tasks.runtime.cancellation import HALT, RunStopped, ShardSkipped, is_asked_to_stop
 from sightflow.tasks.runtime.metrics import record_metrics, record_stage_seconds
 from sightflow.tasks.runtime.progress_artifact import ProgressArtifact
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
@@ -84,16 +84,19 @@ class Publisher:
         self._uncommitted: queue.Queue[Validated | None] = queue.Queue(_MOST_UNCOMMITTED_SHARDS)
         self._slots = threading.Semaphore(policy.shards_ahead * worker_count)
         self._stopped = threading.Event()
+        self._halt = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         self._threads = [_start_thread(self._collect_shards), _start_thread(self._commit_until_drained)]
+        self._halt_token = HALT.set(self._halt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._drain()
+        HALT.reset(self._halt_token)
         if error is not None:
             return
         if self.errors:
@@ -150,7 +153,10 @@ class Publisher:
     def _collect(self, shard: Shard, stages: tuple[PrefectFuture[Any], ...]) -> None:
         try:
             validated = stages[-1].result()
-            self.shard_sizer.record(shard)
+            if validated.error is None:
+                self.shard_sizer.record(shard)
+            else:
+                self._record_loss(shard, validated.error)
             self._uncommitted.put(validated)
         except BaseException as raised:  # all of them: Prefect ends threads with what is no Exception; kept in `errors`
             self._record_loss(shard, (isinstance(raised, Exception) and _root_error(stages)) or raised)
@@ -164,8 +170,13 @@ class Publisher:
             return
         self.errors.append(error)
         if concerns_the_run(error) or len(self.errors) >= _MOST_LOST_SHARDS:
-            self._stopped.set()
-        self._log(logging.ERROR, f"shard {shard.index} is lost, and the next plan holds it again", error)
+            self._stop()
+        self._log(logging.ERROR, f"shard {shard.index} is lost, and the next plan holds what has no answer", error)
+
+    def _stop(self) -> None:
+        """Begin no more shards, and ask nothing more in those in flight: what they have been answered is published."""
+        self._stopped.set()
+        self._halt.set()
 
     # --- committing ---------------------------------------------------------------------------------
 
@@ -174,7 +185,7 @@ class Publisher:
             self._commit_groups()
         except BaseException as error:  # all of them: nobody hears of what ends a thread; raised at the end of the run
             self.errors.insert(0, error)
-            self._stopped.set()
+            self._stop()
             while self._uncommitted.get() is not None:
                 pass
 
@@ -211,7 +222,7 @@ class Publisher:
                 self.commits += publish(self._writer, rows, failed, replaced)
         except Exception as error:  # whatever it is, it is raised where the run ends; later groups are tried too
             self.errors.insert(0, error)
-            self._stopped.set()
+            self._stop()
             return
         self.published += rows.height
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
@@ -251,7 +262,7 @@ class Publisher:
 
 def concerns_the_run(error: BaseException) -> bool:
     """Whether an error is about the whole run (keys, credit, a full disk, an end from outside) or about one shard."""
-    return isinstance(error, SightflowError) or not isinstance(error, Exception)
+    return isinstance(error, SightflowError) or not isinstance(error, Exception) or is_about_this_machine(error)
 
 
 def _start_thread(work: Callable[[], None]) -> threading.Thread:

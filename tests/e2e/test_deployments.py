@@ -16,6 +16,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
 from sightflow.flows.enrich import enrich
 from sightflow.infra.service.deployments import deploy
+from sightflow.infra.service.schedule import Schedule
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.run.report import QuarantineExceeded
 from sightflow.schemas.run.selection import Selection
@@ -53,7 +54,7 @@ def media(tmp_path: Path) -> Path:
 def test_deployed_twice_it_stands_once(media: Path, write_spec: Any, stand_in: Any, prefect_server: Any) -> None:
     spec = read_spec(write_spec(f"{media}/*"))
     for _ in range(2):
-        made = deploy("twice", spec, cron="0 2 * * *", on_upload=True)
+        made = deploy("twice", spec, Schedule(cron="0 2 * * *"), on_upload=True)
     assert [each.name for each in made] == ["enrich/twice", "enrich/twice-uploads"]
     whole, uploads = sorted(named(prefect_server, "twice"), key=lambda each: each["name"])
     assert [each["schedule"]["cron"] for each in whole["schedules"]] == ["0 2 * * *"]
@@ -66,7 +67,7 @@ def test_deployed_again_without_a_schedule_or_uploads_it_has_none(
     media: Path, write_spec: Any, stand_in: Any, prefect_server: Any
 ) -> None:
     spec = read_spec(write_spec(f"{media}/*"))
-    deploy("once", spec, interval=60, on_upload=True)
+    deploy("once", spec, Schedule(interval=60), on_upload=True)
     deploy("once", spec)
     assert [each["schedules"] for each in named(prefect_server, "once")] == [[]]
     assert automations(prefect_server, "once") == []
@@ -170,7 +171,7 @@ def test_prefect_s_own_deploy_makes_the_same_of_prefect_yaml(
 ) -> None:
     parameters = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]["parameters"]
     spec = EnrichmentSpec.model_validate(parameters["spec"])
-    deploy("media", spec, cron="0 2 * * *", on_upload=True)
+    deploy("media", spec, Schedule(cron="0 2 * * *"), on_upload=True)
     ours = [(comparable(each), trigger_of(prefect_server, each)) for each in deployed(prefect_server, "media")]
     command = [Path(sys.executable).parent / "prefect", "--no-prompt", "deploy", "--all"]
     environment = {**os.environ, **prefect_server.client_environment}

@@ -1,6 +1,7 @@
 """When a system cannot answer, the next one does, and the row tells the route."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from sightflow.blocks.models import registry as systems
 from sightflow.blocks.models.contract import Engine, GenerationRequest, Output
 from sightflow.blocks.models.registry import system_class
 from sightflow.flows.enrich import enrich
-from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.spec_reader import read_spec
 from tests.stand_in_model import StandIn, StandInEngine
 
@@ -107,3 +108,22 @@ def test_a_dead_endpoint_is_not_tried_for_each_item(tmp_path: Path, write_spec: 
     assert report.published == 50
     assert set(map(tuple, routes(path).values())) == {("qwen2-vl", "llava-next")}
     assert len(First.put) == 16 + 16 + 2  # of each shard (16, 32 and 2 objects) one batch found out
+
+
+@pytest.mark.usefixtures("two")
+def test_a_next_system_without_credit_ends_the_run_with_what_the_first_answered_published(
+    tmp_path: Path, write_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = spec_of(tmp_path, write_spec, 5)
+    First.fails_with = {"02.png": Cause.REFUSED, "04.png": Cause.OUT_OF_MEMORY}
+    monkeypatch.setattr(Second, "make_engine", lambda self: WithoutCredit(self))
+    with pytest.raises(ModelError, match="no credit"):
+        enrich(read_spec(path))
+    assert set(routes(path)) == {"00.png", "01.png", "03.png"}
+    quarantined = Catalog(uri=read_spec(path).catalog).scan("quarantine").collect()
+    assert quarantined["cause"].to_list() == ["out_of_memory"], "what was refused waits for the second system"
+
+
+class WithoutCredit(StandInEngine):
+    def generate(self, batch: Sequence[GenerationRequest]) -> list[Output]:
+        raise ModelError("no credit")

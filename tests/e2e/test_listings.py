@@ -125,7 +125,7 @@ def spec_of(reports: Reports, write_spec: Any) -> Callable[..., Path]:
 
 
 def listed(path: Path) -> pl.DataFrame:
-    return discover.fn(read_spec(path)).sort("uri")
+    return discover.fn(read_spec(path)).inventory.sort("uri")
 
 
 @pytest.mark.parametrize("form", ENCODED)
@@ -151,6 +151,21 @@ def test_versions_that_are_not_the_latest_and_delete_markers_are_no_objects(
     ]
     reports.write(rows, form)
     assert listed(spec_of())["uri"].to_list() == [f"s3://{reports.bucket.name}/{KEYS[0]}"]
+
+
+@pytest.mark.parametrize("form", ENCODED)
+def test_a_record_of_an_inventory_that_makes_no_sense_is_told(reports: Reports, spec_of: Any, form: str) -> None:
+    odd = [reports.row(KEYS[1], size=None), reports.row(KEYS[2], e_tag=None)]
+    reports.write([reports.row(KEYS[0]), *odd], form)
+    if form == "CSV":
+        ragged = b'"of us"\n"b","in/%22,"5\n"a","in/d","x","e","f"\n"a","in/e.png","5","","e"\n'
+        reports.write([reports.row(KEYS[0]), *odd], form, files=[{"key": f"{reports.folder}/ragged.csv"}])
+        reports.bucket.put(f"{reports.folder}/ragged.csv", gzip.compress(ragged))
+    found = discover.fn(read_spec(spec_of()))
+    root = f"s3://{reports.bucket.name}/"
+    assert found.inventory["uri"].to_list() == [root + (KEYS[0] if form != "CSV" else "in/e.png")]
+    assert sum(each.count for each in found.skips.summary) == (3 if form == "CSV" else 2)
+    assert found.skips.complete == (form != "CSV")
 
 
 def test_the_newest_complete_inventory_of_a_folder_is_read(reports: Reports, spec_of: Any) -> None:

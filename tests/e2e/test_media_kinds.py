@@ -100,7 +100,8 @@ def test_of_a_few_no_more_are_looked_at_than_it_takes(
     assert looked_at == [f"file://{media}/{k}" for k in range(5)]
     assert enrich(spec, Selection(limit=2)).published == 2
     looked_at.clear()
-    kinds = dict(discover.fn(spec, Selection(prefix=f"file://{media}/8")).select("uri", "media_kind").iter_rows())
+    found = discover.fn(spec, Selection(prefix=f"file://{media}/8")).inventory
+    kinds = dict(found.select("uri", "media_kind").iter_rows())
     assert looked_at == [f"file://{media}/8"] and kinds[f"file://{media}/0"] is None
 
 

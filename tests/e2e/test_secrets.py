@@ -91,6 +91,25 @@ def test_keys_of_the_environment_are_shown_nowhere(
     assert_hidden(SECRETS.values(), [done.stdout, done.stderr], began, tmp_path, prefect_server.folder)
 
 
+def test_what_a_run_logs_is_sent_to_prefect_without_keys() -> None:
+    from prefect import flow
+    from prefect.logging import get_run_logger
+
+    @flow(name="logs a key")
+    def logs_a_key() -> None:
+        get_run_logger().warning("asked %s: Authorization: Bearer canary-1", "http://me:canary-2@host")
+        raise StoreError("http://me:canary-3@host does not answer")
+
+    began = datetime.now(UTC)
+    with pytest.raises(StoreError):
+        logs_a_key()
+    deliver()
+    told = [text for kept in asyncio.run(told_by_prefect(began)).values() for text in kept]
+    assert any("asked http://***@host: Authorization: Bearer ***" in text for text in told)
+    assert any("http://***@host does not answer" in text for text in told)
+    assert not [text for text in told if re.search(r"canary-\d", text)]
+
+
 REFUSALS = {
     "well": ("^$", "", None),
     "listing": (r"list-type=2&prefix=in", "InvalidAccessKeyId", "refuses to let us read"),

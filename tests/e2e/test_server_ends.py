@@ -63,7 +63,7 @@ def test_a_server_that_dies_is_named_within_seconds_and_what_was_asked_is_publis
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_server_and_ends_the_run(tmp_path: Path, write_spec: Any) -> None:
-    with running(tmp_path, write_spec, "run") as (parts, _, server, gate):
+    with running(tmp_path, write_spec, "run") as (parts, catalog, server, gate):
         assert os.getsid(server.pid) == server.pid
         os.killpg(parts.processes["run"].pid, signal.SIGINT)  # as a terminal does, to all in the foreground
         gate.unlink()
@@ -71,6 +71,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_server_and_ends_the_run(tmp_p
         assert parts.ended("run") == 1
         assert time.monotonic() - began < 30
         assert "interrupted; what was committed stays" in parts.log("run")
+        assert held(catalog) >= 2 * SHARD, "the shard in flight too"
         assert not server.is_running() and folders(tmp_path) == []
 
 

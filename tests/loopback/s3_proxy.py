@@ -26,7 +26,12 @@ class Refuse:
     error: str
 
 
-Spoiled = Refuse | CutBody | Stall | None
+@dataclass(frozen=True)
+class Trickle:
+    """Announce a whole answer and give it a byte at a time, ten a second."""
+
+
+Spoiled = Refuse | CutBody | Stall | Trickle | None
 
 
 class S3Proxy(OnLoopback):
@@ -75,7 +80,7 @@ class S3Proxy(OnLoopback):
         status: int,
         body: bytes,
         headers: Mapping[str, Any],
-        spoiled: CutBody | Stall | None = None,
+        spoiled: CutBody | Stall | Trickle | None = None,
     ) -> None:
         length = headers.get("Content-Length", "0") if http.command == "HEAD" else str(len(body))
         http.send_response(status)
@@ -86,6 +91,10 @@ class S3Proxy(OnLoopback):
         http.end_headers()
         if http.command == "HEAD":
             return
+        while isinstance(spoiled, Trickle) and body and not self.closing.wait(0.1):
+            http.wfile.write(body[:1])
+            http.wfile.flush()
+            body = body[1:]
         http.wfile.write(body[: len(body) // 2] if spoiled else body)
         http.wfile.flush()
         if isinstance(spoiled, Stall):

@@ -96,6 +96,13 @@ def test_what_no_store_sends_is_told_apart(body: str) -> None:
         uploads_in(body)
 
 
+def test_one_record_that_is_none_costs_the_others_of_its_message_nothing() -> None:
+    for body in (s3(record("a"), {"eventName": "x"}, record("b")), sns(s3(record("a"), 1, record("b")))):  # type: ignore[arg-type]
+        with pytest.raises(MalformedNotification) as raised:
+            uploads_in(body)
+        assert [upload.uri for upload in raised.value.uploads] == ["s3://shop/a", "s3://shop/b"]
+
+
 @given(st.text())
 def test_no_text_does_worse_than_being_malformed(body: str) -> None:
     with suppress(MalformedNotification):

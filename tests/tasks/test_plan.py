@@ -11,6 +11,7 @@ import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Cause
+from sightflow.schemas.run.discovered import Discovered
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.spec import EnrichmentSpec, Policy
@@ -147,7 +148,7 @@ def stated(inventory: pl.DataFrame, known: Rows, cases: Rows, spec: EnrichmentSp
 def said(work: RunPlan) -> Any:
     counts = {(plan.enrichment, str(plan.media_kind)): plan.counts for plan in work.plans}
     per_ask = {(plan.enrichment, str(plan.media_kind)): plan.to_compute for plan in work.plans}
-    return work.frame.rows(), counts, per_ask, work.orphaned.rows(), work.orphaned_quarantine["uri"].to_list()
+    return work.frame.rows(), counts, per_ask, work.orphaned.rows(), sorted(set(work.orphaned_quarantine["uri"]))
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +180,7 @@ def test_the_plan_is_what_plain_python_says(seed: int, detections: EnrichmentSpe
     if cases:
         catalog.quarantine(pl.DataFrame(cases, schema=QUARANTINE_SCHEMA))
     inventory = pl.DataFrame(listed, schema=INVENTORY_SCHEMA)
-    work = plan.fn(inventory, spec, selection)
+    work = plan.fn(Discovered(inventory), spec, selection)
     assert said(work) == stated(inventory, known, cases, spec, selection)
     assert work.objects == inventory.height
     shards = list(shards_of(work, Policy(shard_size=4, shard_bytes=200), ShardSizer()))

@@ -20,6 +20,7 @@ from sightflow.blocks.models.contract import (
     Engine,
     Generated,
     GenerationRequest,
+    Incomplete,
     Output,
     ReplyError,
 )
@@ -163,7 +164,11 @@ class VllmEngine(Engine):
             except Exception as error:  # what the processor makes of odd media or words is that prompt's failure
                 outputs[index] = _failure(error)
         if submitted:
-            outputs |= zip(submitted, self._generate(list(submitted.values())), strict=True)
+            try:
+                outputs |= zip(submitted, self._generate(list(submitted.values())), strict=True)
+            except Incomplete as stopped:
+                done: dict[int, Output | None] = {**outputs, **dict(zip(submitted, stopped.done, strict=True))}
+                raise Incomplete(str(stopped), [done.get(index) for index in range(len(requests))]) from None
         return [outputs[index] for index in range(len(requests))]
 
     # --- what is submitted ----------------------------------------------------------------------

@@ -95,7 +95,7 @@ class Florence2(OpenWeightsModel):
         return RegionsResult(tuple(regions))
 
     def _boxes(self, request: VisionRequest, label: str, locations: str) -> list[Region]:
-        bins = [int(b) + 0.5 for b in _BIN.findall(locations)]
+        bins = [float(b) + 0.5 for b in _BIN.findall(locations)]
         if len(bins) % 4 or "poly" in locations or "sep" in locations:
             raise ReplyError(f"{len(bins)} numbers are not boxes of 4: {locations[:80]!r}")
         transform = self.image_transform(request)
@@ -107,7 +107,7 @@ class Florence2(OpenWeightsModel):
         for instance in re.split(r"</?poly>", locations):
             polygons = []
             for ring in filter(None, instance.split("<sep>")):
-                bins = [int(b) + 0.5 for b in _BIN.findall(ring)]
+                bins = [float(b) + 0.5 for b in _BIN.findall(ring)]
                 if len(bins) % 2 or len(bins) < 6:
                     raise ReplyError(f"{len(bins)} numbers are not a polygon: {ring[:80]!r}")
                 points = [self.box_format.point_to_pixels(bins[k : k + 2], transform) for k in range(0, len(bins), 2)]
@@ -140,6 +140,8 @@ class Florence2Generator:
         import torch
 
         (encodings, indices), model = inputs, self.weights.model
+        lengths = encodings["attention_mask"].sum(dim=1).tolist()
+        limits = self.weights.reply_limits(batch, lengths)
         encodings = encodings.to(model.device)
         pixels = encodings.pop("pixel_values").to(model.dtype)
         encoded = model.get_image_features(pixels)
@@ -148,20 +150,20 @@ class Florence2Generator:
         tokens = model.generate(
             **encodings,
             mm_encoder_outputs={"image": encoded},
-            max_new_tokens=max(each.prompt.max_new_tokens for each in batch),
+            max_new_tokens=max(limits),
             do_sample=False,
             num_beams=1,
             prefix_allowed_tokens_fn=self.weights.choice_constraint(batch, prompt_length=0),
         )
-        lengths = encodings["attention_mask"].sum(dim=1).tolist()
-        return [self._generated(row, length) for row, length in zip(tokens, lengths, strict=True)]
+        return [self._generated(*each) for each in zip(batch, tokens, lengths, limits, strict=True)]
 
-    def _generated(self, row: Any, prompt_tokens: int) -> Generated:
+    def _generated(self, each: GenerationRequest, row: Any, prompt_tokens: int, limit: int) -> Generated:
         tokenizer = self.weights.tokenizer
         ended = tokenizer.eos_token_id in row.tolist()[1:]  # the decoder starts with the end token
         text = _PADDING.sub("", tokenizer.decode(row, skip_special_tokens=False))
         reply_tokens = int((row != tokenizer.pad_token_id).sum())
-        return Generated(text, Usage(int(prompt_tokens), reply_tokens), truncated=not ended)
+        room = limit if limit < each.prompt.max_new_tokens else None
+        return Generated(text, Usage(int(prompt_tokens), reply_tokens), truncated=not ended, room=room)
 
 
 def _distinct_images(batch: Sequence[GenerationRequest]) -> tuple[list[Any], list[int]]:

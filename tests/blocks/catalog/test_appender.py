@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sightflow.blocks.catalog.appender import Appender
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.maintenance import maintain
+from sightflow.blocks.catalog.table_writes import append_next
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.spec import Upkeep
@@ -62,14 +63,13 @@ def test_a_group_that_is_committed_again_is_left_whole(catalog: Catalog) -> None
 
 def test_a_commit_whose_answer_was_lost_is_found_again(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     appender = Appender(catalog, "enrichments", None)
-    append_next = Catalog.append_next
 
-    def lost(self: Catalog, table: Any, frame: pl.DataFrame) -> int:
-        append_next(self, table, frame)
+    def lost(table: Any, frame: pl.DataFrame) -> int:
+        append_next(table, frame)
         raise OSError("the connection was reset")
 
     with monkeypatch.context() as within:
-        within.setattr(Catalog, "append_next", lost)
+        within.setattr("sightflow.blocks.catalog.appender.append_next", lost)
         with pytest.raises(StoreError, match="reset"):
             appender.append(rows(range(3)))
     assert write(appender, catalog, rows(range(5))) == 2

@@ -1,14 +1,17 @@
 """The catalog: merges by key, tells versions apart, and stays whole when several write at once."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from deltalake.exceptions import CommitFailedError
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.sql_views import connect
+from sightflow.blocks.catalog.table_writes import replace_rows, rows_with
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
@@ -50,6 +53,12 @@ def published(catalog: Catalog, version: int | None = None) -> dict[str, Any]:
     frame = catalog.scan("enrichments", version).select("uri", "fingerprint").collect()
     assert frame["uri"].is_unique().all()
     return dict(frame.iter_rows())
+
+
+def held(catalog: Catalog, uris: Sequence[str] | None = None) -> pl.DataFrame:
+    """The keys and fingerprints of the rows, or of those of some objects."""
+    found = catalog.scan("enrichments").select("uri", "enrichment", "fingerprint").collect()
+    return found if uris is None else found.filter(pl.col("uri").is_in(uris))
 
 
 def test_before_the_first_commit_everything_is_empty(catalog: Catalog) -> None:
@@ -103,6 +112,48 @@ def test_four_writers_of_the_same_and_of_different_keys_end_in_each_key_once(cat
     assert len(published(catalog)) == 30 + 4 * 5
 
 
+def test_rows_that_lie_between_those_that_are_written_stay(catalog: Catalog) -> None:
+    catalog.publish(rows(range(0, 20, 2)))
+    catalog.publish(rows(range(20), enrichment="b"))
+    ends = pl.concat([rows(range(1), "two"), rows(range(1, 18), text="said otherwise"), rows(range(18, 19), "two")])
+    merged = catalog.publish(ends)
+    assert (merged.inserted, merged.updated) == (9, 2)
+    found = catalog.scan("enrichments").filter(pl.col("enrichment") == "caption").sort("uri").collect()
+    assert found["uri"].to_list() == [f"s3://b/{k:04d}.jpg" for k in range(19)]
+    assert found["fingerprint"].to_list() == ["two", *["one"] * 17, "two"]
+    assert catalog.scan("enrichments").filter(pl.col("enrichment") == "b").collect().height == 20
+
+
+def test_more_keys_than_one_statement_names_are_written_replaced_and_removed(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sightflow.blocks.catalog.catalog._KEYS_PER_COMMIT", 7)
+    assert catalog.publish(rows(range(0, 60, 2))).inserted == 30
+    merged = catalog.publish(rows(range(60), "two"))
+    assert (merged.inserted, merged.updated) == (30, 30)
+    assert merged.version == catalog.version()
+    assert published(catalog) == {f"s3://b/{k:04d}.jpg": "two" for k in range(60)}
+    assert catalog.prune(held(catalog, [f"s3://b/{k:04d}.jpg" for k in range(1, 60, 3)])) == 20
+    assert len(published(catalog)) == 40
+
+
+HARD = ["it's", "''", 'a "b"', "back\\slash", "new\nline", "50%_", "é ü 日本", "--", "$1 {x} ?"]
+
+
+def test_of_two_who_write_the_same_keys_at_once_the_second_sees_the_first(catalog: Catalog) -> None:
+    uris = pl.Series([f"s3://b/{name}.jpg" for name in HARD])
+    mine = rows(range(len(HARD))).with_columns(uri=uris)
+    catalog.publish(rows(range(3)))
+    stale = catalog.table("enrichments")
+    catalog.publish(mine)
+    for exactly in (True, False):
+        with pytest.raises(CommitFailedError, match="concurrent transaction"):
+            replace_rows(stale, rows_with(mine.select("uri", "enrichment"), exactly), mine, {})
+    assert catalog.publish(mine).version is None
+    assert set(published(catalog)) == {*uris, *(f"s3://b/{k:04d}.jpg" for k in range(3))}
+    assert catalog.prune(held(catalog, uris.to_list())) == len(HARD)
+
+
 def test_resolving_takes_exactly_these_cases_out(catalog: Catalog) -> None:
     catalog.quarantine(cases(range(10)))
     keys = pl.DataFrame({"uri": ["s3://b/0003.jpg", "s3://b/0007.jpg"], "enrichment": ["caption", "another"]})
@@ -114,12 +165,13 @@ def test_resolving_takes_exactly_these_cases_out(catalog: Catalog) -> None:
     assert catalog.version("quarantine") == version
 
 
-def test_pruning_removes_an_object_everywhere(catalog: Catalog) -> None:
+def test_pruning_removes_the_rows_that_are_still_those_that_were_seen(catalog: Catalog) -> None:
     catalog.publish(pl.concat([rows(range(4)), rows(range(4), enrichment="other")]))
-    catalog.quarantine(cases(range(4)))
-    assert catalog.prune(["s3://b/0001.jpg", "s3://b/0009.jpg"]) == 2
-    assert sorted(set(catalog.scan("enrichments").collect()["uri"])) == [f"s3://b/{k:04d}.jpg" for k in (0, 2, 3)]
-    assert catalog.scan("quarantine").collect().height == 3
+    seen = held(catalog, ["s3://b/0001.jpg", "s3://b/0002.jpg"])
+    catalog.publish(rows(range(2, 3), "another"))
+    assert catalog.prune(seen) == 3
+    assert sorted(held(catalog)["uri"]) == sorted([f"s3://b/000{k}.jpg" for k in (0, 0, 2, 3, 3)])
+    assert catalog.prune(seen) == 0
 
 
 def test_history_is_kept_and_restored(catalog: Catalog) -> None:

@@ -188,7 +188,7 @@ def test_a_store_that_refuses_in_the_middle_of_a_listing_stops_it(bucket: Any, m
 
 
 @pytest.mark.parametrize(
-    "pattern", ["s3://b/p/**", "s3://b/p/", "s3://b/**", "s3://b/p/**/*.jpg", "s3://b/p/*", "s3://b/p"]
+    "pattern", ["s3://b/p/**", "s3://b/p/", "s3://b/**", "s3://b/p/**/*.jpg", "s3://b/p/*", "s3://b/[p]/?"]
 )
 @given(rest=st.text(st.sampled_from("/p.jgx\n"), max_size=8))
 def test_a_pattern_takes_what_its_regular_expression_takes(pattern: str, rest: str) -> None:

@@ -8,6 +8,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import ModelError, StoreError
 from sightflow.schemas.spec import Policy, Upkeep
 from sightflow.tasks.runtime import publisher as publishing
+from sightflow.tasks.runtime.cancellation import RunStopped, ShardSkipped, is_halted
 from sightflow.tasks.runtime.publisher import Publisher, concerns_the_run
 from tests.tasks.runtime.hand_made import (
     PLAN,
@@ -35,8 +36,8 @@ def test_a_lost_shard_costs_itself_alone_and_is_raised_and_logged_with_its_trace
     assert published(catalog) == uris(0, 2, 4)
     logged = [record for record in caplog.records if "is lost" in record.message]
     assert [record.message for record in logged] == [
-        "shard 1 is lost, and the next plan holds it again: ValueError: a defect",
-        "shard 3 is lost, and the next plan holds it again: KeyError: 'another'",
+        "shard 1 is lost, and the next plan holds what has no answer: ValueError: a defect",
+        "shard 3 is lost, and the next plan holds what has no answer: KeyError: 'another'",
     ]
     assert all(record.exc_info for record in logged)
 
@@ -120,6 +121,28 @@ def test_a_commit_that_fails_stops_the_run_is_raised_at_the_end_and_the_next_gro
         slow.succeed(row(0))
     assert published(catalog) == uris(0)
     assert (publisher.published, publisher.commits) == (1, 1)
+
+
+def test_when_a_commit_fails_shards_in_flight_ask_nothing_more(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "publish", refuse(StoreError("the disk is full")))
+    with pytest.raises(StoreError, match="disk is full"), Publisher(catalog, PLAN, Policy()) as publisher:
+        (shard,) = publisher.throttled(shards(1))
+        assert not is_halted()
+        begin(publisher, shard).succeed(row(0))
+        eventually(is_halted)
+    assert not is_halted()
+
+
+def test_what_a_shard_answered_before_its_error_is_published(catalog: Catalog) -> None:
+    for k, error in enumerate([ModelError("no credit"), ValueError("a defect"), ShardSkipped("the run has ended")]):
+        cut_short = row(k)
+        cut_short.error = error
+        publisher = Publisher(catalog, PLAN, Policy())
+        with pytest.raises(RunStopped if k == 2 else type(error)), publisher:
+            run_all(publisher, [cut_short])
+        assert published(catalog) == uris(*range(k + 1))
 
 
 def test_a_commit_s_error_is_raised_before_those_of_shards(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:

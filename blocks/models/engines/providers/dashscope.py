@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
+from sightflow.blocks.models.engines.providers.bounded_answers import bounded
 from sightflow.blocks.models.engines.providers.messages import (
     ProviderError,
     ProviderRequest,
@@ -45,7 +48,7 @@ class DashScopeEngine(VendorEngine):
 
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL)  # it prints a traceback for every try that fails
-        session = _OneTry()
+        session = _OneTry(self.deadline)
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(pool_maxsize=self.account.max_concurrency))
         return session
@@ -54,16 +57,18 @@ class DashScopeEngine(VendorEngine):
         import dashscope
 
         account = self.account
-        called = dashscope.MultiModalConversation.call(
-            model=account.model_id,
-            messages=self._messages(request),
-            api_key=account.key.get_secret_value(),
-            base_address=account.base_url,
-            session=self._client,
-            request_timeout=account.timeout,
-            max_tokens=request.prompt.max_new_tokens + self._vendor_system.profile.thinking_tokens,
-            result_format="message",
-            **self._sampling,
+        called = self.exchange(
+            lambda: dashscope.MultiModalConversation.call(
+                model=account.model_id,
+                messages=self._messages(request),
+                api_key=account.key.get_secret_value(),
+                base_address=account.base_url,
+                session=self._client,
+                request_timeout=account.timeout,
+                max_tokens=request.prompt.max_new_tokens + self._vendor_system.profile.thinking_tokens,
+                result_format="message",
+                **self._sampling,
+            )
         )
         response = cast("MultiModalConversationResponse", called)  # the SDK's other kind is a stream
         return _read(response) if response.status_code == 200 else _failed(response)
@@ -98,11 +103,27 @@ class _NoAnswer(Exception):
 
 
 class _OneTry(requests.Session):
-    """A session that hides dropped connections from the SDK, which would repeat a request that may be billed."""
+    """A session that hides dropped connections from the SDK, which would repeat a request that may be billed, and that
+    bounds every answer. `seconds`: in which its body has to be there.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self.headers["Accept-Encoding"] = "identity"
 
     def post(self, *args: Any, **kwargs: Any) -> requests.Response:
+        deadline = time.monotonic() + self._seconds
         try:
-            return super().post(*args, **kwargs)
+            response = super().post(*args, **{**kwargs, "stream": True})
+            encoding = response.headers.pop("Content-Encoding", "")
+            with response:
+                chunks = response.raw.stream(1 << 16, decode_content=False)
+                # What `content` would read without a bound; requests has no other place for it.
+                response._content = b"".join(bounded(chunks, encoding, deadline))
+            return response
+        except urllib3.exceptions.HTTPError as error:  # of a body; requests translates it only where it reads itself
+            message = f"{type(error).__name__}: {error}"
         except requests.RequestException as error:
             message = f"{type(error).__name__}: {error}"
         raise _NoAnswer(message)

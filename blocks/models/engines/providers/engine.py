@@ -9,10 +9,10 @@ import logging
 import random
 import threading
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
 
@@ -21,10 +21,12 @@ from sightflow.blocks.models.contract import (
     Engine,
     Generated,
     GenerationRequest,
+    Incomplete,
     Output,
     Prompt,
     ReplyError,
 )
+from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, AnswerTooLarge, broken_bound, within
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage, encode_image
 from sightflow.blocks.models.engines.providers.messages import (
     CallRecord,
@@ -40,7 +42,10 @@ from sightflow.blocks.models.image_sizes import Size
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.redaction import HIDDEN, redact
 from sightflow.schemas.vision import Usage, VisionRequest
+
+Answer = TypeVar("Answer")
 
 _logger = logging.getLogger(__name__)
 _LONGEST_QUOTED = 4000  # characters of an unreadable reply that are sent back with the complaint
@@ -109,6 +114,15 @@ class ProviderEngine(Engine):
     def map_error(self, error: Exception) -> ProviderError:
         """What an exception of the SDK means; raises one that it does not know."""
 
+    @property
+    def deadline(self) -> float:
+        """Seconds in which an answer has to be there as a whole."""
+        return TIMEOUTS * self.account.timeout
+
+    def exchange(self, call: Callable[[], Answer]) -> Answer:
+        """What a call of the SDK, one request and its answer, returns or raises. Raises AnswerTooSlow."""
+        return within(self.deadline, call)
+
     def encode_media(self, request: VisionRequest) -> tuple[EncodedImage, ...]:
         """The image or the frames as they are sent."""
         media = request.media
@@ -141,7 +155,9 @@ class ProviderEngine(Engine):
             if not available.usable:
                 raise ModelError(available.refusal(self._system.system))
             account = self.account
-            self.limiter = RateLimiter(account.requests_per_minute, account.tokens_per_minute, self.clock)
+            self.limiter = RateLimiter(
+                account.requests_per_minute, account.tokens_per_minute, self.clock, account.longest_wait
+            )
             self._client = self.connect()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Output]:
@@ -158,13 +174,14 @@ class ProviderEngine(Engine):
             pool.shutdown()
             with self._lock:
                 self._scopes.discard(scope)
+        outputs = [record.output for record in records]
         if scope.error:
-            raise ModelError(scope.error)
-        return [record.output for record in records]
+            raise Incomplete(scope.error, outputs)
+        return [output for output in outputs if output is not None]
 
     def _request_with_repair(self, each: GenerationRequest, scope: CallScope) -> CallRecord:
         """Send one prompt, and once more if the reply cannot be read. Never raises."""
-        record = CallRecord(Failure(Cause.MODEL, "the run was stopped before it was asked"))
+        record = CallRecord()
         if scope.stop.is_set():
             return record
         try:
@@ -197,13 +214,15 @@ class ProviderEngine(Engine):
             return None
         return None
 
-    def _request(self, request: ProviderRequest, record: CallRecord, scope: CallScope) -> Generated | Failure:
-        """Send a request until it is answered, declined for good, or out of tries."""
+    def _request(self, request: ProviderRequest, record: CallRecord, scope: CallScope) -> Generated | Failure | None:
+        """Send a request until it is answered, declined for good, or out of tries; None if the run was stopped before,
+        or by it.
+        """
         for attempt in range(1, self.account.max_attempts + 1):
             with self._concurrency:
                 answer = self._send_guarded(request, scope)
-            if answer is None:
-                break
+            if answer is None or (isinstance(answer, ProviderError) and answer.fatal):
+                return None
             record.attempts += 1
             if isinstance(answer, ProviderResponse):
                 return self._recorded(answer, record)
@@ -216,7 +235,7 @@ class ProviderEngine(Engine):
             if wait is not None:
                 self.limiter.pause(wait)
             self.clock.wait(answer.backoff(attempt, wait, self.rng), scope.stop)
-        return Failure(Cause.MODEL, "the run was stopped before it was asked")
+        return None
 
     def _send_guarded(self, request: ProviderRequest, scope: CallScope) -> ProviderResponse | ProviderError | None:
         """Send once. Until a key has been accepted requests go one by one, so that a bad one is used once."""
@@ -248,6 +267,9 @@ class ProviderEngine(Engine):
 
     def _mapped(self, error: Exception) -> ProviderError:
         """What an exception means. Its traceback and its request, which hold the key, end here."""
+        if (bound := broken_bound(error)) is not None:
+            cause = Cause.MALFORMED if isinstance(bound, AnswerTooLarge) else None
+            return ProviderError(None, str(bound), cause=cause)
         try:
             return self.map_error(error)
         except Exception as unknown:  # an SDK that trips over a strange reply raises anything
@@ -280,5 +302,5 @@ class ProviderEngine(Engine):
     def redact(self, message: str) -> str:
         """What a provider said, short, on one line and without the key."""
         key = self.account.key.get_secret_value()
-        hidden = message.replace(key, "***") if key else message
+        hidden = redact(message.replace(key, HIDDEN) if key else message)
         return " ".join(hidden.split())[:400]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sightflow.blocks.extras import is_installed
 from sightflow.blocks.models.contract import Choices, GenerationRequest, JsonSchema, Output, ReplyError, ReplyForm
+from sightflow.blocks.models.engines.providers.bounded_answers import event_hooks
 from sightflow.blocks.models.engines.providers.gemini_files import UploadedVideos, mime_type
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
 from sightflow.blocks.models.engines.providers.messages import (
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
     from google.genai import types
 
 _BLOCKED = re.compile(r"(IMAGE_)?(SAFETY|PROHIBITED_CONTENT|RECITATION)|BLOCKLIST|SPII|MODEL_ARMOR")
+# What a 400 or 429 says that no later try changes. Of a quota a day the identifier says so (google.rpc.QuotaFailure).
+_FATAL = {
+    "User location is not supported": "use a key from another place",
+    "credits are depleted": "add credit at Google AI Studio",
+    "PerDay": "the quota of the day is used up: run again tomorrow, or raise it at Google AI Studio",
+}
 _A_FILE = re.compile(r"\bfiles?\b", re.IGNORECASE)
 _NETWORK = ("httpx", "httpx2")
 _SOUND_TOKENS, _FRAME_TOKENS = 32, 258  # a second and a frame of a video file
@@ -49,7 +58,12 @@ class GeminiEngine(VendorEngine):
         self._uploads = UploadedVideos(self.clock)
         # The client is kept: a temporary one closes its connections under the call. Time-outs are milliseconds.
         milliseconds = math.ceil(account.timeout * 1000)
-        options = types.HttpOptions(base_url=account.base_url, timeout=milliseconds, retry_options=None)
+        options = types.HttpOptions(
+            base_url=account.base_url,
+            timeout=milliseconds,
+            retry_options=None,
+            client_args={"event_hooks": event_hooks(_httpx(), self.deadline)},
+        )
         return genai.Client(api_key=account.key.get_secret_value(), vertexai=False, http_options=options)
 
     # --- whole videos ---------------------------------------------------------------------------
@@ -89,10 +103,8 @@ class GeminiEngine(VendorEngine):
             response_json_schema=schema,
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         )
-        response = self._client.models.generate_content(
-            model=self.account.model_id, contents=self._contents(request), config=config
-        )
-        return _read(response)
+        generate, model, contents = self._client.models.generate_content, self.account.model_id, self._contents(request)
+        return _read(self.exchange(lambda: generate(model=model, contents=contents, config=config)))
 
     def _contents(self, request: ProviderRequest) -> list[types.Content]:
         from google.genai import types
@@ -121,8 +133,7 @@ class GeminiEngine(VendorEngine):
             headers = dict(getattr(error.response, "headers", None) or {})
             message, details = as_text(error.message) or as_text(error.status), as_text(error.details)
             status = 401 if "API_KEY_INVALID" in details else error.code
-            elsewhere = "User location is not supported" in details
-            fatal = f"{message}; use a key from another place" if elsewhere else ""
+            fatal = next((f"{message}; {remedy}" for said, remedy in _FATAL.items() if said in details), "")
             if status in (403, 404) and _A_FILE.search(message):  # this item's upload is gone, not the key or the model
                 return ProviderError(status, message, headers, Cause.MODEL)
             delay = re.search(r'"retryDelay": "([0-9.]+s)"', details)
@@ -133,6 +144,11 @@ class GeminiEngine(VendorEngine):
         if network or isinstance(error, errors.UnknownApiResponseError | json.JSONDecodeError):
             return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error
+
+
+def _httpx() -> Any:
+    """The HTTP library that the SDK uses: the fork where there is one."""
+    return importlib.import_module(next(name for name in reversed(_NETWORK) if is_installed(name)))
 
 
 def _file_type(request: VisionRequest) -> str | None:

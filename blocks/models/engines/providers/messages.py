@@ -88,7 +88,7 @@ class ProviderError:
     @property
     def fatal(self) -> bool:
         """Whether every other request would be declined as well: key, permission, model id, account."""
-        return bool(self.fatal_reason) or (self.cause is None and self.status in (401, 403, 404))
+        return bool(self.fatal_reason) or (self.cause is None and self.status in (401, 402, 403, 404))
 
     @property
     def as_cause(self) -> Cause:
@@ -112,17 +112,21 @@ class ProviderError:
 
 @dataclass
 class CallRecord:
-    """All that was replied to one prompt, and what it cost."""
+    """All that was replied to one prompt, and what it cost. `outcome`: None until there is one; it stays so if the run
+    was stopped before.
+    """
 
-    outcome: Generated | Failure
+    outcome: Generated | Failure | None = None
     attempts: int = 0
     usage: Usage = field(default_factory=Usage)
     transcript: list[str] = field(default_factory=list)
     served_id: str | None = None
 
     @property
-    def output(self) -> Output:
-        """What the model's loop is given of it."""
+    def output(self) -> Output | None:
+        """What the model's loop is given of it; None if the prompt is still to be asked."""
+        if self.outcome is None:
+            return None
         spent: dict[str, Any] = {
             "usage": self.usage,
             "served_id": self.served_id,
@@ -166,6 +170,8 @@ def stop_reason(
         return answer.fatal_reason
     if answer.status == 401:
         return f"the API key was refused (HTTP 401); check {' or '.join(key_variables)} or the block's api_key"
+    if answer.status == 402:
+        return f"the account has no credit left (HTTP 402: {message}); add some, or raise its limit, at the vendor"
     if answer.status == 403:
         return f"the API key may not use {model_id} (HTTP 403): {message}; allow it in the vendor's console"
     use = f", or set id to its successor, {successor}" if successor != model_id else ""

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sightflow.blocks.models.contract import Choices, JsonSchema, ReplyForm
+from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, event_hooks
 from sightflow.blocks.models.engines.providers.engine import ProviderEngine
 from sightflow.blocks.models.engines.providers.messages import (
     ProviderError,
@@ -43,20 +44,24 @@ class OpenAIChat(ProviderEngine):
 
     def client(self, timeout: float) -> openai.OpenAI:
         """A client with its own retries off."""
+        import httpx2
         import openai
 
         # The SDK insists on a key; servers without one take any.
         key = self.account.key.get_secret_value() or "none"
-        return openai.OpenAI(api_key=key, base_url=self.account.base_url, timeout=timeout, max_retries=0)
+        http = openai.DefaultHttpxClient(event_hooks=event_hooks(httpx2, TIMEOUTS * timeout))
+        return openai.OpenAI(
+            api_key=key, base_url=self.account.base_url, timeout=timeout, max_retries=0, http_client=http
+        )
 
     def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
         return self.complete(request, self.parameters(request))
 
     def complete(self, request: ProviderRequest, parameters: dict[str, Any]) -> ProviderResponse:
         """Send one request with these keywords. Raises what the SDK raises."""
-        response = self._client.chat.completions.with_raw_response.create(
-            model=self.account.model_id, messages=self._messages(request), **parameters
-        )
+        create = self._client.chat.completions.with_raw_response.create
+        keywords = {"model": self.account.model_id, "messages": self._messages(request), **parameters}
+        response = self.exchange(lambda: create(**keywords))
         return read_completion(response.parse(), dict(response.headers), response.text)
 
     def _messages(self, request: ProviderRequest) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from sightflow.blocks.models.contract import ENDPOINT_KEY_VARIABLE, Availability, Choices, Prompt
+from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, within
 from sightflow.blocks.models.engines.providers.engine import Account
 from sightflow.blocks.models.engines.providers.messages import ProviderError, ProviderRequest, ProviderResponse
 from sightflow.blocks.models.engines.providers.openai_chat import OpenAIChat, response_format
@@ -22,6 +23,7 @@ from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.weights import is_folder, weights_digest
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.redaction import remember
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
 _PATIENCE = 5.0
@@ -114,7 +116,8 @@ class OpenAIEndpoint(OpenAIChat):
         model_id, url = self.account.model_id, self.account.base_url
         where = f"{model_id} at {url}"
         try:
-            listed = [model.id for model in self.client(_PATIENCE).models.list()]
+            page = within(TIMEOUTS * _PATIENCE, self.client(_PATIENCE).models.list)
+            listed = [model.id for model in page.data]
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             why = f"{url} refuses the key (HTTP {error.status_code})"
             remedy = f"set {ENDPOINT_KEY_VARIABLE}, or the endpoint_key of a saved block"
@@ -149,7 +152,7 @@ class OpenAIEndpoint(OpenAIChat):
 
 
 def _account_of(system: ServedSystem) -> Account:
-    key = system.endpoint_key.get_secret_value().strip() if system.endpoint_key else ""
+    key = remember(system.endpoint_key.get_secret_value().strip()) if system.endpoint_key else ""
     return Account(
         vendor="the endpoint",
         model_id=system.ref.id,

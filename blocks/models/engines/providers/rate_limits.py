@@ -45,12 +45,18 @@ class RateLimiter:
 
     One is shared by all the threads of a model. A limit of None is no limit, until a response header
     (`x-ratelimit-*`, as OpenAI sends them) names one. A request that is larger than the whole limit
-    goes alone.
+    goes alone. What headers say is left is believed for `longest_wait` seconds, whatever reset they name.
     """
 
-    def __init__(self, requests_per_minute: int | None, tokens_per_minute: int | None, clock: Clock) -> None:
-        self._requests = _Bucket(requests_per_minute)
-        self._tokens = _Bucket(tokens_per_minute)
+    def __init__(
+        self,
+        requests_per_minute: int | None,
+        tokens_per_minute: int | None,
+        clock: Clock,
+        longest_wait: float = 2 * MINUTE,
+    ) -> None:
+        self._requests = _Bucket(requests_per_minute, longest_wait)
+        self._tokens = _Bucket(tokens_per_minute, longest_wait)
         self._clock = clock
         self._lock = threading.Lock()
         self._recent: deque[Reservation] = deque()
@@ -121,8 +127,9 @@ class RateLimiter:
 class _Bucket:
     """One limit, and the provider's own count of what is left of it, refilled evenly until its reset."""
 
-    def __init__(self, configured: int | None) -> None:
-        self._configured = configured
+    def __init__(self, configured: int | None, longest_wait: float) -> None:
+        self._configured, self._longest_wait = configured, longest_wait
+        self._told_at = 0.0
         self.limit = configured
         self._left: float | None = None
         self._rate = 0.0
@@ -134,16 +141,20 @@ class _Bucket:
         if limit and remaining is not None and reset is not None:
             missing = max(limit - remaining, 0)
             self._left, self._at = float(remaining), now
+            self._told_at, reset = now, min(reset, self._longest_wait)
             self._rate = missing / reset if missing and reset > 0 else float("inf")
 
     def wait(self, need: int, now: float) -> float:
-        if self._left is None:
+        if self._left is None or now >= self._told_at + self._longest_wait:
+            self._left = None
             return 0.0
         full = max(self._left, float(self.limit or 0))
         refilled = self._rate * (now - self._at) if now > self._at else 0.0
         self._left, self._at = min(full, self._left + refilled), now
         short = min(need, full) - self._left
-        return 0.0 if short <= 1e-9 else short / self._rate
+        if short <= 1e-9:
+            return 0.0
+        return min(short / self._rate, self._told_at + self._longest_wait - now)
 
     def take(self, need: int) -> None:
         if self._left is not None:

@@ -90,15 +90,16 @@ class ChatGenerator:
             inputs = self._on_device(inputs)
             if not self._system.prompt_conditioned_vision:
                 self._encode_media_once(inputs, batch)
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        limits = self.weights.reply_limits(batch, lengths)
         before = 0 if self.is_encoder_decoder else inputs["input_ids"].shape[1]
         tokens = model.generate(
             **inputs,
-            max_new_tokens=max(each.prompt.max_new_tokens for each in batch),
+            max_new_tokens=max(limits),
             prefix_allowed_tokens_fn=self.weights.choice_constraint(batch, prompt_length=before),
         )
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
         replies = tokens[:, before or 1 :].tolist()  # a decoder apart begins with its start token
-        return [self._generated(*each) for each in zip(batch, replies, lengths, strict=True)]
+        return [self._generated(*each) for each in zip(batch, replies, lengths, limits, strict=True)]
 
     def split(self, batch: Sequence[GenerationRequest]) -> SplitPrompts | None:
         """The prompts cut where their media end; None if no two are about one medium, or they cannot be cut so."""
@@ -155,11 +156,11 @@ class ChatGenerator:
         if encoded:
             inputs["mm_encoder_outputs"] = encoded
 
-    def _generated(self, each: GenerationRequest, reply: list[int], prompt_tokens: int) -> Generated:
+    def _generated(self, each: GenerationRequest, reply: list[int], prompt_tokens: int, limit: int) -> Generated:
         """One reply, cut where it ends or at its own limit, whatever its neighbours in the batch were allowed."""
         ends = self.weights.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
-        reply = reply[: each.prompt.max_new_tokens]
+        reply = reply[:limit]
         length = next((k for k, token in enumerate(reply) if token in ends), len(reply))
         plain = each.request.enrichment.capability.gives_text
         text = self.weights.tokenizer.decode(reply[:length], skip_special_tokens=plain)
@@ -168,7 +169,8 @@ class ChatGenerator:
             tokenized = dict(zip(map(tuple, self.weights.tokenize_choices(choices)), choices, strict=True))
             text = tokenized.get(tuple(reply[: length + 1]), text)
         usage = Usage(prompt_tokens, min(length + 1, len(reply)))
-        return Generated(text, usage, truncated=length == len(reply))
+        room = limit if limit < each.prompt.max_new_tokens else None
+        return Generated(text, usage, truncated=length == len(reply), room=room)
 
 
 def _distinct_pixels(inputs: Any, kind: MediaKind, first: list[int]) -> dict[str, Any]:

@@ -49,6 +49,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()
 
 
+def is_device_lost(error: BaseException) -> bool:
+    """Whether an error of CUDA has ended what this process has on the device: all later calls fail with it
+    (https://docs.nvidia.com/cuda/cuda-runtime-api, errors that leave the process in an inconsistent state).
+    """
+    import torch
+
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
 def _cgroup_headroom() -> float:
     """Bytes until the limit of the control group (version 2) this process runs in; the file cache can be dropped."""
     group = Path("/sys/fs/cgroup")

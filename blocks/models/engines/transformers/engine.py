@@ -17,6 +17,7 @@ from sightflow.blocks.models.contract import (
     BatchGenerator,
     Engine,
     GenerationRequest,
+    Incomplete,
     LoadedWeights,
     Output,
     ReplyError,
@@ -34,6 +35,7 @@ from sightflow.blocks.models.engines.transformers.cpu_threads import chosen_thre
 from sightflow.blocks.models.engines.transformers.device import (
     device_name,
     free_memory,
+    is_device_lost,
     is_out_of_memory,
     resolve_device,
 )
@@ -209,7 +211,11 @@ class TransformersEngine(Engine):
             inputs = self._preprocessed(batch)
             with self._replicas.one() as generator:
                 size.begin()
-                made = self._generate(generator, batch, size, inputs)
+                try:
+                    made = self._generate(generator, batch, size, inputs)
+                except Incomplete as stopped:
+                    done: dict[int, Output | None] = {**outputs, **dict(zip(indices, stopped.done, strict=True))}
+                    raise Incomplete(str(stopped), [done.get(index) for index in range(len(requests))]) from None
                 culprit = any(isinstance(each, Failure) and each.cause is Cause.OUT_OF_MEMORY for each in made)
                 size.end(len(chosen), culprit)
             outputs.update(zip(indices, made, strict=True))
@@ -252,6 +258,10 @@ class TransformersEngine(Engine):
             message = f"{type(error).__name__}: {error}"[:500]
             if is_out_of_memory(error):
                 return Failure(Cause.OUT_OF_MEMORY, f"alone in its batch, and still: {message}")
+            if is_device_lost(error):
+                raise ModelError(
+                    f"{self._system.system}: the device cannot be used any more by this process: {message}"
+                )
             return Failure(error.cause if isinstance(error, ReplyError) else Cause.MODEL, message)
 
         def after_failure(failure: Failure, part: Sequence[GenerationRequest]) -> None:

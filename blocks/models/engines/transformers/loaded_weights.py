@@ -9,6 +9,7 @@ from typing import Any
 
 from sightflow.blocks.models.contract import GenerationRequest
 from sightflow.blocks.models.engines.transformers.choice_constraint import AllowedTokens, within_choices
+from sightflow.blocks.models.engines.transformers.positions import reply_limits
 
 
 class TransformersWeights:
@@ -43,6 +44,9 @@ class TransformersWeights:
     def tokenize_choices(self, choices: Sequence[str]) -> list[list[int]]:
         tokenizer = self.tokenizer
         return [[*tokenizer(c, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for c in choices]
+
+    def reply_limits(self, batch: Sequence[GenerationRequest], prompt_lengths: Sequence[int]) -> list[int]:
+        return reply_limits(batch, prompt_lengths, self.model.config)
 
     def choice_constraint(self, batch: Sequence[GenerationRequest], prompt_length: int) -> AllowedTokens | None:
         if not any(each.prompt.choices for each in batch):

@@ -196,13 +196,22 @@ def test_any_reply_is_text_without_tags_or_malformed(reply: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", ["```" + " " * 300_000, " " * 300_000 + "x", "<think>" * 40_000, "</think>" * 40_000, "[EOS] " * 50_000]
+    ("reply", "read"),
+    [
+        ("```" + " " * 300_000, "```"),
+        (" " * 300_000 + "x", "x"),
+        ("<think>" * 40_000, "ended within its thinking"),
+        ("</think>" * 40_000, "the reply is empty"),
+        ("[EOS] " * 50_000, "the reply is empty"),
+    ],
+    ids=["a fence", "spaces", "thinking", "the end of thinking", "ends"],
 )
-def test_a_long_hostile_reply_comes_to_an_end(reply: str) -> None:
-    try:
-        plain_text(reply)
-    except ReplyError:
-        return
+def test_a_long_hostile_reply_is_read_as_a_short_one_is(reply: str, read: str) -> None:
+    if len(read) < 5:
+        assert plain_text(reply).text == read
+    else:
+        with pytest.raises(ReplyError, match=read):
+            plain_text(reply)
 
 
 def test_only_text_is_taken_of_content_parts() -> None:
