@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,12 +45,14 @@ class OpenAIChat(ProviderEngine):
 
     def client(self, timeout: float) -> openai.OpenAI:
         """A client with its own retries off."""
-        import httpx2
         import openai
 
         # The SDK insists on a key; servers without one take any.
         key = self.account.key.get_secret_value() or "none"
-        http = openai.DefaultHttpxClient(event_hooks=event_hooks(httpx2, TIMEOUTS * timeout))
+        # Newer releases of the SDK are on httpx's fork, httpx2.
+        names = [base.__module__.partition(".")[0] for base in openai.DefaultHttpxClient.__mro__]
+        httpx = importlib.import_module(next(name for name in names if name.startswith("httpx")))
+        http = openai.DefaultHttpxClient(event_hooks=event_hooks(httpx, TIMEOUTS * timeout))
         return openai.OpenAI(
             api_key=key, base_url=self.account.base_url, timeout=timeout, max_retries=0, http_client=http
         )
