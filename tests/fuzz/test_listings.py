@@ -7,6 +7,7 @@ import pytest
 
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
+from sightflow.schemas.run.discovered import Skips
 from tests.fuzz.mutation import fuzz, mutated
 from tests.loopback.http_server import OnLoopback, QuietHandler
 
@@ -27,12 +28,14 @@ NO_PAGES = {
     "html": b"<html><body>Sign in</body></html>",
     "nothing": b"",
     "no next page": _PAGE % (_OBJECT % b"a", b"true", b""),
-    "no size": _PAGE % (_OBJECT.replace(b"<Size>3</Size>", b"") % b"a", b"false", b""),
     "no key": _PAGE % (_OBJECT.replace(b"<Key>in/%s.png</Key>", b""), b"false", b""),
-    "no time": _PAGE % (_OBJECT.replace(b"LastModified", b"Modified") % b"a", b"false", b""),
-    "less than nothing": _PAGE % (_OBJECT.replace(b">3<", b">-3<") % b"a", b"false", b""),
-    "too large for a number": _PAGE % (_OBJECT.replace(b">3<", b">9999999999999999999<") % b"a", b"false", b""),
 }
+ODD_OBJECTS = {
+    "no size": _OBJECT.replace(b"<Size>3</Size>", b""),
+    "less than nothing": _OBJECT.replace(b">3<", b">-3<"),
+    "too large for a number": _OBJECT.replace(b">3<", b">9999999999999999999<"),
+}
+NO_TIME = _OBJECT.replace(b"LastModified", b"Modified")
 
 
 class Lister(OnLoopback):
@@ -61,8 +64,18 @@ class Lister(OnLoopback):
 def test_what_is_no_page_of_a_listing_is_no_empty_bucket(page: bytes) -> None:
     with Lister() as lister:
         lister.pages = [page]
-        with pytest.raises(StoreError, match="listing of s3://photos/in/ is none of S3's"):
+        with pytest.raises(StoreError, match="did not answer with a listing of s3://photos/in/"):
             ObjectStore(endpoint_url=lister.url, attempts=1).inventory(["s3://photos/in/**"])
+
+
+@pytest.mark.parametrize("odd", ODD_OBJECTS.values(), ids=ODD_OBJECTS)
+def test_an_object_that_is_told_wrong_is_left_out_and_costs_no_other(odd: bytes) -> None:
+    skips = Skips()
+    with Lister() as lister:
+        lister.pages = [_PAGE % (_OBJECT % b"a" + odd % b"b" + NO_TIME % b"c", b"false", b"")]
+        found = ObjectStore(endpoint_url=lister.url, attempts=1).inventory(["s3://photos/in/**"], skips=skips)
+    assert found["uri"].to_list() == ["s3://photos/in/a.png", "s3://photos/in/c.png"]
+    assert found["modified"].null_count() == 1 and skips.unlisted == {"s3://photos/in/b.png"}
 
 
 def test_a_listing_is_read_or_the_store_is_at_fault(seconds: float) -> None:
@@ -74,4 +87,10 @@ def test_a_listing_is_read_or_the_store_is_at_fault(seconds: float) -> None:
             with suppress(StoreError):
                 assert store.inventory(["s3://photos/in/**"]).height < 1000
 
-        fuzz(read, mutated([*PAGES, *NO_PAGES.values()]), seconds)
+        fuzz(
+            read,
+            mutated(
+                [*PAGES, *NO_PAGES.values(), *(_PAGE % (odd % b"a", b"false", b"") for odd in ODD_OBJECTS.values())]
+            ),
+            seconds,
+        )
