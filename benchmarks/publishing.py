@@ -3,7 +3,7 @@
     python -m benchmarks.publishing --rows 50000 5000000
 
 Groups of new objects at random keys, as uploads come, and of changed ones, are committed into catalogs of so many rows,
-which upkeep has looked after. Each is the median of some. Beside them a merge of new ones, as `Catalog.publish` does it,
+which upkeep has looked after. Each is the median of some. Beside them a merge of new ones, as `Catalog.publish` does,
 which does not know that they are new.
 """
 
