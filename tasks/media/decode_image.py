@@ -9,6 +9,7 @@ import io
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,9 @@ from sightflow.tasks.media.tiff_directories import ORIENTATION, PHOTOMETRIC, ori
 # Pillow's own guard raises at open; here the size is read from the header and told in the failure.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
+# Pillow takes pixels in blocks of 16 MiB, which glibc keeps for the thread that freed them: gigabytes over the threads
+# of a shard. Blocks of more than 32 MiB (its DEFAULT_MMAP_THRESHOLD_MAX) go back to the system.
+_imaging.set_block_size(64 * 2**20)
 # What is wrong with metadata is nobody's concern here, and would be written on the screen.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # A progressive JPEG has some ten scans. Each costs a pass over all its pixels, and may be a few bytes long.
@@ -80,10 +84,11 @@ def decode(
 
     `side`: a JPEG may come at a half, a quarter or an eighth of its scale while neither side is shorter than so many
     pixels, which costs a part of the time; everything that is told of it is about the original all the same.
-    `reserve`: called with the bytes of memory that decoding takes at most, before a pixel is decoded; it may wait.
+    `reserve`: called with the bytes of memory that decoding takes at most, before a pixel is decoded; it may wait, and
+    what it raises as CancelledError is raised here.
 
     Images: EXIF orientation applied, first frame of an animation, 16-bit scaled to 8, transparency over white,
-    CMYK and palettes to RGB. Broken metadata cost nothing but themselves. Never raises: empty or headless is
+    CMYK and palettes to RGB. Broken metadata cost nothing but themselves. Raises nothing else: empty or headless is
     `unreadable`; no media, a camera raw, or a format that is not taken is `unsupported`; past the limits is
     `too_large` (pixels and scans before a pixel is decoded, 60 seconds meanwhile); a broken body is `decode`.
     """
@@ -101,6 +106,8 @@ def decode(
         return Failure(Cause.OUT_OF_MEMORY, "no memory to decode it", Stage.DECODE)
     except _OutOfTime:
         return Failure(Cause.TOO_LARGE, f"not decoded within {_MAX_SECONDS:.0f} s", Stage.DECODE)
+    except CancelledError:
+        raise
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
         return Failure(Cause.DECODE, f"{type(error).__name__}: {error}"[:500], Stage.DECODE)
 
@@ -116,7 +123,7 @@ def _decode_image(
         opened = _opened(content)
         turned = orientation_of(content) or 1 if opened.format == "TIFF" else orientation(opened)
         return _decoded(opened, turned, digest, limits, side, reserve)
-    except (MemoryError, _OutOfTime):
+    except (MemoryError, _OutOfTime, CancelledError):
         raise
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into; kept for the message
         # The pixels of a JPEG are read by a library that passes its metadata over.
@@ -130,8 +137,8 @@ def _decode_image(
         again: Image.Image | None = None
         try:
             again = _opened(bare[0])
-            return _decoded(again, bare[1], digest, limits, side, reserve if opened is None else None)
-        except (MemoryError, _OutOfTime):
+            return _decoded(again, bare[1], digest, limits, side, reserve)
+        except (MemoryError, _OutOfTime, CancelledError):
             raise
         except Exception:  # no header even without metadata: told below, with the first error
             if again is not None:

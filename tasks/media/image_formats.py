@@ -15,7 +15,6 @@ _CAMERA_RAW: Final = "a camera raw"
 _SIGNATURES: Final = (
     (0, b"8BPS", "PSD (Photoshop)"),
     (0, b"\0\0\1\0", "ICO (icon)"),
-    (0, b"\0\0\2\0", "CUR (cursor)"),
     (0, b"icns", "ICNS (icon)"),
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
@@ -73,6 +72,8 @@ def unsupported_format(content: bytes) -> str | None:
     for offset, signature, name in _SIGNATURES:
         if content.startswith(signature, offset):
             return name
+    if content.startswith(b"\0\0\2\0"):  # an uncompressed TGA begins so too, with no cursors to count
+        return "CUR (cursor)" if any(content[4:6]) else "TGA"
     if content[4:8] == b"ftyp":
         end = min(max(int.from_bytes(content[:4]), 16), 1024)
         brands = [content[8:12], *(content[k : k + 4] for k in range(16, end, 4))]

@@ -71,7 +71,8 @@ def read_frames(
             if frames is None and keyframe == ended_from:
                 continue
             if frames is None or (not index.counted and keyframe > position + _WORTH_A_SEEK):
-                frames, current = _decoded_from(container, stream, index, target, bounds), None
+                begun = frames is not None or ended_from >= 0
+                frames, current = _decoded_from(container, stream, index, target, bounds, begun), None
             while current is None or current[0] < target:
                 current = next(frames, None)
                 if current is None:
@@ -90,13 +91,16 @@ def read_frames(
 
 
 def _decoded_from(
-    container: Any, stream: Any, index: VideoIndex, target: int, bounds: DecodingBounds
+    container: Any, stream: Any, index: VideoIndex, target: int, bounds: DecodingBounds, begun: bool
 ) -> Iterator[tuple[int, Any]]:
-    """Seek to where `target` can be decoded from, and decode on to the end."""
+    """Seek to where `target` can be decoded from, and decode on to the end. `begun`: no longer at the start."""
     if index.counted:
         yield from enumerate(decoded_frames(container, stream, bounds))
         return
     place = max(int(np.searchsorted(index.keyframes, target, side="right")) - 1, 0)
+    if place == 0 and not begun:  # some containers of a single frame cannot be sought through
+        yield from _numbered(container, stream, index, bounds)
+        return
     aims = [int(index.pts[index.keyframes[k]]) for k in (place, place - 2) if 0 < k < len(index.keyframes)]
     start = int(index.pts[0])
     # A container may seek by decoding times and land behind what is wanted; then an earlier aim is tried, at

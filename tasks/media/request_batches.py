@@ -26,7 +26,7 @@ from sightflow.schemas.spec import Limits
 from sightflow.schemas.vision import VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.decode_image import decode
-from sightflow.tasks.media.pixel_budget import PixelBudget
+from sightflow.tasks.media.pixel_budget import PixelBudget, PixelMemory
 from sightflow.tasks.media.read_video import read_frames, sampled
 from sightflow.tasks.media.video_container import VideoError
 from sightflow.tasks.media.video_index import VideoIndex, index_video
@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 _DECODERS = max(2, min(8, os.cpu_count() or 2))
 _BATCH_BYTES = 64 * 2**20
-_IMAGE_BYTES = 2**30
+_PIXEL_MEMORY = PixelMemory(2**30)
 _PIXEL_BYTES = 4  # Pillow's RGB
 
 
@@ -62,10 +62,10 @@ def image_batches(
 ) -> Iterator[list[InferenceItem]]:
     """Yield what is asked of a group of images at a time, decoding the next ones in threads while these are used.
 
-    At most two groups are in memory as pixels, and of large images so few that they take a gibibyte, plus one image and
-    what the reader still holds of the group before; an object's bytes are let go when it has been decoded.
+    At most two groups are in memory as pixels, and of large images so few that all shards of a process take a gibibyte,
+    plus one image and what the readers still hold; an object's bytes are let go when it has been decoded.
     """
-    budget = PixelBudget(_IMAGE_BYTES)
+    budget = PixelBudget(_PIXEL_MEMORY)
 
     def decode_timed(index: int) -> tuple[list[InferenceItem], Span]:
         own_spans: list[Span] = []
@@ -104,7 +104,7 @@ def image_batches(
             while pending:
                 decoded: list[tuple[list[InferenceItem], Span]] = []
                 size = 0
-                while pending and len(decoded) < group_size and size < budget.limit // 2:
+                while pending and len(decoded) < group_size and size < budget.share // 2:
                     index = first + len(decoded)
                     budget.awaits(index)
                     decoded.append(pending.popleft().result())

@@ -17,7 +17,7 @@ from sightflow.tasks.media.image_formats import media_type, unsupported_format
 from sightflow.tasks.media.media_kind import START_BYTES, unsupported_container
 
 # Containers that are taken. Playlists (hls, dash, concat) name other files and addresses, and are not among them.
-_FORMATS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,ivf"
+_FORMATS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,h264,hevc,ivf"
 # A picture among the streams shows itself within so many packets of several streams.
 _PROBED_PACKETS: Final = 500
 # A stream of fewer pixels than this part of the largest one is a preview of it.

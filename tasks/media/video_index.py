@@ -1,7 +1,8 @@
 """The index of a video: how many frames, when each is shown, and which can be decoded alone.
 
 It is made from the packets, without decoding more than one frame, where these have presentation times that go on.
-Where they do not (AVI with B frames, raw streams, joined transport streams), all frames are decoded once and counted.
+Where they do not (AVI or ASF with B frames, raw streams, joined transport streams), all frames are decoded once and
+counted.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ from sightflow.tasks.media.video_container import (
 _MAX_FRAMES: Final = 5_000_000
 # Containers that are streams: their pieces are joined as they are, each with times of its own.
 _STREAMED: Final = ("mpegts", "mpeg")
+# Raw streams have no times, or such as FFmpeg counts for itself and B frames mislead.
+_RAW: Final = ("h264", "hevc", "mpegvideo", "m4v")
+# Containers that hold decoding times only, or may (H.264 in Matroska as it was in an AVI).
+_DECODING_TIMES: Final = ("avi", "asf", "matroska,webm")
 # A gap that FFmpeg, too, takes for a jump of the clock in such a container (its -dts_delta_threshold).
 _JUMP_SECONDS: Final = 10.0
 
@@ -144,8 +149,8 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
     step = max(round(1 / float(stream.average_rate or stream.base_rate or 25) / time_base), 1)
     streamed = container.format.name in _STREAMED
     gap = round(_JUMP_SECONDS / time_base)
-    # AVI has decoding times only; what FFmpeg gives out as presentation times are these.
-    packets = _Packets(counted=container.format.name == "avi" and bool(stream.codec_context.has_b_frames))
+    packets = _Packets(counted=container.format.name in _RAW)
+    reordered = not (container.format.name in _DECODING_TIMES and stream.codec_context.has_b_frames)
     before: int | None = None
     offset, latest = 0, -(2**63)
     try:
@@ -169,6 +174,7 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
             packets.counted |= pts is None
             pts = time if pts is None else pts
             packets.shown.append(pts)
+            reordered |= pts < latest
             if pts >= latest:
                 latest, packets.last_length = pts, packet.duration or 0
             if packet.is_keyframe:
@@ -180,6 +186,8 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
             raise VideoError(Cause.UNREADABLE, f"its packets cannot be read: {brief(error)}") from None
     if not packets.shown:
         raise VideoError(Cause.UNREADABLE, "it holds no frame")
+    # B frames that all seem to be shown in the order they are decoded: what is given out as the one is the other.
+    packets.counted |= not reordered
     return packets
 
 

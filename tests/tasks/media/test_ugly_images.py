@@ -186,6 +186,8 @@ OTHERS = {
     "CR3": b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(200),
     "PSD": b"8BPS\0\1" + bytes(200),
     "ICO": b"\0\0\1\0\1\0\x10\x10" + bytes(200),
+    "CUR": b"\0\0\2\0\1\0\x10\x10" + bytes(200),
+    "TGA": b"\0\0\2" + bytes(9) + b"\x40\0\x40\0\x18\0" + bytes(200),
     "JPEG XL": b"\xff\x0a" + bytes(200),
     "CR2": b"II*\0\x10\0\0\0CR\2\0" + bytes(200),
     "RAF": b"FUJIFILMCCD-RAW " + bytes(200),

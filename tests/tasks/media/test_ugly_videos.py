@@ -60,6 +60,32 @@ def test_frames_without_times_come_in_the_order_they_are_shown(tmp_path: Path, c
     assert numbers(path, [7, 31, 59]) == {7: 7, 31: 31, 59: 59}
 
 
+@pytest.mark.parametrize("shown", [CONSTANT, [40 * k + 5000 * (k > 20) for k in range(60)]], ids=["even", "a gap"])
+def test_asf_says_when_frames_are_decoded_not_when_they_are_shown(tmp_path: Path, shown: list[int]) -> None:
+    path = write_video(tmp_path / "v.wmv", shown, options=B_FRAMES, container="asf")
+    assert numbers(path) == {k: k for k in range(60)}
+    assert numbers(path, [7, 31, 59]) == {7: 7, 31: 31, 59: 59}
+
+
+@pytest.mark.parametrize(
+    ("codec", "container"), [("mpeg2video", "mpeg2video"), ("mpeg1video", "mpeg1video"), ("mpeg4", "m4v")]
+)
+def test_raw_streams_of_mpeg_lose_no_frame(tmp_path: Path, codec: str, container: str) -> None:
+    options = {"bf": "2", "g": "12", "qscale": "2"}
+    with av.open(str(tmp_path / "v"), "w", format=container) as out:
+        stream: Any = out.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for k in range(60):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(k, 64, 48), format="rgb24")))
+        out.mux(stream.encode())
+    assert numbers(tmp_path / "v") == {k: k for k in range(60)}
+
+
+@pytest.mark.parametrize("container", ["flv", "asf", "avi", "mp4", "matroska"])
+def test_a_video_of_one_frame_has_it(tmp_path: Path, container: str) -> None:
+    assert numbers(write_video(tmp_path / "v", [0], container=container)) == {0: 0}
+
+
 def test_an_avi_with_three_b_frames() -> None:
     path = FILES / "h264_b3.avi"
     index = index_video(path, LIMITS)
