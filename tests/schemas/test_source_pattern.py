@@ -121,6 +121,9 @@ def test_keys_of_a_bucket_are_not_changed() -> None:
         ("s3://bucket/" + "{a,b}" * 11, "more than 1,000"),
         ("s3://buc*ket/x", "no valid bucket"),
         ("a\0b", "NUL"),
+        ("s3:/bucket/x", "lacks slashes"),
+        ("S3:bucket/x", "lacks slashes"),
+        ("file:media", "lacks slashes"),
     ],
 )
 def test_what_can_match_nothing_is_refused(here: Path, source: str, says: str) -> None:
