@@ -299,6 +299,9 @@ def _check_catalog_folder(uri: str, place: str) -> None:
         bucket, _, key = folder.partition("/")
         if not key.strip("/"):
             raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: {scheme}://{bucket}/catalog")
+        # A key may be so named, but Delta's clients read it as a path, and would write another place.
+        if not {"", ".", ".."}.isdisjoint(key.rstrip("/").split("/")):
+            raise ValueError(f"{uri!r}: the name of a catalog in a bucket has no //, /./ or /../; write where it leads")
     elif folder == "/":
         raise ValueError(f"{uri!r} is the root of the file system; a catalog needs a folder")
     else:

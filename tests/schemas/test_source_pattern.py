@@ -131,7 +131,16 @@ def test_what_can_match_nothing_is_refused(here: Path, source: str, says: str) -
         spec(source)
 
 
-@pytest.mark.parametrize("catalog", ["/", "new[1]/catalog", "a|b", "new/*"])
+@pytest.mark.parametrize(
+    "catalog",
+    [
+        "/",
+        "new[1]/catalog",
+        "a|b",
+        "new/*",
+        *(f"s3://bucket/{key}" for key in ("./x", "a/../x", "/x", "a//x", "x/./", "..")),
+    ],
+)
 def test_a_catalog_is_one_new_folder_with_a_plain_name(here: Path, catalog: str) -> None:
     with pytest.raises(ValidationError, match="catalog"):
         spec("s3://bucket/", catalog)
