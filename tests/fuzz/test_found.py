@@ -15,6 +15,7 @@ from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.geometry import GeometryError
 from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.run.discovered import Skips
 from sightflow.schemas.vision import VisionRequest
 
 FIELDS = ("bucket", "key", "size", "lastmodifieddate", "etag")
@@ -41,7 +42,7 @@ def test_a_place_of_more_digits_than_a_number_holds_lies_outside_the_picture() -
 def test_one_broken_row_of_an_inventory_costs_no_other(row: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(f"photos,a.jpg,3,2026-11-01T00:00:00.000Z,e\n{row}\n")
-    objects = s3_inventory._objects(report("CSV"), path, lambda uri: True)
+    objects = s3_inventory._objects(report("CSV"), "s3://reports/rows", path, lambda uri: True, Skips())
     assert objects["uri"].to_list() == ["s3://photos/a.jpg"]
 
 
@@ -56,9 +57,9 @@ def test_a_parquet_file_that_has_polars_panic_is_a_file_that_cannot_be_read(
     monkeypatch.setattr(pl, "scan_parquet", panics)
     monkeypatch.setattr(pl, "read_parquet", panics)
     with pytest.raises(StoreError, match="cannot be read: assertion"):
-        s3_inventory._objects(report("Parquet"), path, lambda uri: True)
+        s3_inventory._objects(report("Parquet"), "s3://reports/rows", path, lambda uri: True, Skips())
     with pytest.raises(StoreError, match="cannot be read: assertion"):
-        read_uri_list(ObjectStore(), f"file://{path}")
+        read_uri_list(ObjectStore(), f"file://{path}", Skips())
 
 
 def test_an_orc_file_of_no_rows_at_all_is_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -69,4 +70,4 @@ def test_an_orc_file_of_no_rows_at_all_is_a_file_that_cannot_be_read(tmp_path: P
     orc.write_table(pa.table({"key": ["a.jpg"]}), str(path))
     path.write_bytes(path.read_bytes()[:-8] + b"ORC\x03    ")
     with pytest.raises(StoreError, match="cannot be read"):
-        s3_inventory._objects(report("ORC"), path, lambda uri: True)
+        s3_inventory._objects(report("ORC"), "s3://reports/rows", path, lambda uri: True, Skips())

@@ -7,6 +7,7 @@ import pytest
 
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
+from sightflow.schemas.run.discovered import Skips
 from tests.fuzz.mutation import fuzz, mutated
 from tests.loopback.http_server import OnLoopback, QuietHandler
 
@@ -27,9 +28,10 @@ NO_PAGES = {
     "html": b"<html><body>Sign in</body></html>",
     "nothing": b"",
     "no next page": _PAGE % (_OBJECT % b"a", b"true", b""),
-    "no size": _PAGE % (_OBJECT.replace(b"<Size>3</Size>", b"") % b"a", b"false", b""),
     "no key": _PAGE % (_OBJECT.replace(b"<Key>in/%s.png</Key>", b""), b"false", b""),
-    "no time": _PAGE % (_OBJECT.replace(b"LastModified", b"Modified") % b"a", b"false", b""),
+}
+ODD_ENTRIES = {
+    "no size": _PAGE % (_OBJECT.replace(b"<Size>3</Size>", b"") % b"a", b"false", b""),
     "less than nothing": _PAGE % (_OBJECT.replace(b">3<", b">-3<") % b"a", b"false", b""),
     "too large for a number": _PAGE % (_OBJECT.replace(b">3<", b">9999999999999999999<") % b"a", b"false", b""),
 }
@@ -61,8 +63,16 @@ class Lister(OnLoopback):
 def test_what_is_no_page_of_a_listing_is_no_empty_bucket(page: bytes) -> None:
     with Lister() as lister:
         lister.pages = [page]
-        with pytest.raises(StoreError, match="listing of s3://photos/in/ is none of S3's"):
+        with pytest.raises(StoreError, match="did not answer with a listing of s3://photos/in/"):
             ObjectStore(endpoint_url=lister.url, attempts=1).inventory(["s3://photos/in/**"])
+
+
+@pytest.mark.parametrize("page", ODD_ENTRIES.values(), ids=ODD_ENTRIES)
+def test_an_entry_without_a_size_is_left_out_and_told(page: bytes) -> None:
+    with Lister() as lister:
+        lister.pages, skips = [page], Skips()
+        found = ObjectStore(endpoint_url=lister.url, attempts=1).inventory(["s3://photos/in/**"], skips=skips)
+    assert found.is_empty() and skips.unlisted == {"s3://photos/in/a.png"}
 
 
 def test_a_listing_is_read_or_the_store_is_at_fault(seconds: float) -> None:
@@ -74,4 +84,4 @@ def test_a_listing_is_read_or_the_store_is_at_fault(seconds: float) -> None:
             with suppress(StoreError):
                 assert store.inventory(["s3://photos/in/**"]).height < 1000
 
-        fuzz(read, mutated([*PAGES, *NO_PAGES.values()]), seconds)
+        fuzz(read, mutated([*PAGES, *NO_PAGES.values(), *ODD_ENTRIES.values()]), seconds)

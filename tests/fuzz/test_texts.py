@@ -16,6 +16,7 @@ from sightflow.blocks.store.uri_lists import read_uri_list
 from sightflow.schemas.failure import SpecError, StoreError
 from sightflow.schemas.notification import MalformedNotification, uploads_in
 from sightflow.schemas.redaction import redact
+from sightflow.schemas.run.discovered import Skips
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.route import check_models
 from tests.fuzz.mutation import fuzz, mutated, mutated_text
@@ -82,7 +83,7 @@ def test_a_list_of_objects_is_read_or_refused_in_words(seconds: float, tmp_path:
         path = tmp_path / f"list.{suffix}"
         path.write_bytes(content)
         with suppress(StoreError):
-            assert all(isinstance(uri, str) for uri in read_uri_list(store, f"file://{path}"))
+            assert all(isinstance(uri, str) for uri in read_uri_list(store, f"file://{path}", Skips()))
 
     forms = [st.tuples(st.just(suffix), mutated([seed])) for suffix, seed in seeds.items()]
     fuzz(read, st.one_of(forms), seconds)
@@ -124,7 +125,7 @@ def test_a_file_of_an_inventory_is_read_or_refused_in_words(form: str, seconds: 
     def read(content: bytes) -> None:
         path.write_bytes(content)
         with suppress(StoreError):
-            s3_inventory._objects(report, path, lambda uri: True)
+            s3_inventory._objects(report, "s3://reports/rows", path, lambda uri: True, Skips())
 
     fuzz(read, mutated([seed]), seconds)
 
