@@ -27,6 +27,11 @@ def encode_polygons(polygons: Sequence[Sequence[float]], width: int, height: int
     return str(encoded["counts"].decode("ascii"))
 
 
+def is_empty(counts: str, width: int, height: int) -> bool:
+    """Whether a mask of ours, made for just this size, holds no pixel."""
+    return not coco_mask.area({"size": [height, width], "counts": counts.encode("ascii")})
+
+
 def decode_mask(counts: str, width: int, height: int) -> Bitmap:
     """The bitmap (height, width) of a mask. Raises ValueError if it does not fill exactly that size."""
     if not mask_fits(counts, width, height):

@@ -39,8 +39,9 @@ _WORDS = (
     r"token|secret|password|passwd|passphrase|signature|credential|api[_-]?key|access[_-]?key(?:[_-]?id)?"
     r"|secret[_-]?key|auth[_-]?string"
 )
+_IN_QUERY = r"[?&](?:[\w.-]{0,40}[_.-])?(?:key|sig|auth|code|pwd)="  # `subscription-key=` and the like
 _ASSIGNED = re.compile(
-    rf"((?:{_WORDS})[\"']?\s{{0,3}}(?:[=>]|:(?=\s{{0,3}}[\"']))\s{{0,3}}[\"']?|[?&](?:key|sig)=)"
+    rf"((?:{_WORDS})[\"']?\s{{0,3}}(?:[=>]|:(?=\s{{0,3}}[\"']))\s{{0,3}}[\"']?|{_IN_QUERY})"
     r"[^\s\"'&,;(){}\[\]<>]+",
     re.IGNORECASE,
 )
@@ -120,6 +121,8 @@ def secrets_in(document: Any) -> Iterator[tuple[Place, str]]:
         match value:
             case str() if ":/" in value and holds_user(value):
                 yield place, "holds a user name or a password"
+            case str() if value.startswith(("http://", "https://")) and _ASSIGNED.search(value):
+                yield place, "holds a key in its query"
             case str() if _VENDOR_KEYS.search(value) or any(secret in value for secret in own):
                 yield place, "holds what looks like a key"
             case Mapping():

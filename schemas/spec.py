@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -26,6 +27,8 @@ from sightflow.schemas.source_pattern import canonical_place, canonical_source, 
 from sightflow.schemas.spec_yaml import SpecPlaces
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
+_HALF_A_SCHEME = re.compile(r"(?:s3a?|gs|az|abfss?|https?|file(?!:/)):(?!//)", re.IGNORECASE)
+"""`s3:/bucket/key` would be a local folder, and so would `file:folder`."""
 
 
 WHERE_KEYS_BELONG = "keys belong into the environment or a saved block"
@@ -110,7 +113,10 @@ _CLUSTERS = re.compile(
     r"(?:coiled|dask_(?:cloudprovider|cuda|databricks|gateway|jobqueue|kubernetes|mpi|yarn))(?:\.\w+)*\.\w*Cluster"
 )
 """Classes that start a Dask cluster. Those that take code as text (SSHCluster, SpecCluster) are not among them."""
-_CODE = re.compile(r"preload.*|plugins?|.*_class")
+_CODE = re.compile(
+    r"(?:.*\.)?(?:preload.*|plugins?|.*_class|job_cls|config|pickle.*)|.*_prologue|.*_command|python|env_extra"
+)
+"""Settings, by the last of their dotted name, with which Dask, a worker or a queueing system runs what they hold."""
 
 
 class RunnerSettings(_Section):
@@ -148,11 +154,20 @@ class RunnerSettings(_Section):
     @field_validator("settings")
     @classmethod
     def _holds_no_code_and_no_key(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        if code := sorted(name for name in settings if _CODE.fullmatch(name)):
+        names = set(_names_in(settings))
+        if code := sorted(filter(_CODE.fullmatch, names)):
             raise ValueError(f"{', '.join(code)} would run code that a spec names; start such a cluster yourself")
-        if keys := sorted(filter(names_a_secret, settings)):
+        if keys := sorted(filter(names_a_secret, names)):
             raise ValueError(f"{', '.join(keys)}: a spec holds no keys; they belong into the environment")
         return settings
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """The names of settings, those within settings included: `scheduler_kwargs: {preload: ...}` is handed on."""
+    if isinstance(value, dict):
+        yield from map(str, value)
+    for member in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from _names_in(member)
 
 
 def _kind_alone(value: Any) -> Any:
@@ -266,6 +281,10 @@ def _check_uri(uri: str) -> None:
         raise ValueError("is empty; allowed: s3://bucket/prefix/**/*.jpg or a local path")
     if "\0" in uri:
         raise ValueError(f"{uri!r} holds a NUL character, which no name can")
+    if half := _HALF_A_SCHEME.match(uri.strip()):
+        raise ValueError(
+            f"{uri!r} lacks slashes behind {half[0]}; write s3://bucket/key, or ./{uri.strip()} for a folder"
+        )
     scheme, rest = split_scheme(uri)
     if scheme.has_buckets:
         bucket = rest.partition("/")[0]
@@ -280,6 +299,9 @@ def _check_catalog_folder(uri: str, place: str) -> None:
         bucket, _, key = folder.partition("/")
         if not key.strip("/"):
             raise ValueError(f"{uri!r} is a whole bucket; a catalog needs a folder: {scheme}://{bucket}/catalog")
+        # A key may be so named, but Delta's clients read it as a path, and would write another place.
+        if not {"", ".", ".."}.isdisjoint(key.rstrip("/").split("/")):
+            raise ValueError(f"{uri!r}: the name of a catalog in a bucket has no //, /./ or /../; write where it leads")
     elif folder == "/":
         raise ValueError(f"{uri!r} is the root of the file system; a catalog needs a folder")
     else:

@@ -48,13 +48,13 @@ def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> Discove
     in_source = source_filter(spec.source, spec.catalog)
     if selection.manifest is not None:
         uploads = Manifests(open_catalog(spec)).read(selection.manifest, skips) or []
-        found = store.head_many(list(filter(in_source, uploads)), failed)
+        found = _without_markers(store.head_many(list(filter(in_source, uploads)), failed))
         return Discovered(identified(found, spec, selection), failed, skips)
     if spec.listing:
         files = filter(is_uri_list, spec.listing)
         named = [uri for address in files for uri in read_uri_list(store, address, skips)]
         parts = [read_inventory(store, report, in_source, skips) for report in s3_inventories(spec, store)]
-        found = concat([*parts, store.head_many(list(filter(in_source, named)), failed)])
+        found = concat([*parts, _without_markers(store.head_many(list(filter(in_source, named)), failed))])
         found = found.unique("uri", keep="last", maintain_order=True)  # what was looked up is newer
     else:
         found = store.inventory(spec.source, outside=spec.catalog, skips=skips)
@@ -63,6 +63,11 @@ def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> Discove
             raise EmptySource(_explained(empty, spec, skips))
         skips.complete = False  # what is gone from a source cannot be told from a source that is away
     return Discovered(identified(found, spec, selection), failed, skips)
+
+
+def _without_markers(found: pl.DataFrame) -> pl.DataFrame:
+    """What was looked up, without the markers of folders, which a listing leaves out: consoles tell of them too."""
+    return found.filter(~(pl.col("uri").str.ends_with("/") & (pl.col("bytes") == 0)))
 
 
 def _empty_sources(spec: EnrichmentSpec, uris: pl.Series, failed: Mapping[str, Failure]) -> list[str]:

@@ -67,7 +67,7 @@ def _last_enrichments(uri: str, endpoint_url: str | None) -> tuple[Enrichment, .
     try:
         stored = json.loads(runs["report"][0])["spec"]["enrichments"] if runs.height else None
         found = TypeAdapter(tuple[Enrichment, ...]).validate_python(stored)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         found = ()
     if not found:
         raise SpecError(f"no run of {uri} has left its enrichments; give the spec file in place of the catalog")

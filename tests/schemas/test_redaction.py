@@ -36,6 +36,8 @@ AWS_SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
         ("https://h/?X-Amz-Signature=ab&X-Amz-Credential=ID%2F1&n=1", "https://h/?X-Amz-Signature=***&X-Amz-Credential=***&n=1"),
         ("https://h/?X-Amz-Security-Token=a%2Fb", "https://h/?X-Amz-Security-Token=***"),
         ("https://h/v1?key=abc", "https://h/v1?key=***"),
+        ("https://h/?n=1&subscription-key=abc", "https://h/?n=1&subscription-key=***"),
+        ("https://h/?code=abc&x_auth=ab", "https://h/?code=***&x_auth=***"),
         ('{"api_key": "canary", "n": 1}', '{"api_key": "***", "n": 1}'),
         ("<AWSAccessKeyId>canary</AWSAccessKeyId>", "<AWSAccessKeyId>***</AWSAccessKeyId>"),
         ("eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0", "***"),
@@ -119,9 +121,11 @@ def test_where_a_document_holds_keys_is_told_without_them(monkeypatch: pytest.Mo
         "source": ["s3://ID:SECRET@bucket/x", "s3://bucket/**"],
         "store": {"AKIAIOSFODNN7EXAMPLE": "x", "region": "a-long-canary-of-the-shop"},
         "catalog": "s3://bucket/sk-",
+        "models": {"gpt-4o": {"base_url": "https://host/v1?subscription-key=canary"}},
     }
     assert dict(secrets_in(document)) == {
         ("source", 0): "holds a user name or a password",
+        ("models", "gpt-4o", "base_url"): "holds a key in its query",
         ("store", "region"): "holds what looks like a key",
         ("store",): "holds what looks like a key in the place of a name",
     }

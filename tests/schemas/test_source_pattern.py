@@ -121,6 +121,9 @@ def test_keys_of_a_bucket_are_not_changed() -> None:
         ("s3://bucket/" + "{a,b}" * 11, "more than 1,000"),
         ("s3://buc*ket/x", "no valid bucket"),
         ("a\0b", "NUL"),
+        ("s3:/bucket/x", "lacks slashes"),
+        ("S3:bucket/x", "lacks slashes"),
+        ("file:media", "lacks slashes"),
     ],
 )
 def test_what_can_match_nothing_is_refused(here: Path, source: str, says: str) -> None:
@@ -128,7 +131,16 @@ def test_what_can_match_nothing_is_refused(here: Path, source: str, says: str) -
         spec(source)
 
 
-@pytest.mark.parametrize("catalog", ["/", "new[1]/catalog", "a|b", "new/*"])
+@pytest.mark.parametrize(
+    "catalog",
+    [
+        "/",
+        "new[1]/catalog",
+        "a|b",
+        "new/*",
+        *(f"s3://bucket/{key}" for key in ("./x", "a/../x", "/x", "a//x", "x/./", "..")),
+    ],
+)
 def test_a_catalog_is_one_new_folder_with_a_plain_name(here: Path, catalog: str) -> None:
     with pytest.raises(ValidationError, match="catalog"):
         spec("s3://bucket/", catalog)

@@ -127,6 +127,11 @@ def test_a_spec_that_was_stored_is_the_same_spec(asked: dict[str, Any]) -> None:
         {"cluster": "distributed.LocalCluster", "settings": {"preload": ["import os"]}},
         {"settings": {"preload_nanny": ["x"]}},
         {"settings": {"worker_class": "subprocess.Popen"}},
+        {"settings": {"scheduler_kwargs": {"preload": ["import os"]}}},
+        {"settings": {"config": {"distributed.worker.preload": ["import os"]}}},
+        {"settings": {"worker_options": [{"plugins": ["x"]}]}},
+        {"settings": {"job_script_prologue": ["id"]}},
+        {"settings": {"worker_command": "id", "python": "/tmp/x"}},
     ],
 )
 def test_a_runner_names_no_code(runner: dict[str, object]) -> None:

@@ -10,9 +10,14 @@ import re
 
 from sightflow.blocks.models.contract import ReplyError
 
-_TAGS = "think|thinking|thought|thoughts|reason|reasoning|reflection|scratchpad|analysis"
-_OPEN = re.compile(rf"<(?:{_TAGS})>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>", re.IGNORECASE)
-_CLOSE = re.compile(rf"</(?:{_TAGS})>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|end_thinking)\|>", re.IGNORECASE)
+_TAGS = r"(?:\w{1,16}:)?(?:think(?:ing)?|thoughts?|reason|reasoning(?:_content)?|reflection|scratchpad|analysis)"
+_OPEN = re.compile(
+    rf"<\s{{0,3}}{_TAGS}(?:\s[^<>]{{0,80}})?>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>",
+    re.IGNORECASE,
+)
+_CLOSE = re.compile(
+    rf"<\s{{0,3}}/\s{{0,3}}{_TAGS}\s{{0,3}}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|end_thinking)\|>", re.IGNORECASE
+)
 _TURN = (
     r"<\|(?:im_start|im_end|endoftext|end_of_text|begin_of_text|eot_id|eom_id|end|user|assistant|system|eot|"
     r"start_header_id|end_header_id|return|message|channel|bos|eos|pad)\|>"
@@ -23,18 +28,32 @@ _AT_START = re.compile(rf"(?:{_TURN})\s*(?:(?:assistant|model)\b\s*:?)?", re.IGN
 _AT_END = re.compile(rf"(?:{_TURN})$")
 _LONGEST_TOKEN = 64
 _SPECIAL = re.compile(
-    rf"{_TURN}|<\|[A-Za-z0-9_/ -]{{1,40}}\|>|</?(?:loc_\d+|poly|image|video|img|box|ref|quad|od|ocr)>"
+    rf"{_TURN}|<\|[A-Za-z0-9_/ -]{{1,40}}\|>|<0x[0-9A-F]{{2}}>|<unused\d{{1,6}}>|<</?SYS>>"
+    r"|</?[A-Za-z]{1,40}(?:_\w{1,40})+>"  # <start_of_image>, <tool_call>, <s_answer>, <loc_12>: no HTML is so named
+    r"|</?(?:poly|image|video|img|box|ref|quad|od|ocr|eot|end|ned|assistant|user|system|model|answer|response|output|caption"
+    r"|EOS|BOS|EOT|PAD|UNK|SEP|CLS|MASK|CAPTION|OD|OCR|VQA)>|<function=|<think\s*/>"
+    r"|\[(?:IMG|IMG_END|IMG_BREAK|EOT|UNK|MASK|(?:AVAILABLE_)?TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]"
 )
+_WRAPPED = re.compile(r"<(answer|response|output|caption|final_answer)>(.*)</\1>", re.DOTALL | re.IGNORECASE)
+_BOXED = re.compile(r"<\|begin_of_box\|>(.*)<\|end_of_box\|>", re.DOTALL)
+_ROLE = re.compile(r"assistant\s{0,3}:", re.IGNORECASE)
 _FENCE = "```"
 _LANGUAGE = re.compile(r"[A-Za-z0-9_-]{0,20}[ \t]*(?:\n|$)")
 
 
 def answer_of(text: str) -> str:
-    """A reply without its thinking and without the tokens of a chat template at its ends, stripped.
+    """A reply without its thinking, the tokens of a chat template at its ends and the tags around it, stripped.
 
     Raises ReplyError if the thinking does not end, or if there is an answer before it and another after it.
     """
-    return _strip_turn(_without_thinking(text))
+    answer = _strip_turn(_without_thinking(text))
+    if role := _ROLE.match(answer):
+        answer = _strip_turn(answer[role.end() :])
+    if wrapped := _WRAPPED.fullmatch(answer):
+        return _strip_turn(wrapped[2])
+    if boxed := _BOXED.fullmatch(answer):
+        return _strip_turn(boxed[1])
+    return answer
 
 
 def special_token_in(text: str) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sightflow.blocks.models.contract import ReplyError
-from sightflow.blocks.models.replies.answer import answer_of
+from sightflow.blocks.models.replies.answer import answer_of, special_token_in
 from sightflow.blocks.models.replies.polygon_masks import mask_region
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
@@ -18,8 +18,9 @@ from sightflow.schemas.geometry import Box, BoxFormat, ImageTransform
 _MAX_CHARACTERS = 400_000
 _MAX_REGIONS = 10_000
 _BEGIN = re.compile(r"[\[{]")
-_IS_JSON = re.compile(r"\[\s*[\[\]{\"\d-]|\{\s*[\"}]")
-"""A bracket that begins JSON, and not an aside."""
+_IS_JSON = re.compile(r"\[\s*[\[\]{\"'\d-]|\{\s*(?:[\"'}]|\w{1,40}\s{0,3}:)")
+"""A bracket that begins JSON, or what was meant to be, and not an aside."""
+_END = re.compile(r"[\s`.]*(?:</\w{1,20}>)?\s*")
 _BOX_KEYS = ("box", "box_2d", "bbox_2d", "bbox")
 _LABEL_KEYS = ("label", "phrase", "name")
 
@@ -31,27 +32,27 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number that JSON knows")
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return found
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_each_key_once)
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=each_key_once)
 
 
 def read_json(text: str) -> Any:
     """The one JSON object or array in a reply: bare, in a code fence, or among words.
 
-    Raises ReplyError if there is none, or more than one (a draft and an answer, two fences, a list item by item), or if
-    one breaks off.
+    Raises ReplyError if there is none, or more than one (a draft and an answer, two fences, a list item by item), if
+    one breaks off, if one of nothing is not the reply's last word, or if special tokens stand around it.
     """
     if len(text) > _MAX_CHARACTERS:
         raise ReplyError(f"a reply of {len(text)} characters is too long to be read as JSON")
     body = answer_of(text)
     values: list[Any] = []
-    position = 0
+    position = first = last = 0
     while begun := _BEGIN.search(body, position):
         if not _IS_JSON.match(body, begun.start()):
             position = begun.end()  # a bracket of prose, as in "[see below]"
@@ -61,11 +62,21 @@ def read_json(text: str) -> Any:
         except (ValueError, RecursionError) as error:
             raise ReplyError(f"the reply is not JSON: {error}") from None
         values.append(value)
+        first, last = begun.start(), position
         if len(values) > 1:
             raise ReplyError(f"the reply holds more than one JSON value: {body[begun.start() : begun.start() + 80]!r}")
     if not values:
         raise ReplyError(f"the reply holds no JSON: {text.strip()[:80]!r}")
+    before, after = body[:first], body[last:]
+    if token := special_token_in(before) or special_token_in(after):
+        raise ReplyError(f"the reply holds {token!r} beside its JSON: {body[:80]!r}")
+    if _is_nothing(values[0]) and not _END.fullmatch(after):  # "I should answer [] if there is none. I see two."
+        raise ReplyError(f"the reply says nothing, and goes on: {after.strip()[:80]!r}")
     return values[0]
+
+
+def _is_nothing(value: Any) -> bool:
+    return all(member == [] for member in value.values()) if isinstance(value, dict) else value == []
 
 
 def read_regions(
@@ -101,6 +112,8 @@ def asked_label(label: str | None, enrichment: Enrichment) -> str:
     if not requested:
         if not label or not label.strip():
             raise ReplyError("a region has no label")
+        if token := special_token_in(label):
+            raise ReplyError(f"a label holds {token!r}, which is no text: {label[:80]!r}")
         return label.strip()
     if label is None and len(requested) == 1:
         return requested[0]
@@ -146,8 +159,10 @@ def _region(
 
 
 def _box(entry: dict[str, Any], space: BoxFormat, transform: ImageTransform, box_keys: Sequence[str]) -> Box:
-    numbers = next((entry[key] for key in box_keys if key in entry), None)
-    return space.to_pixels(_numbers(numbers, "box"), transform)
+    boxes = [entry[key] for key in box_keys if key in entry]
+    if len(boxes) > 1:
+        raise ReplyError(f"a region has one box, not {len(boxes)}: {str(entry)[:80]}")
+    return space.to_pixels(_numbers(boxes[0] if boxes else None, "box"), transform)
 
 
 def _polygon(entry: dict[str, Any], space: BoxFormat, transform: ImageTransform) -> list[float]:

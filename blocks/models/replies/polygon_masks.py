@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sightflow.schemas.enrichment import Region
 from sightflow.schemas.geometry import Box, GeometryError
-from sightflow.schemas.masks import encode_polygons
+from sightflow.schemas.masks import encode_polygons, is_empty
 
 _LEAST_AREA = 1.0
 """Square pixels of the original: what encloses less is a point or a line."""
@@ -17,14 +17,18 @@ def mask_region(
 ) -> Region:
     """A region from polygons `[x1, y1, x2, y2, ...]` in pixels of the original: the mask, and the box around them.
 
-    Raises GeometryError if one encloses less than a pixel: too few points, all on one line, or hardly apart.
+    Raises GeometryError if one encloses less than a pixel (too few points, all on one line, or hardly apart), or if
+    they cover none: an outline that is drawn twice encloses twice as much as it covers.
     """
     for polygon in polygons:
         if enclosed_area(polygon) < _LEAST_AREA:
             raise GeometryError(f"a polygon of {len(polygon) // 2} points encloses nothing")
     xs = [x for polygon in polygons for x in polygon[0::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
-    return Region(label, Box(min(xs), min(ys), max(xs), max(ys)), score, encode_polygons(polygons, width, height))
+    counts = encode_polygons(polygons, width, height)
+    if is_empty(counts, width, height):
+        raise GeometryError("the polygons cover no pixel")
+    return Region(label, Box(min(xs), min(ys), max(xs), max(ys)), score, counts)
 
 
 def enclosed_area(polygon: Sequence[float]) -> float:

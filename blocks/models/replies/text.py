@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sightflow.blocks.models.contract import Prompt, ReplyError
 from sightflow.blocks.models.replies.answer import answer_of, special_token_in, without_fence
+from sightflow.blocks.models.replies.json_regions import each_key_once
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, TextResult
 
@@ -17,14 +18,17 @@ _LEAD = re.compile(
     r"^(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|choice|option|答案|回答|选择|选项)(?:\s+is\b|是|\s*[:：=])\s*",
     re.IGNORECASE,
 )
+_LIKE_JSON = re.compile(r"^\s*(?:\{|\[\s*[\[{\"'\d\]])|\{\s*[\"'][^\"'\n]{1,40}[\"']\s{0,3}:")
+"""A reply that begins as an object or an array does, whole, broken off or of another language, or holds an object."""
+_FENCE = "```"
 _LETTER = re.compile(r"^[\s*(（\[]*([A-Za-z]|\d{1,2})[)）\].:：、]+\s*(?=\S)")
 
 
 def plain_text(text: str, choices: Sequence[str] = (), prose: bool = False) -> TextResult:
     """A reply as text; with choices, the one that it names and nothing else.
 
-    `prose`: what was asked for is a description, so that JSON is none. Raises ReplyError if the reply is empty, holds
-    tokens of a tokenizer, or names none of the choices.
+    `prose`: what was asked for is a description, so that JSON and code are none. Raises ReplyError if the reply is
+    empty, holds tokens of a tokenizer, or names none of the choices.
     """
     answer = without_fence(answer_of(text))
     if not answer:
@@ -33,8 +37,14 @@ def plain_text(text: str, choices: Sequence[str] = (), prose: bool = False) -> T
         return TextResult(_choice(answer, choices))
     if token := special_token_in(answer):
         raise ReplyError(f"the reply holds {token!r}, which is no text: {answer[:80]!r}")
-    if prose and _is_json(answer):
-        raise ReplyError(f"a description was asked for, and the reply is JSON: {answer[:80]!r}")
+    if prose:
+        answer = _unquoted(answer)
+        if _LIKE_JSON.search(answer):
+            raise ReplyError(f"a description was asked for, and the reply holds JSON: {answer[:80]!r}")
+        if _FENCE in answer:
+            raise ReplyError(f"a description was asked for, and the reply holds code: {answer[:80]!r}")
+        if not any(map(str.isalnum, answer)):
+            raise ReplyError(f"the reply says nothing: {answer[:80]!r}")
     return TextResult(answer)
 
 
@@ -79,7 +89,7 @@ def _number(label: str) -> int:
 def _unwrapped(text: str) -> str:
     """The choice in a structured reply `{"answer": ...}` or `"..."`, or the text as it stands."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError):
         return text
     if isinstance(value, dict):
@@ -87,11 +97,10 @@ def _unwrapped(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def _is_json(text: str) -> bool:
-    """Whether a text is a JSON object or array."""
-    if text[:1] not in "[{":
-        return False
+def _unquoted(text: str) -> str:
+    """What a description says that was written as one JSON string."""
     try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
-        return False
+        value = json.loads(text) if text.startswith('"') else text
+    except ValueError:
+        return text
+    return str(value).strip()

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sightflow.blocks.models.contract import ReplyError
@@ -39,6 +39,7 @@ def read(text: str, enrichment: Enrichment = DETECT) -> RegionsResult:
         f"[{D}] and perhaps more</think>{BOTH}",
         f"{BOTH}<|im_end|>",
         f"In {{curly}} words: {BOTH}",
+        f"<answer>{BOTH}</answer>",
     ],
 )
 def test_both_regions_are_read(reply: str) -> None:
@@ -63,6 +64,13 @@ def test_both_regions_are_read(reply: str) -> None:
         f'{{"regions": [{D}], "regions": [{C}]}}',
         f'{{"regions": [{D}], "more": [{C}]}}',
         f'[{D}, {{"label": "dog", "label": "cat", "box": [1, 2, 3, 4]}}]',
+        "I should answer [] if there is none. I see a dog at (1, 2, 3, 4).",
+        "- [ ] dog\n- cat",
+        "{'label': 'dog', 'box': (1, 2, 3, 4), 'others': []}",
+        "{label: dog, others: []}",
+        f"<|channel|>analysis<|message|>[{D}]<|end|><|start|>assistant<|channel|>final<|message|>none",
+        f"<tool_call>{D}</tool_call>",
+        '[{"label": "dog", "box": [1, 2, 3, 4], "bbox": [5, 6, 7, 8]}]',
         "no JSON at all",
     ],
 )
@@ -73,6 +81,12 @@ def test_more_than_one_answer_or_half_of_one_is_malformed(reply: str) -> None:
 
 def test_none_is_an_answer() -> None:
     assert read("[]") == read("There is none: []") == RegionsResult(())
+
+
+def test_a_label_holds_no_token() -> None:
+    anything = Enrichment(capability=Capability.OBJECT_DETECTION)
+    with pytest.raises(ReplyError):
+        read('[{"label": "dog<|im_end|>", "box": [1, 2, 3, 4]}]', anything)
 
 
 NOISE = st.lists(
@@ -129,12 +143,13 @@ def test_a_small_outline_is_a_mask() -> None:
     assert decode_mask(region.mask or "", 1000, 1000).sum() == pytest.approx(16, abs=9)
 
 
+@example([(0, 1), (1, 0), (0, 0)] * 2)
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=3, max_size=12))
 def test_a_mask_is_never_empty(points: list[tuple[int, int]]) -> None:
     polygon = [float(number) for point in points for number in point]
     try:
         region = mask_region("dog", [polygon], 120, 120)
     except GeometryError:
-        assert enclosed_area(polygon) < 1
+        assert enclosed_area(polygon) < 1 or len(set(points)) < len(points)  # drawn twice, it encloses twice as much
         return
     assert decode_mask(region.mask or "", 120, 120).any()
