@@ -48,6 +48,9 @@ from sightflow.schemas.vision import Usage, VisionRequest
 Answer = TypeVar("Answer")
 
 _logger = logging.getLogger(__name__)
+# So many answers 403 in a row, and it is the key's right that has gone; fewer are about what was in the requests, as a
+# firewall sees it.
+_MOST_DENIED = 3
 _LONGEST_QUOTED = 4000  # characters of an unreadable reply that are sent back with the complaint
 
 
@@ -97,6 +100,8 @@ class ProviderEngine(Engine):
         self._lock = threading.Lock()
         self._auth_lock = threading.Lock()
         self._authenticated = False
+        self._has_answered = False
+        self._denied_in_a_row = 0
         self._scopes: set[CallScope] = set()
         self._concurrency = threading.BoundedSemaphore(account.max_concurrency)
 
@@ -256,6 +261,7 @@ class ProviderEngine(Engine):
             answer = self.send(request)
         except Exception as error:  # every SDK has its own; what it means is the protocol's to say
             answer = self._mapped(error)
+        answer = self._about_one_request(answer)
         self.limiter.update_from_headers(answer.headers)
         if isinstance(answer, ProviderResponse) and answer.input_tokens:
             self.limiter.reconcile(reservation, answer.input_tokens + answer.output_tokens)
@@ -263,6 +269,17 @@ class ProviderEngine(Engine):
             self._stop(answer)
         else:
             self._authenticated = True
+        return answer
+
+    def _about_one_request(self, answer: ProviderResponse | ProviderError) -> ProviderResponse | ProviderError:
+        """The answer; a 403 between others is made the failure of its request."""
+        with self._lock:
+            if isinstance(answer, ProviderResponse):
+                self._has_answered, self._denied_in_a_row = True, 0
+            elif answer.status == 403 and answer.fatal and not answer.fatal_reason and self._has_answered:
+                self._denied_in_a_row += 1
+                if self._denied_in_a_row < _MOST_DENIED:
+                    return replace(answer, cause=Cause.MODEL)
         return answer
 
     def _mapped(self, error: Exception) -> ProviderError:

@@ -65,7 +65,10 @@ class OpenAIChat(ProviderEngine):
         create = self._client.chat.completions.with_raw_response.create
         keywords = {"model": self.account.model_id, "messages": self._messages(request), **parameters}
         response = self.exchange(lambda: create(**keywords))
-        return read_completion(response.parse(), dict(response.headers), response.text)
+        completion = response.parse()
+        if isinstance(completion, str):  # what the SDK makes of an answer that is not called JSON: a gateway's page
+            raise json.JSONDecodeError("the answer is not JSON", completion, 0)
+        return read_completion(completion, dict(response.headers), response.text)
 
     def _messages(self, request: ProviderRequest) -> list[dict[str, Any]]:
         content: list[dict[str, Any]] = []

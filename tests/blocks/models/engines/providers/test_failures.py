@@ -51,9 +51,9 @@ def test_a_passing_trouble_is_tried_again(system) -> None:
 
 @EACH
 def test_a_broken_answer_is_tried_again(system) -> None:
-    reply, provider, _ = run(system, CutBody(), Body(b"{not json"), Body(b""), GOOD)
+    reply, provider, _ = run(system, CutBody(), Body(b"{not json"), Body(b""), Body(b"<html>", "text/html"), GOOD)
     assert reply.outcome == TextResult("all is well")
-    assert len(provider.received) == 4
+    assert len(provider.received) == 5
 
 
 @EACH
@@ -256,6 +256,24 @@ def test_a_refused_key_or_model_stops_the_run_at_the_first_request(system, statu
     assert told.startswith(f"{system.name}: ")
     assert KEY not in told
     assert {401: model.key_variables[0], 403: "may not use", 404: "check id and base_url"}[status] in told
+
+
+@EACH
+def test_a_403_between_answers_is_about_its_request_and_the_third_in_a_row_about_the_key(system) -> None:
+    def behave(received):
+        return Status(403, message="blocked by a firewall") if received.number in denied else GOOD
+
+    denied = {7, 19, 20, 33}
+    with system.on_loopback(behave) as provider:
+        model = system.connect(provider, max_concurrency=1)
+        replies = model.run([request(CAPTION) for _ in range(40)])
+        failures = [reply.failure for reply in replies if reply.failure]
+        assert [failure.cause for failure in failures] == [Cause.MODEL] * 4 and len(provider.received) == 40
+        assert all("HTTP 403" in failure.message for failure in failures)
+        denied |= set(range(50, 90))
+        with pytest.raises(ModelError, match="may not use"):
+            model.run([request(CAPTION) for _ in range(40)])
+        assert len(provider.received) == 53
 
 
 @EACH
