@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 from sightflow.infra.configured_server import configured_api
 from sightflow.infra.loopback import bypass_proxies
-from sightflow.infra.server_folder import server_folder
 from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.failure import SightflowError
+from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
 
 _ENDED = "the Prefect server of this run has ended by itself"
 _lost = threading.Event()
@@ -45,8 +45,8 @@ def prefect_api(for_one_run: bool = True, say: Callable[[str], None] = _to_stder
         yield None
         return
     with (
-        server_folder() as (folder, lock),
-        PrefectServer(folder, for_one_run=for_one_run, held_open=[lock]) as server,
+        TemporaryFolder("prefect") as folder,
+        PrefectServer(folder.path, for_one_run=for_one_run, held_open=[folder.lock]) as server,
         _environment_of(server),
     ):
         stop = threading.Event()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -22,6 +21,7 @@ from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import EnrichmentSpec, StoreSettings
 from sightflow.tasks.open import open_store
 from sightflow.tasks.retries import may_pass
+from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
 
 
 class Fetched:
@@ -35,7 +35,7 @@ class Fetched:
         self,
         contents: Mapping[str, bytes | MediaFile | Failure],
         spans: list[Span],
-        folder: tempfile.TemporaryDirectory[str] | None = None,
+        folder: TemporaryFolder | None = None,
     ) -> None:
         self._contents = dict(contents)
         self._files: dict[str, MediaFile] = {}
@@ -55,16 +55,16 @@ class Fetched:
     def __setstate__(self, state: dict[str, Any]) -> None:
         contents, folder = state["contents"], None
         if any(isinstance(content, tuple) for content in contents.values()):
-            folder = tempfile.TemporaryDirectory(prefix="sightflow-videos-", ignore_cleanup_errors=True)
+            folder = TemporaryFolder("videos")
         for index, (uri, content) in enumerate(contents.items()):
             if folder and isinstance(content, tuple):
-                path = Path(folder.name) / str(index)
+                path = folder.path / str(index)
                 path.write_bytes(content[0])
                 contents[uri] = MediaFile(path, content[1])
         self.__init__(contents, state["spans"], folder)  # type: ignore[misc]
 
     def _is_ours(self, file: MediaFile) -> bool:
-        return self._folder is not None and file.path.is_relative_to(self._folder.name)
+        return self._folder is not None and file.path.is_relative_to(self._folder.path)
 
     def take(self, uri: str) -> bytes | MediaFile | Failure:
         """An object, which is then no longer kept here; its file stays until `release`."""
@@ -124,8 +124,8 @@ def _fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
     read: Sequence[bytes | MediaFile | Failure]
     with timed(spans, Stage.FETCH):
         if shard.media_kind is MediaKind.VIDEO:
-            folder = tempfile.TemporaryDirectory(prefix="sightflow-videos-", ignore_cleanup_errors=True)
-            read = store.download_many(wanted, Path(folder.name), limit)
+            folder = TemporaryFolder("videos")
+            read = store.download_many(wanted, folder.path, limit)
         else:
             read = store.read_many(wanted, limit)
     contents.update((uri, content) for (uri, _), content in zip(wanted, read, strict=True))

@@ -47,7 +47,9 @@ class Query:
         self._connection, self._seconds, self._left = connection, seconds, float(seconds)
         with self._timed():
             connection.execute(sql)
-        self.names = distinct([column[0] for column in connection.description or []])
+        if not connection.description:
+            raise SpecError("the query asks for nothing; e.g. SELECT * FROM catalog LIMIT 5")
+        self.names = distinct([column[0] for column in connection.description])
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Each row once."""

@@ -61,7 +61,7 @@ def _is_video(start: bytes) -> bool:
         return start[8:12] in (b"AVI ", b"AVIX", b"AMV ")
     if start.startswith(b"OggS"):
         return any(codec in start for codec in _OGG_VIDEO)
-    return _is_quicktime(start) or _START_CODE.match(start) is not None or _is_transport_stream(start)
+    return _is_quicktime(start) or _START_CODE.match(start) is not None or is_transport_stream(start)
 
 
 def _is_quicktime(start: bytes) -> bool:
@@ -74,7 +74,7 @@ def _is_quicktime(start: bytes) -> bool:
     return box in _QUICKTIME_BOXES and (box == b"mdat" or start[0] < 0x20)
 
 
-def _is_transport_stream(start: bytes) -> bool:
+def is_transport_stream(start: bytes) -> bool:
     """A sync byte at the beginning of every packet, wherever the first whole one begins."""
     for size in _PACKETS:
         for offset in range(min(size, len(start))):

@@ -7,6 +7,7 @@ protocol, and no decoder is given frames of more pixels than the limit.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import av
 
 from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.tasks.media.image_formats import media_type, unsupported_format
-from sightflow.tasks.media.media_kind import START_BYTES, unsupported_container
+from sightflow.tasks.media.media_kind import START_BYTES, is_transport_stream, unsupported_container
 
 # Containers that are taken. Playlists (hls, dash, concat) name other files and addresses, and are not among them.
 _FORMATS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,h264,hevc,ivf"
@@ -35,19 +36,23 @@ class VideoError(Exception):
 def open_video(path: Path) -> Any:
     """Open a video file. Raises VideoError `unsupported` for a known container that is not taken, else `unreadable`."""
     try:
-        return av.open(
-            str(path.absolute()),
-            options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-            metadata_errors="ignore",
-        )
+        return _opened(path)
     except av.FFmpegError as error:
         with path.open("rb") as file:
             start = file.read(START_BYTES)
+        if is_transport_stream(start):  # one of a few packets is too short for FFmpeg to know it
+            with suppress(av.FFmpegError):
+                return _opened(path, "mpegts")
         if name := unsupported_container(start):
             raise VideoError(Cause.UNSUPPORTED, f"videos in {name} are not taken") from None
         likely = unsupported_format(start) or media_type(start)[0]
         begins = f"; it begins like {likely}" if likely else ""
         raise VideoError(Cause.UNREADABLE, f"it cannot be opened as a video: {brief(error)}{begins}") from None
+
+
+def _opened(path: Path, form: str | None = None) -> Any:
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    return av.open(str(path.absolute()), format=form, options=options, metadata_errors="ignore")
 
 
 def video_stream(container: Any, number: int, max_pixels: int) -> Any:

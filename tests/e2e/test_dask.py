@@ -18,6 +18,7 @@ from sightflow.schemas.media import MediaFile
 from sightflow.schemas.run.timing import Span
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.fetch import Fetched
+from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
 from tests.e2e.service import ROOT, Service, until
 from tests.e2e.test_incremental import flat
 
@@ -75,10 +76,8 @@ def test_nothing_is_started_when_nothing_is_to_do_and_mistakes_are_said(
 
 @pytest.mark.parametrize("ours", [True, False], ids=["file of its own", "file of the user"])
 def test_what_was_fetched_can_go_to_another_machine_and_stays_where_it_was_too(tmp_path: Path, ours: bool) -> None:
-    import tempfile
-
-    folder = tempfile.TemporaryDirectory(dir=tmp_path)
-    path = Path(folder.name if ours else tmp_path) / "film"
+    folder = TemporaryFolder("videos")
+    path = (folder.path if ours else tmp_path) / "film"
     path.write_bytes(b"moving pictures")
     span = Span(Stage.FETCH, "a:1", 1.0, 2.0)
     fetched = Fetched({"s3://b/film": MediaFile(path, "0" * 64), "s3://b/picture": b"bytes"}, [span], folder)

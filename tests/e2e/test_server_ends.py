@@ -44,7 +44,7 @@ def held(catalog: Catalog) -> int:
 
 
 def folders(tmp_path: Path) -> list[Path]:
-    return list((tmp_path / "tmp").glob("sightflow-prefect-*"))
+    return list((tmp_path / "tmp").glob("sightflow-*"))
 
 
 def test_a_server_that_dies_is_named_within_seconds_and_what_was_asked_is_published(

@@ -133,6 +133,12 @@ def test_a_query_without_an_end_has_one(catalog: str, monkeypatch: pytest.Monkey
     assert ended.returncode == 2 and "raise --timeout" in ended.stderr and ended.stdout == ""
 
 
+@pytest.mark.parametrize("sql", ["", " ", ";"])
+def test_a_query_that_asks_for_nothing_is_refused(catalog: str, sql: str) -> None:
+    done = CliRunner().invoke(app, ["catalog", "query", catalog, sql])
+    assert done.exit_code == 2 and "Traceback" not in done.output
+
+
 def test_the_view_is_printed_for_other_engines(catalog: str, tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["catalog", "view", catalog])
     assert printed.exit_code == 0

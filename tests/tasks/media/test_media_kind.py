@@ -9,8 +9,10 @@ from PIL import Image
 
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
+from sightflow.schemas.spec import Limits
 from sightflow.tasks.media.media_kind import START_BYTES, media_kind
 from sightflow.tasks.media.video_container import VideoError, open_video
+from sightflow.tasks.media.video_index import index_video
 from tests.videos import write_video
 
 FILES = Path(__file__).parent / "files"
@@ -64,6 +66,12 @@ def test_a_transport_stream_may_begin_anywhere(tmp_path: Path, skip: int, times:
     packets = write_video(tmp_path / "v.ts", TIMES, container="mpegts").read_bytes()
     stream = b"".join(b"\1\2\3\4"[: times - 188] + packets[k : k + 188] for k in range(0, len(packets), 188))
     assert media_kind(stream[skip : skip + START_BYTES]) is MediaKind.VIDEO
+
+
+def test_a_transport_stream_of_a_few_packets_is_read(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.ts", [0, 40], container="mpegts")
+    assert path.stat().st_size < 3000 and kind_of(path) is MediaKind.VIDEO
+    assert index_video(path, Limits()).frame_count == 2
 
 
 def test_ogg_is_a_video_if_one_of_its_first_streams_is() -> None:
