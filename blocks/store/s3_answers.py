@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -25,11 +26,48 @@ _TRUNCATED = re.compile(rb"<(?:[\w.-]+:)?IsTruncated\s*>\s*(?:true|false)\s*</")
 _ALIAS = "-s3alias"  # an access point, which may answer with the name of its bucket
 _SHOWN = 80
 _LARGEST_SIZE = 2**63 - 1
+_LARGEST_ANSWER = 64 * 2**20  # a thousand keys of a kilobyte take some two
 _LISTED = (200, 500)  # 500: botocore's word for an answer of 200 that is no XML
+
+
+class AnswerTooLarge(Exception):
+    """An answer that is no object, and larger than any that S3 gives."""
 
 
 class NotAListing(ConnectionError):
     """An answer that is no listing of what was asked; it may be one when it is asked again."""
+
+
+@cache
+def bounded_session() -> type:
+    """The SDK's HTTP session with a bound on what it holds of an answer: listings, heads, errors; never an object."""
+    from aiobotocore.awsrequest import AioAWSResponse
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class BoundedAnswer(AioAWSResponse):  # type: ignore[misc]
+        _content: bytes | None
+
+        async def _content_prop(self) -> bytes:
+            if self._content is None:
+                held = bytearray()
+                async for part in self.raw.content.iter_chunked(2**16):
+                    held += part
+                    if len(held) > _LARGEST_ANSWER:
+                        self.raw.close()
+                        raise AnswerTooLarge(f"it sent more than {_LARGEST_ANSWER >> 20} MiB that are no object")
+                self._content = bytes(held)
+            return self._content
+
+    class BoundedSession(AIOHTTPSession):  # type: ignore[misc]
+        async def send(self, request: Any) -> Any:
+            is_object, request.stream_output = request.stream_output, True
+            answer = await super().send(request)
+            bounded = BoundedAnswer(answer.url, answer.status_code, answer.headers, answer.raw)
+            if not is_object:
+                await bounded.content
+            return bounded
+
+    return BoundedSession
 
 
 def check_body(response_dict: Mapping[str, Any], **_: Any) -> None:

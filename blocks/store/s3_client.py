@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sightflow.blocks.store.s3_answers import NotAListing, check_body
+from sightflow.blocks.store.s3_answers import NotAListing, bounded_session, check_body
 from sightflow.blocks.store.s3_errors import (
     BAD_KEY_CODES,
     CLOCK_CODES,
@@ -173,6 +173,7 @@ class S3Client:
             client_kwargs={"region_name": settings.region} if settings.region else {},
             # One retry layer, here: the SDK's own cannot retry a body that was cut short.
             config_kwargs={
+                "http_session_cls": bounded_session(),
                 "retries": {"total_max_attempts": 1},
                 "max_pool_connections": settings.concurrency,
                 "connect_timeout": settings.timeout,
