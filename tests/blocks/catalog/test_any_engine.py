@@ -123,7 +123,7 @@ def merged_by_delta_rs(catalog: Catalog) -> Catalog:
     """As earlier versions of this program have written: text is in files as "string view"."""
     for turn in range(2):
         for name, rows in rows_of(turn).items():
-            merge = catalog._open_or_create(name).merge(
+            merge = catalog.open_or_create(name).merge(
                 rows, " AND ".join(f"t.{key} = s.{key}" for key in KEYS[name]), source_alias="s", target_alias="t"
             )
             merge.when_matched_update_all().when_not_matched_insert_all().execute()

@@ -198,7 +198,7 @@ def test_what_delta_rs_says_of_a_full_disk_is_tried_once(tmp_path: Path) -> None
         raise CommitFailedError("Generic LocalFileSystem error: No space left on device (os error 28)")
 
     with pytest.raises(StoreRefusal):
-        Catalog(uri=f"file://{tmp_path}/catalog")._commit(commit)
+        Catalog(uri=f"file://{tmp_path}/catalog").commit(commit)
     assert len(tries) == 1
 
 
@@ -209,4 +209,4 @@ def test_a_panic_of_rust_is_an_error_of_the_store(tmp_path: Path) -> None:
         raise panic("called `Result::unwrap()` on an `Err` value: StorageFull")
 
     with pytest.raises(StoreRefusal, match="StorageFull"):
-        Catalog(uri=f"file://{tmp_path}/catalog")._commit(commit)
+        Catalog(uri=f"file://{tmp_path}/catalog").commit(commit)
