@@ -170,13 +170,17 @@ class Publisher:
             return
         self.errors.append(error)
         if concerns_the_run(error) or len(self.errors) >= _MOST_LOST_SHARDS:
-            self._stop()
+            self._stop(error)
         self._log(logging.ERROR, f"shard {shard.index} is lost, and the next plan holds what has no answer", error)
 
-    def _stop(self) -> None:
-        """Begin no more shards, and ask nothing more in those in flight: what they have been answered is published."""
+    def _stop(self, error: BaseException) -> None:
+        """Begin no more shards; where it is the storage, a model or this machine that ends the run, ask nothing more in
+        those in flight either: what they have been answered is published. Of a Prefect server that is gone they need
+        nothing, and are finished.
+        """
         self._stopped.set()
-        self._halt.set()
+        if isinstance(error, SightflowError) or is_about_this_machine(error):
+            self._halt.set()
 
     # --- committing ---------------------------------------------------------------------------------
 
@@ -185,7 +189,7 @@ class Publisher:
             self._commit_groups()
         except BaseException as error:  # all of them: nobody hears of what ends a thread; raised at the end of the run
             self.errors.insert(0, error)
-            self._stop()
+            self._stop(error)
             while self._uncommitted.get() is not None:
                 pass
 
@@ -222,7 +226,7 @@ class Publisher:
                 self.commits += publish(self._writer, rows, failed, replaced)
         except Exception as error:  # whatever it is, it is raised where the run ends; later groups are tried too
             self.errors.insert(0, error)
-            self._stop()
+            self._stop(error)
             return
         self.published += rows.height
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])

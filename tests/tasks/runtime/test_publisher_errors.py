@@ -135,6 +135,23 @@ def test_when_a_commit_fails_shards_in_flight_ask_nothing_more(
     assert not is_halted()
 
 
+def test_where_prefect_s_server_is_gone_shards_in_flight_are_finished(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = publishing.publish
+    monkeypatch.setattr(publishing, "publish", refuse(ConnectionError("All connection attempts failed")))
+    publisher = Publisher(catalog, PLAN, Policy(shards_ahead=3))
+    with pytest.raises(ConnectionError), publisher:
+        throttled = publisher.throttled(shards())
+        slow = begin(publisher, next(throttled))
+        begin(publisher, next(throttled)).succeed(row(1))
+        eventually(lambda: bool(publisher.errors))
+        assert not is_halted()
+        monkeypatch.setattr(publishing, "publish", works)
+        slow.succeed(row(0))
+    assert published(catalog) == uris(0)
+
+
 def test_what_a_shard_answered_before_its_error_is_published(catalog: Catalog) -> None:
     for k, error in enumerate([ModelError("no credit"), ValueError("a defect"), ShardSkipped("the run has ended")]):
         cut_short = row(k)
