@@ -19,12 +19,17 @@ os.environ.update(
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from sightflow.infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
 from sightflow.infra.prefect_server import deliver
 from sightflow.infra.server_process import PrefectServer
 from tests.installed import Installed, install
 from tests.stand_in_model import StandIn
+
+# The same examples in every run, however long one takes on a busy machine; `make fuzz` looks for others.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

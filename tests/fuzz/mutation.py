@@ -85,6 +85,7 @@ def fuzz(read: Callable[[Any], object], inputs: st.SearchStrategy[Any], seconds:
             max_examples=EXAMPLES,
             deadline=None,
             database=None,
+            derandomize=not seconds,
             suppress_health_check=list(HealthCheck),
             print_blob=False,
         )
