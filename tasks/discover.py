@@ -6,9 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 import polars as pl
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.blocks.store.inventory import concat
@@ -24,18 +21,12 @@ from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import EnrichmentSpec, is_uri_list
 from sightflow.tasks.identify import identified
 from sightflow.tasks.open import open_catalog, open_store
-from sightflow.tasks.retries import may_pass
+from sightflow.tasks.retries import retried_task
 
 _SET = re.compile(r"\[[^\]/]{2,}\]")
 
 
-@task(
-    retries=2,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@retried_task()
 def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> Discovered:
     """Return the inventory: every object that matches the source, without the catalog's own files, each with its kind.
 

@@ -7,10 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
-
 from sightflow.blocks.store.backend import too_large
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.capability import MediaKind
@@ -20,7 +16,7 @@ from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import EnrichmentSpec, StoreSettings
 from sightflow.tasks.open import open_store
-from sightflow.tasks.retries import may_pass
+from sightflow.tasks.retries import retried_task
 from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
 
 
@@ -86,14 +82,7 @@ def _store(settings: StoreSettings) -> ObjectStore:
     return open_store(settings)
 
 
-@task(
-    task_run_name="fetch-{shard.index}",
-    retries=2,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@retried_task(task_run_name="fetch-{shard.index}")
 def fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
     """Read the objects of a shard, many at once; one that cannot be read is a failure among them.
 

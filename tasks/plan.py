@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence, Set
 
 import polars as pl
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName
 from sightflow.blocks.store.inventory import kind_by_name
@@ -21,7 +18,7 @@ from sightflow.schemas.spec import EnrichmentSpec, Policy
 from sightflow.schemas.tables.frames import storable
 from sightflow.schemas.tables.quarantine import FailedItem
 from sightflow.tasks.open import open_catalog
-from sightflow.tasks.retries import may_pass
+from sightflow.tasks.retries import retried_task
 from sightflow.tasks.route import resolve_enrichments
 
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
@@ -29,13 +26,7 @@ _STATUS = pl.Enum([status.value for status in Status])
 _NO_ORPHANS = pl.DataFrame(schema=dict.fromkeys(("uri", "enrichment", "fingerprint"), pl.String()))
 
 
-@task(
-    retries=2,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@retried_task()
 def plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunPlan:
     """Compare what was found with the catalog on what determines each result; return what is left to do.
 

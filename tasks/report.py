@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import polars as pl
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
 from pydantic_core import to_json
 
 from sightflow.blocks.catalog.catalog import Catalog
@@ -27,7 +24,7 @@ from sightflow.schemas.tables.frames import to_frame
 from sightflow.schemas.tables.quarantine import quarantine_rows
 from sightflow.schemas.tables.runs import RUNS_SCHEMA, RunRow
 from sightflow.tasks.open import open_store
-from sightflow.tasks.retries import may_pass
+from sightflow.tasks.retries import retried_task
 from sightflow.tasks.runtime.publisher import Publisher
 
 _LOOKED_UP_AT_ONCE = 2000  # rows go right after, so that what comes back meanwhile is seen
@@ -41,13 +38,7 @@ class Pruned:
     skipped: tuple[Skipped, ...] = ()
 
 
-@task(
-    retries=2,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@retried_task()
 def prune(catalog: Catalog, run_plan: RunPlan, spec: EnrichmentSpec) -> Pruned:
     """Remove the rows of objects that are gone, if the policy says so.
 
@@ -62,13 +53,7 @@ def prune(catalog: Catalog, run_plan: RunPlan, spec: EnrichmentSpec) -> Pruned:
     return Pruned(rows, skips.summary)
 
 
-@task(
-    retries=2,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@retried_task()
 def report(
     run_id: str,
     started_at: datetime,
@@ -115,13 +100,7 @@ def report(
     return run_report
 
 
-@task(
-    retries=2,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@retried_task()
 def close_manifest(catalog: Catalog, selection: Selection) -> None:
     """Take away the manifest that a run was started with: what it lists has been seen to."""
     if selection.manifest is not None:

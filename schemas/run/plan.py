@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
@@ -163,7 +162,7 @@ class RunPlan:
     plans: tuple[EnrichmentPlan, ...]
     objects: int
     not_asked: dict[MediaKind, int]
-    settled: pl.DataFrame = dataclass_field(default_factory=pl.DataFrame)
+    settled: pl.DataFrame = field(default_factory=pl.DataFrame)
     failed_lookups: tuple[FailedItem, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     version: int | None = None
