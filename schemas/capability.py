@@ -24,6 +24,7 @@ class Capability(StrEnum):
     SEGMENTATION = "segmentation"
     OBJECT_TRACKING = "object_tracking"
     VIDEO_CAPTIONING = "video_captioning"
+    STRUCTURED_EXTRACTION = "structured_extraction"
 
     @classmethod
     def _missing_(cls, value: object) -> Capability | None:
@@ -39,8 +40,13 @@ class Capability(StrEnum):
 
     @property
     def gives_text(self) -> bool:
-        """Whether the result is text; otherwise it is regions or tracks."""
+        """Whether the result is text."""
         return self in TEXT_CAPABILITIES
+
+    @property
+    def gives_places(self) -> bool:
+        """Whether the result is regions or tracks."""
+        return not self.gives_text and self is not Capability.STRUCTURED_EXTRACTION
 
 
 _ALSO_WRITTEN = {
@@ -53,6 +59,7 @@ _ALSO_WRITTEN = {
     "detection": "object_detection",
     "object_segmentation": "segmentation",
     "tracking": "object_tracking",
+    "extraction": "structured_extraction",
 }
 
 TEXT_CAPABILITIES = frozenset(
@@ -74,4 +81,5 @@ _MEDIA_KINDS = {
     Capability.SEGMENTATION: _BOTH,
     Capability.OBJECT_TRACKING: frozenset({MediaKind.VIDEO}),
     Capability.VIDEO_CAPTIONING: frozenset({MediaKind.VIDEO}),
+    Capability.STRUCTURED_EXTRACTION: frozenset({MediaKind.IMAGE}),
 }

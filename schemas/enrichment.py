@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.extraction.json_schema import UnsupportedSchema, normalized
 from sightflow.schemas.geometry import Box
 
 OUTPUT_SCHEMA_VERSION = 1
@@ -60,6 +62,7 @@ _PARAMETERS: dict[Capability, frozenset[str]] = {
     Capability.SEGMENTATION: frozenset({"labels", "sampling"}),
     Capability.OBJECT_TRACKING: frozenset({"labels", "sampling"}),
     Capability.VIDEO_CAPTIONING: frozenset({"detail", "prompt", "language", "sampling"}),
+    Capability.STRUCTURED_EXTRACTION: frozenset({"schema", "prompt", "language"}),
 }
 _ALL_PARAMETERS = frozenset[str]().union(*_PARAMETERS.values())
 _REQUIRED: dict[Capability, tuple[str, ...]] = {
@@ -67,13 +70,18 @@ _REQUIRED: dict[Capability, tuple[str, ...]] = {
     Capability.VISUAL_REASONING: ("question",),
     Capability.VISUAL_GROUNDING: ("phrases",),
     Capability.SEGMENTATION: ("labels",),
+    Capability.STRUCTURED_EXTRACTION: ("schema",),
 }
+_FIELDS = {"schema": "extraction_schema"}
+"""The names here of parameters that pydantic's models have a method of."""
 
 
 class Enrichment(BaseModel):
     """One capability asked of every object, with fixed parameters; its result is one catalog row."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True, serialize_by_alias=True
+    )
 
     capability: Capability
     name: str = Field(default="", pattern=rf"{NAME_PATTERN}|^$")
@@ -84,9 +92,26 @@ class Enrichment(BaseModel):
     labels: Words = ()
     phrases: Words = ()
     language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$", description="ISO 639 code")
+    extraction_schema: dict[str, Any] | None = Field(
+        default=None,
+        alias="schema",
+        description="the fields, as JSON Schema; in a spec also a file or a class",
+    )
     sampling: FrameSampling | None = None
     media: MediaKind | None = Field(default=None, description="ask only of this kind of media")
     model: str | None = Field(default=None, description="the system to use; unset, the router chooses")
+
+    @field_validator("extraction_schema", mode="before")
+    @classmethod
+    def _canonical_schema(cls, given: Any) -> Any:
+        """A JSON Schema, or in Python a pydantic model. The name of a file or of code is for `read_spec` alone: a spec
+        that comes out of a catalog or a deployment runs nothing.
+        """
+        if isinstance(given, type) and issubclass(given, BaseModel):
+            given = given.model_json_schema()
+        if isinstance(given, str):
+            raise UnsupportedSchema("a file's or a class's name is taken in a spec file alone; write the schema itself")
+        return None if given is None else normalized(given)
 
     @field_validator("choices", "labels", "phrases")
     @classmethod
@@ -105,12 +130,12 @@ class Enrichment(BaseModel):
             key
             for key in _ALL_PARAMETERS
             # What stands at its default counts as not given: a spec that was stored and read again is the same spec.
-            if getattr(self, key) != type(self).model_fields[key].default
+            if getattr(self, _FIELDS.get(key, key)) != type(self).model_fields[_FIELDS.get(key, key)].default
         }
         if extra := sorted(given - allowed):
             raise ValueError(f"{self.capability} takes no {', '.join(extra)}; it takes {', '.join(sorted(allowed))}")
         for key in _REQUIRED.get(self.capability, ()):
-            if not getattr(self, key):
+            if not getattr(self, _FIELDS.get(key, key)):
                 raise ValueError(f"{self.capability} needs {key}")
         if self.name in RESERVED_NAMES:
             raise ValueError(f"an enrichment cannot be called {self.name}, as a column of the view `catalog` is")
@@ -121,6 +146,9 @@ class Enrichment(BaseModel):
         if not self.name:
             object.__setattr__(self, "name", str(self.capability))
         return self
+
+    def __hash__(self) -> int:
+        return hash((self.capability, self.name))  # not of the schema, which is a dictionary
 
     @property
     def media_kinds(self) -> frozenset[MediaKind]:
@@ -200,4 +228,21 @@ class TracksResult:
     tracks: tuple[Track, ...] = field(default=())
 
 
-Result = TextResult | RegionsResult | TracksResult
+@dataclass(frozen=True)
+class FieldsResult:
+    """Extracted fields: `json`, an object of the enrichment's schema as JSON text."""
+
+    json: str
+
+
+Result = TextResult | RegionsResult | TracksResult | FieldsResult
+
+
+def combine(enrichment: Enrichment, results: Sequence[Result]) -> Result:
+    """The results of an enrichment's prompts as one: regions and tracks are joined, text and fields stand alone."""
+    if not enrichment.capability.gives_places:
+        (only,) = results
+        return only
+    if enrichment.capability is Capability.OBJECT_TRACKING:
+        return TracksResult(tuple(t for r in results if isinstance(r, TracksResult) for t in r.tracks))
+    return RegionsResult(tuple(g for r in results if isinstance(r, RegionsResult) for g in r.regions))

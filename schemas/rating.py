@@ -63,8 +63,12 @@ def stars(
     detection: int,
     tracking: int,
     video_captioning: int,
+    extraction: int | None = None,
 ) -> dict[Capability, int]:
-    """The rows of the comparison table, 0..5 each; detection and segmentation share one."""
+    """The rows of the comparison table, 0..5 each; detection and segmentation share one.
+
+    `extraction`: of fields by a schema, which the table does not rate: as answering, unless it is said.
+    """
     return {
         Capability.IMAGE_CAPTIONING: captioning,
         Capability.VISUAL_QUESTION_ANSWERING: answering,
@@ -74,4 +78,5 @@ def stars(
         Capability.SEGMENTATION: detection,
         Capability.OBJECT_TRACKING: tracking,
         Capability.VIDEO_CAPTIONING: video_captioning,
+        Capability.STRUCTURED_EXTRACTION: answering if extraction is None else extraction,
     }

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, FrameSampling
+from sightflow.schemas.extraction.named_schema import with_schemas_read
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.redaction import Place, names_a_secret, secrets_in
 from sightflow.schemas.spec import (
@@ -46,6 +47,7 @@ def read_spec(path: str | Path) -> EnrichmentSpec:
     document, places = read_yaml(path)
     if found := [places.explain(place, f"{why}; {WHERE_KEYS_BELONG}") for place, why in secrets_in(document)]:
         raise SpecError("\n".join(dict.fromkeys(found)))
+    document = with_schemas_read(document, places, path.resolve().parent)
     try:
         spec = EnrichmentSpec.model_validate(document, context={"folder": str(path.resolve().parent)})
     except ValidationError as error:
@@ -68,6 +70,8 @@ def _switches_for_numbers(spec: EnrichmentSpec, places: SpecPlaces) -> list[tupl
     """Where `yes` or `no` stands for a number, which pydantic would take for 1 or 0."""
     found = []
     for place, word in places.unquoted.items():
+        if place[2:3] == ("schema",):
+            continue  # JSON Schema has rules of its own, and has been read by them
         value: Any = spec
         for step in place:
             holds_any = isinstance(value, dict) or isinstance(step, int)
@@ -144,4 +148,4 @@ def _fields_at(place: Place) -> list[str]:
     for step in place:
         if isinstance(step, str):
             model = sections.get(step, model)
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -20,6 +20,7 @@ from sightflow.schemas.tables.quarantine import FailedItem
 from sightflow.tasks.open import open_catalog
 from sightflow.tasks.retries import retried_task
 from sightflow.tasks.route import resolve_enrichments
+from sightflow.tasks.staleness import reasons_of_staleness
 
 _PERMANENT = [cause.value for cause in Cause if not cause.transient]
 _STATUS = pl.Enum([status.value for status in Status])
@@ -30,8 +31,8 @@ _NO_ORPHANS = pl.DataFrame(schema=dict.fromkeys(("uri", "enrichment", "fingerpri
 def plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunPlan:
     """Compare what was found with the catalog on what determines each result; return what is left to do.
 
-    Reads four columns of the catalog and no media; the catalog streams past the inventory, so that memory grows with
-    the inventory alone. Raises SpecError if an enrichment cannot be served.
+    Reads four columns of the catalog, more where rows are stale, to say why, and no media; the catalog streams past the
+    inventory, so that memory grows with the inventory alone. Raises SpecError if an enrichment cannot be served.
     """
     catalog, inventory = open_catalog(spec), discovered.inventory
     routed = _without_unlisted_kinds(resolve_enrichments(spec), inventory)
@@ -52,7 +53,10 @@ def plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection = EV
         pending.append(to_compute.select("object_index", "has_row", enrichment_index=pl.lit(index, pl.UInt32())))
     if selection.limit is not None:
         pending = _of_first_objects(pending, objects, selection.limit)
-    plans = [_enrichment_plan(*each, part.height) for each, part in zip(counted, pending, strict=True)]
+    plans = [
+        _enrichment_plan(*each, part.height, _why_stale(catalog, version, each[0], each[1], spec))
+        for each, part in zip(counted, pending, strict=True)
+    ]
     kinds = {resolved.media_kind for resolved, _ in routed}
     return RunPlan(
         frame=_frame(pl.concat(pending), objects, routed),
@@ -228,7 +232,7 @@ def _counts(statuses: pl.DataFrame) -> dict[Status, int]:
 
 
 def _enrichment_plan(
-    counts: dict[Status, int], resolved: ResolvedEnrichment, route: Route, to_compute: int
+    counts: dict[Status, int], resolved: ResolvedEnrichment, route: Route, to_compute: int, stale_because: list[str]
 ) -> EnrichmentPlan:
     return EnrichmentPlan(
         enrichment=resolved.enrichment.name,
@@ -238,8 +242,15 @@ def _enrichment_plan(
         recipe=resolved.recipe,
         counts=counts,
         to_compute=to_compute,
+        stale_because=stale_because,
         price=to_compute * route.candidates[0].price_per_item,
     )
+
+
+def _why_stale(
+    catalog: Catalog, version: int | None, counts: dict[Status, int], resolved: ResolvedEnrichment, spec: EnrichmentSpec
+) -> list[str]:
+    return reasons_of_staleness(catalog, version, resolved, spec) if counts[Status.STALE] else []
 
 
 def _orphaned(catalog: Catalog, name: TableName, discovered: Discovered, spec: EnrichmentSpec) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from sightflow.schemas.enrichment import (
     OUTPUT_SCHEMA_VERSION,
+    FieldsResult,
     Region,
     RegionsResult,
     Result,
@@ -138,6 +139,8 @@ def _unwritable(answer: Answer) -> Failure | None:
             words = [region.label for region in regions]
         case TracksResult(tracks):
             words = [track.label for track in tracks]
+        case FieldsResult(fields):
+            words = [fields]
         case _:
             return None
     try:
@@ -171,7 +174,8 @@ def _row(answer: Answer, run_id: str, inferred_at: datetime) -> dict[str, Any]:
         "object_version": item.object_version,
         "recipe": recipe,
         **media,
-        "parameters": json.dumps(enrichment.parameters, ensure_ascii=False, sort_keys=True),
+        # Sorted at the top alone: within a schema the fields keep their order, which is that of the columns.
+        "parameters": json.dumps(dict(sorted(enrichment.parameters.items())), ensure_ascii=False),
         **_result_columns(result),
         "system": reply.system,
         "model_id": reply.model_id,
@@ -187,7 +191,7 @@ def _row(answer: Answer, run_id: str, inferred_at: datetime) -> dict[str, Any]:
 
 def _result_columns(result: Result) -> dict[str, Any]:
     """What a result fills; the other columns are null."""
-    columns: dict[str, Any] = {"text": None, "segments": None, "regions": None, "tracks": None}
+    columns: dict[str, Any] = dict.fromkeys(("text", "segments", "regions", "tracks", "extracted"))
     match result:
         case TextResult(text, segments):
             columns |= {"text": text, "segments": [asdict(segment) for segment in segments] or None}
@@ -197,6 +201,8 @@ def _result_columns(result: Result) -> dict[str, Any]:
             columns["tracks"] = [
                 {**vars(track), "points": [_with_flat_box(point) for point in track.points]} for track in tracks
             ]
+        case FieldsResult(fields):
+            columns["extracted"] = fields
     return columns
 
 

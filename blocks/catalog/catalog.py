@@ -137,7 +137,12 @@ class Catalog(Block):
         table = self.table(name, version)
         if table is None:
             return pl.LazyFrame(schema=SCHEMAS[name]), None
-        return self.store.scan_delta(self.table_uri(name), table), table.version()
+        there = {field.name for field in table.schema().fields}
+        later = {column: kind for column, kind in SCHEMAS[name].items() if column not in there}
+        rows = self.store.scan_delta(self.table_uri(name), table)
+        if later:  # a table of an earlier version of this program, which has not been written since
+            rows = rows.with_columns(pl.lit(None, kind).alias(column) for column, kind in later.items())
+        return rows, table.version()
 
     def read(self, rows: pl.LazyFrame) -> pl.DataFrame:
         """Collect what was made of `scan`, as a stream: in no order but one that is asked for.
@@ -254,10 +259,16 @@ class Catalog(Block):
         return self.commit(restore)
 
     def open_or_create(self, name: TableName) -> Any:
-        """The table, made empty if it does not exist, with what its columns mean."""
+        """The table, made empty if it does not exist, with what its columns mean.
+
+        One that an earlier version of this program has made gets the columns that have come since, null in its rows.
+        """
         from deltalake import DeltaTable
 
         if (table := self.table(name)) is not None:
+            there = {field.name for field in table.schema().fields}
+            if later := [field for field in delta_schema(MODELS[name]).fields if field.name not in there]:
+                table.alter.add_columns(later)
             return table
         self.store.makedirs(self.uri)
         return DeltaTable.create(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,8 @@ from sightflow.blocks.catalog.catalog import SCHEMAS, TABLES, Catalog, TableName
 from sightflow.blocks.catalog.table_writes import sql_literal
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 from sightflow.schemas.enrichment import NAME_PATTERN, OBJECT_COLUMNS, RESERVED_NAMES
+from sightflow.schemas.extraction.columns import structure
+from sightflow.schemas.extraction.json_schema import UnsupportedSchema, normalized
 from sightflow.schemas.failure import StoreError
 
 _FOOTERS_AT_ONCE = 16
@@ -28,9 +31,9 @@ _SANDBOX = {
 def connect(catalog: Catalog, version: int | None = None) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB connection with four views; it can read nothing else, neither files nor the network.
 
-    `catalog`: one row an object, a column an enrichment (text, regions or tracks); `enrichments`, `quarantine`
-    and `runs`: the tables as they are. `version`: of `enrichments`; unset, the newest. Raises StoreError if the catalog
-    cannot be read.
+    `catalog`: one row an object, a column an enrichment (text, regions, tracks or a STRUCT of fields); `enrichments`,
+    `quarantine` and `runs`: the tables as they are. `version`: of `enrichments`; unset, the newest. Raises StoreError
+    if the catalog cannot be read.
     """
     connection = duckdb.connect(":memory:", config=dict(_SANDBOX))
     for name in TABLES:
@@ -57,6 +60,8 @@ def _source(catalog: Catalog, name: TableName, version: int | None) -> Any:
     dataset = table.to_pyarrow_dataset()
     with catalog.reading(), ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         footers = list(pool.map(lambda file: file.physical_schema, dataset.get_fragments()))
+    if set(SCHEMAS[name]) - set(dataset.schema.names):
+        return catalog.scan(name, version)  # it has not been written since columns came to it
     # Pyarrow cannot filter files that delta-rs' own merge has written, as it did for earlier versions of this program.
     # Polars can, but holds the columns that are asked for in memory.
     return catalog.scan(name, version) if any("string_view" in str(footer) for footer in footers) else dataset
@@ -67,7 +72,8 @@ def wide_view(catalog: Catalog, version: int | None = None) -> str:
 
     Names come out of the catalog, which is data: one that no spec could give, or of a capability that is not known
     here, has no column, and the others are quoted. While the rows of a name are replaced by those of another
-    capability, the column holds the newest kind. Raises StoreError if the catalog cannot be read.
+    capability, the column holds the newest kind; extracted fields are typed by the newest schema, and what a row of an
+    earlier one lacks, or has of another type, is null. Raises StoreError if the catalog cannot be read.
     """
     named = catalog.scan("enrichments", version).group_by("enrichment", "capability").agg(pl.max("inferred_at"))
     known = {str(capability) for capability in Capability}
@@ -75,6 +81,8 @@ def wide_view(catalog: Catalog, version: int | None = None) -> str:
     for name, capability, _ in catalog.read(named).sort("inferred_at", "capability", nulls_last=False).iter_rows():
         if capability in known and re.fullmatch(NAME_PATTERN, name) and name not in RESERVED_NAMES:
             values[name] = _value_column(Capability(capability))
+            if capability == Capability.STRUCTURED_EXTRACTION:
+                values[name] = _fields_column(_newest_schema(catalog, name, version))
     columns = [
         "uri",
         *(
@@ -90,6 +98,27 @@ def wide_view(catalog: Catalog, version: int | None = None) -> str:
 
 def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def _newest_schema(catalog: Catalog, name: str, version: int | None) -> Any:
+    """The schema by which the newest row of a name was extracted, as the row's parameters have it; None if unread."""
+    rows = catalog.scan("enrichments", version).filter(
+        (pl.col("enrichment") == name) & (pl.col("capability") == str(Capability.STRUCTURED_EXTRACTION))
+    )
+    newest = catalog.read(rows.group_by("parameters").agg(pl.max("inferred_at"))).sort("inferred_at", "parameters")
+    try:
+        return json.loads(newest["parameters"][-1]).get("schema")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _fields_column(schema: Any) -> str:
+    """Extracted fields as a STRUCT; as JSON text, if what the catalog holds as their schema is none."""
+    try:
+        typed = structure(normalized(schema))
+    except UnsupportedSchema:
+        return "extracted"
+    return f"from_json(extracted, {sql_literal(json.dumps(typed, ensure_ascii=False))})"
 
 
 def _value_column(capability: Capability) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from sightflow.blocks.models.reply_forms import Choices, FreeText, ReplyForm
 from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.vision import Usage, VisionRequest
 
@@ -30,29 +31,6 @@ class Availability:
 
 
 @dataclass(frozen=True)
-class FreeText:
-    """A reply may be any text."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """A reply is one of these texts."""
-
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class JsonSchema:
-    """A reply is JSON of this schema (https://json-schema.org), within what the provider enforces."""
-
-    schema: Mapping[str, Any]
-
-
-ReplyForm = FreeText | Choices | JsonSchema
-"""What a reply may look like: declared with the prompt, enforced by the engine where it can."""
-
-
-@dataclass(frozen=True)
 class Prompt:
     """One question put to the model; an enrichment may need several (one a label, say).
 
@@ -68,11 +46,6 @@ class Prompt:
     def choices(self) -> tuple[str, ...]:
         """The only answers allowed; empty where any is."""
         return self.reply_form.options if isinstance(self.reply_form, Choices) else ()
-
-
-def one_of(choices: Sequence[str]) -> ReplyForm:
-    """The form of a reply that must be one of these; without any, free text."""
-    return Choices(tuple(choices)) if choices else FreeText()
 
 
 @dataclass(frozen=True)
@@ -159,6 +132,11 @@ class Engine(ABC):
         """Why a system's settings cannot go with this engine, or None."""
         return None
 
+    enforced_forms: ClassVar[tuple[type[ReplyForm], ...]] = ()
+    """The forms of replies that it holds the model to."""
+    forms_of_old_recipes: ClassVar[tuple[type[ReplyForm], ...]] = ()
+    """Those among them that were enforced before recipes told of it: of these a recipe tells only that they are not."""
+
     @abstractmethod
     def availability(self) -> Availability:
         """Whether it could compute here and now, without loading weights or spending anything."""
@@ -215,7 +193,7 @@ class LoadedWeights(Protocol):
         positions. Raises ReplyError with cause `too_large` if a prompt by itself does not fit.
         """
 
-    def choice_constraint(self, batch: Sequence[GenerationRequest], prompt_length: int) -> Any:
-        """The argument `prefix_allowed_tokens_fn` of transformers' `generate` that holds each reply to its choices;
-        None where no request has any. `prompt_length`: tokens before the reply, 0 for encoder-decoders.
+    def reply_processors(self, batch: Sequence[GenerationRequest], prompt_length: int) -> Any:
+        """The argument `logits_processor` of transformers' `generate` that holds each reply to its form; None where no
+        request has one. `prompt_length`: tokens before the reply, 0 for encoder-decoders.
         """

@@ -13,9 +13,9 @@ from pydantic import Field, SecretStr
 from sightflow.blocks.models.contract import Availability, Prompt
 from sightflow.blocks.models.hosted_profiles import HostedProfile, expected_tokens, of_id, text_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
+from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.frame_regions import attach_frames
 from sightflow.blocks.models.replies.json_regions import ReadMask, read_regions
-from sightflow.blocks.models.replies.text import read_text
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
@@ -150,8 +150,8 @@ class HostedModel(VisionModel):
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         enrichment, media = request.enrichment, request.media
-        if enrichment.capability.gives_text:
-            return read_text(text, enrichment, prompt)
+        if not enrichment.capability.gives_places:
+            return read_answer(text, enrichment, prompt)
         transform = self.image_transform(request)
         regions = read_regions(text, enrichment, self.spoken_format, transform, self.box_keys, self.mask_reader)
         return attach_frames(text, regions, enrichment, media) if isinstance(media, DecodedVideo) else regions

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sightflow.blocks.models.contract import Prompt, one_of
+import json
+
+from sightflow.blocks.models.contract import Prompt
+from sightflow.blocks.models.reply_forms import JsonSchema, ReplyForm, one_of
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 
@@ -48,6 +51,22 @@ def text_instruction(enrichment: Enrichment, media_kind: MediaKind) -> str:
     return instruction + in_language(enrichment)
 
 
+def extraction_instruction(enrichment: Enrichment, media_kind: MediaKind) -> str:
+    """The words for fields by a schema, answered as JSON."""
+    asked = enrichment.prompt or f"Read these fields off this {media_kind}."
+    schema = json.dumps(enrichment.extraction_schema, ensure_ascii=False)
+    return (
+        f"{asked}{in_language(enrichment)}\n"
+        f"Answer with one JSON object of this JSON Schema and nothing else: {schema}\n"
+        f"Leave out, or give as null, what the {media_kind} does not show."
+    )
+
+
+def extraction_form(enrichment: Enrichment) -> ReplyForm:
+    """The form of a reply that holds fields by a schema."""
+    return JsonSchema(enrichment.extraction_schema or {})
+
+
 def region_instruction(enrichment: Enrichment, box_form: str, polygon_form: str | None = None) -> str:
     """The words for detection, grounding and segmentation, answered as JSON.
 
@@ -77,10 +96,15 @@ def instruction_prompts(
     max_new_tokens: int,
     box_form: str,
     polygon_form: str | None = None,
+    regions: ReplyForm | None = None,
 ) -> tuple[Prompt, ...]:
-    """One prompt for the enrichment, in words."""
+    """One prompt for the enrichment, in words; `regions`: the form of a reply that holds places."""
+    if enrichment.capability is Capability.STRUCTURED_EXTRACTION:
+        text = extraction_instruction(enrichment, media_kind)
+        return (Prompt(text, reply_form=extraction_form(enrichment), max_new_tokens=max_new_tokens),)
     if enrichment.capability.gives_text:
         text = text_instruction(enrichment, media_kind)
     else:
         text = region_instruction(enrichment, box_form, polygon_form)
-    return (Prompt(text, reply_form=one_of(enrichment.choices), max_new_tokens=max_new_tokens),)
+    form = one_of(enrichment.choices) if enrichment.capability.gives_text or regions is None else regions
+    return (Prompt(text, reply_form=form, max_new_tokens=max_new_tokens),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 
@@ -26,6 +27,18 @@ def region_properties(
     if media_kind is MediaKind.VIDEO:
         region = {"frame": {"type": "integer"}, **region}
     return region | (outline if enrichment.capability is Capability.SEGMENTATION else {})
+
+
+def region_form(enrichment: Enrichment, box_key: str, coordinate: dict[str, Any]) -> JsonSchema:
+    """The form of an image's regions as a local model writes them: an array, labels among those asked for, boxes of
+    four numbers and outlines of points, each number as `coordinate` has it.
+    """
+    outline = {"polygon": POINTS | {"items": POINTS["items"] | {"items": coordinate}, "minItems": 3}}
+    region = region_properties(enrichment, MediaKind.IMAGE, box_key, outline)
+    region[box_key] = region[box_key] | {"items": coordinate}
+    if "enum" not in region["label"]:
+        region["label"] = region["label"] | {"minLength": 1, "maxLength": 80}
+    return JsonSchema({"type": "array", "items": strict_object(region)})
 
 
 def strict_object(properties: dict[str, Any]) -> dict[str, Any]:

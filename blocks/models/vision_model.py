@@ -29,15 +29,15 @@ from sightflow.blocks.models.contract import (
     Prompt,
     ReplyError,
 )
+from sightflow.blocks.models.reply_forms import enforcement
 from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import (
     OUTPUT_SCHEMA_VERSION,
     Enrichment,
     FrameSampling,
-    RegionsResult,
     Result,
-    TracksResult,
+    combine,
 )
 from sightflow.schemas.failure import Cause, Failure
 from sightflow.schemas.geometry import BoxFormat, GeometryError, ImageTransform
@@ -69,6 +69,9 @@ class VisionModel(Block):
     id: str = Field(default="", description="Model id or local folder; empty: the dated default.")
     revision: str | None = Field(default=None, description="Commit, tag or dated snapshot to pin.")
     max_new_tokens: int = Field(default=512, ge=1, description="Longest reply, in tokens.")
+    enforce_reply_form: bool = Field(
+        default=True, description="Hold replies to the form that was asked for while they are written."
+    )
 
     _engine: Engine | None = PrivateAttr(default=None)
     _opening: Any = PrivateAttr(default_factory=threading.Lock)
@@ -225,16 +228,21 @@ class VisionModel(Block):
 
     def recipe(self, enrichment: Enrichment, media_kind: MediaKind) -> str:
         """16 hexadecimal digits over all that determines a result besides the object itself."""
+        prompts, engine = self.effective_prompts(enrichment, media_kind), self.open_engine()
         ingredients: dict[str, Any] = {
             "capability": enrichment.capability,
             "parameters": enrichment.parameters,
             "media_kind": media_kind,
             "system": self.system,
             "weights": self.weights_digest(),
-            "prompts": [[p.text, p.max_new_tokens] for p in self.effective_prompts(enrichment, media_kind)],
+            "prompts": [[p.text, p.max_new_tokens] for p in prompts],
             "generation": self.generation_settings(),
             "schema": OUTPUT_SCHEMA_VERSION,
         }
+        forms = [prompt.reply_form for prompt in prompts]
+        ingredients |= enforcement(
+            forms, engine.enforced_forms, engine.forms_of_old_recipes, off=not self.enforce_reply_form
+        )
         if media_kind is MediaKind.VIDEO:
             ingredients["sampling"] = self.sampling(enrichment).model_dump(mode="json")
         canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=False)
@@ -333,13 +341,3 @@ class VisionModel(Block):
             _logger.exception("%s: the parser failed on a reply to %s", self.system, request.uri)
             message = f"the reply could not be parsed: {type(error).__name__}: {error}"
             return Failure(Cause.MALFORMED, message[:500])
-
-
-def combine(enrichment: Enrichment, results: Sequence[Result]) -> Result:
-    """The results of an enrichment's prompts as one: regions and tracks are joined, text stands alone."""
-    if enrichment.capability.gives_text:
-        (only,) = results
-        return only
-    if enrichment.capability is Capability.OBJECT_TRACKING:
-        return TracksResult(tuple(t for r in results if isinstance(r, TracksResult) for t in r.tracks))
-    return RegionsResult(tuple(g for r in results if isinstance(r, RegionsResult) for g in r.regions))

@@ -129,6 +129,7 @@ def show_plan(run_plan: RunPlan) -> None:
     )
     for p in run_plan.plans:
         console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)
+    show_stale(run_plan.plans)
     show_notices(run_plan.plans)
     show_skipped(run_plan.skipped)
     if run_plan.failed_lookups:
@@ -153,6 +154,14 @@ def show_skipped(skipped: Iterable[Skipped]) -> None:
     """Print what could not be listed or looked up, and why."""
     for each in skipped:
         console.print(f"[yellow]note[/yellow] {safe(each.summary)}", soft_wrap=True)
+
+
+def show_stale(plans: Iterable[EnrichmentPlan]) -> None:
+    """Print why rows are stale."""
+    for p in plans:
+        if p.stale_because:
+            reasons = "; ".join(p.stale_because)
+            console.print(f"{safe(p.enrichment)}: {p.counts[Status.STALE]:,} stale: {safe(reasons)}", soft_wrap=True)
 
 
 def show_notices(plans: Iterable[EnrichmentPlan]) -> None:

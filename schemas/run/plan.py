@@ -62,7 +62,10 @@ class Route(BaseModel):
 
 
 class EnrichmentPlan(BaseModel):
-    """What will be done for one enrichment and one media kind: `counts`, `to_compute` objects, `price` dollars."""
+    """What will be done for one enrichment and one media kind: `counts`, `to_compute` objects, `price` dollars.
+
+    `stale_because`: what has changed since its stale rows were computed.
+    """
 
     enrichment: str
     capability: Capability
@@ -72,6 +75,7 @@ class EnrichmentPlan(BaseModel):
     counts: dict[Status, int]
     to_compute: int
     price: float
+    stale_because: list[str] = []
 
 
 @dataclass(frozen=True)

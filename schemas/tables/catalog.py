@@ -100,6 +100,9 @@ class CatalogRow(pa.DataFrameModel):
     tracks: Annotated[pl.List, TRACK] = pa.Field(
         nullable=True, description="objects through a video: a track_id, a label and a box for each sampled frame"
     )
+    extracted: str = pa.Field(
+        nullable=True, description="the fields of structured extraction, as a JSON object of the schema in `parameters`"
+    )
     system: str = pa.Field(description="the model family that answered, e.g. florence-2")
     model_id: str = pa.Field(description="the model or weights that answered")
     model_revision: str = pa.Field(nullable=True, description="the revision of the weights; null where there is none")
@@ -120,16 +123,25 @@ class CatalogRow(pa.DataFrameModel):
 
     @pa.dataframe_check(name="has_the_result_its_capability_gives")
     def has_its_result(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Text for text, with segments or without, regions for regions, tracks for tracks; nothing else is filled."""
-        text, segments, regions, tracks = (pl.col(c).is_not_null() for c in ("text", "segments", "regions", "tracks"))
+        """Text for text, with segments or without, regions for regions, tracks for tracks, fields for fields; nothing
+        else is filled.
+        """
+        names = ("text", "segments", "regions", "tracks", "extracted")
+        text, segments, regions, tracks, extracted = (pl.col(name).is_not_null() for name in names)
         kind = pl.col("capability")
         return data.lazyframe.select(
             pl.when(kind.is_in(_TEXT))
-            .then(text & ~regions & ~tracks)
+            .then(text & ~regions & ~tracks & ~extracted)
             .when(kind.is_in(_REGIONS))
-            .then(regions & ~text & ~tracks & ~segments)
-            .otherwise(tracks & ~text & ~regions & ~segments)
+            .then(regions & ~text & ~tracks & ~segments & ~extracted)
+            .when(kind == str(Capability.STRUCTURED_EXTRACTION))
+            .then(extracted & ~text & ~regions & ~tracks & ~segments)
+            .otherwise(tracks & ~text & ~regions & ~segments & ~extracted)
         )
+
+    @pa.dataframe_check(name="extracted_is_of_its_schema")
+    def extracted_is_of_its_schema(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        return row_checks.check_rows(data, ("extracted", "parameters"), row_checks.extracted_is_of_its_schema)
 
     @pa.dataframe_check(name="text_is_not_empty")
     def text_is_not_empty(cls, data: pa.PolarsData) -> pl.LazyFrame:

@@ -10,6 +10,7 @@ import pandera.polars as pa
 import polars as pl
 
 from sightflow.schemas.capability import Capability
+from sightflow.schemas.extraction.values import problem_of
 from sightflow.schemas.masks import mask_fits
 
 Row = dict[str, Any]
@@ -37,6 +38,14 @@ def answer_is_a_choice(row: Row) -> bool:
     """Where choices are given, the text is one of them."""
     choices = json.loads(row["parameters"]).get("choices")
     return not choices or row["text"] in choices
+
+
+def extracted_is_of_its_schema(row: Row) -> bool:
+    """The extracted fields are of the schema that the row's parameters hold."""
+    if row["extracted"] is None:
+        return True
+    schema = json.loads(row["parameters"]).get("schema")
+    return schema is not None and problem_of(json.loads(row["extracted"]), schema) is None
 
 
 def masks_fit(row: Row) -> bool:

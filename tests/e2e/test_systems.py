@@ -45,6 +45,9 @@ QUESTIONS: dict[Capability, dict[str, Any]] = {
     Capability.SEGMENTATION: {"labels": ["box"]},
     Capability.OBJECT_TRACKING: {"labels": ["box"]},
     Capability.VIDEO_CAPTIONING: {},
+    Capability.STRUCTURED_EXTRACTION: {
+        "schema": {"type": "object", "properties": {"kind": {"type": "string", "enum": ["box", "ball"]}}}
+    },
 }
 CELLS = [(capability, kind) for capability in Capability for kind in MediaKind if kind in capability.media_kinds]
 BUILD: dict[str, Callable[[Path], Path]] = {
@@ -75,6 +78,8 @@ def written(system: str, unit: GenerationRequest) -> str:
     x_min, y_min, x_max, y_max = (edge / SIZE[axis % 2] for axis, edge in enumerate(BOX))
     corners = [[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max]]
     capability, prompt = unit.request.enrichment.capability, unit.prompt
+    if capability is Capability.STRUCTURED_EXTRACTION:
+        return '{"kind": "box"}'
     if capability.gives_text:
         return prompt.choices[0] if prompt.choices else "A red box on blue."
     if system == "florence-2":
@@ -97,6 +102,8 @@ def perfect(system: System) -> Behaviour:
 
     def behave(received: Received) -> Say:
         asked = received.texts[-1]
+        if "JSON Schema" in asked:
+            return Say('{"kind": "box"}')
         if "exactly one of these" in asked:
             return Say(system.choice("yes"))
         if "JSON array" not in asked:
@@ -174,6 +181,8 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
         assert (row["system"], row["media_kind"], row["capability"]) == (system, kind, capability)
         if capability.gives_text:
             assert row["text"] in ("A red box on blue.", "yes")
+        elif capability is Capability.STRUCTURED_EXTRACTION:
+            assert row["extracted"] == '{"kind": "box"}'
         elif capability is Capability.OBJECT_TRACKING:
             (track,) = row["tracks"]
             assert track["label"] == "box" and len(track["points"]) > 1
@@ -187,5 +196,8 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
 
 def test_no_cell_is_skipped() -> None:
     counts = {system: sum(served(system, *cell) for cell in CELLS) for system in SYSTEMS}
-    assert len(CELLS) == 12
-    assert counts == {system: 4 if system in SEES_ONLY_IMAGES else 12 for system in SYSTEMS}
+    assert len(CELLS) == 13
+    follows_no_instructions = {"florence-2"}
+    assert counts == {
+        system: 5 if system in SEES_ONLY_IMAGES else 13 - (system in follows_no_instructions) for system in SYSTEMS
+    }

@@ -26,6 +26,11 @@ class DashScopeOnLoopback(LoopbackProvider):
             raise ValueError(f"unknown parameters: {unknown}")
         if "x-dashscope-ossresourceresolve" in headers:
             raise ValueError("a file was uploaded")
+        asked_for = body["parameters"].get("response_format")
+        if asked_for is not None and asked_for != {"type": "json_object"}:
+            raise ValueError(f"response_format: {asked_for}")
+        if asked_for and body["parameters"].get("enable_thinking", body["model"].startswith("qwen3.")):
+            raise ValueError("json mode response is not supported when enable_thinking is true")
         texts, images = [], []
         for message in body["input"]["messages"]:
             parts = [canonical(part) for part in message["content"]]
@@ -39,6 +44,8 @@ class DashScopeOnLoopback(LoopbackProvider):
                     if head not in ("data:image/png", "data:image/jpeg"):
                         raise ValueError(f"not an image: {head[:80]}")
                     images.append(base64.b64decode(data, validate=True))
+        if asked_for and not any("json" in text.lower() for text in texts):
+            raise ValueError("'messages' must contain the word 'json' in some form, to use 'response_format'")
         return body["model"], headers["authorization"].removeprefix("Bearer "), texts, images
 
     def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from jsonschema import Draft202012Validator
 
 from tests.loopback.openai_api import OpenAIOnLoopback
 from tests.loopback.server import Behaviour
@@ -13,14 +16,26 @@ _BEYOND = {"skip_special_tokens": bool, "spaces_between_special_tokens": bool, "
 
 class EndpointOnLoopback(OpenAIOnLoopback):
     """`knows_more`: takes the parameters of vLLM and SGLang; otherwise it answers 400 to them, as the protocol's
-    published types say. `lists`: the ids at /v1/models; None: there is no such path. `key`: the one it takes.
+    published types say. `lacks`: a keyword of JSON Schema that its grammars do not have. `lists`: the ids at
+    /v1/models; None: there is no such path. `key`: the one it takes.
     """
 
     def __init__(
-        self, behaviour: Behaviour, knows_more: bool = True, lists: list[str] | None = None, key: str | None = None
+        self,
+        behaviour: Behaviour,
+        knows_more: bool = True,
+        lists: list[str] | None = None,
+        key: str | None = None,
+        lacks: str = "",
     ) -> None:
         super().__init__(behaviour)
-        self.knows_more, self.lists, self.key = knows_more, lists, key
+        self.knows_more, self.lists, self.key, self.lacks = knows_more, lists, key, lacks
+
+    def check_schema(self, schema: Any) -> None:
+        """Servers of open weights take all of JSON Schema, or lack something of it."""
+        Draft202012Validator.check_schema(schema)
+        if self.lacks and self.lacks in json.dumps(schema):
+            raise ValueError(f"the grammar compiler does not support {self.lacks}")
 
     def understand(self, path: str, body: Any, headers: Mapping[str, str]) -> tuple[str, str, list[str], list[bytes]]:
         known = dict(body)

@@ -22,7 +22,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessorList
+
+from sightflow.blocks.models.engines.transformers.reply_constraint import (
+    FollowedChoices,
+    ReplyConstraint,
+    ReplyGrammars,
+)
+from sightflow.blocks.models.reply_forms import JsonSchema, Regex
 
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("vllm_signatures.json").read_text())
 
@@ -57,7 +64,8 @@ class EngineDeadError(Exception):
 
 class StructuredOutputsParams(SimpleNamespace):
     def __init__(self, **given: Any) -> None:
-        super().__init__(**known("StructuredOutputsParams", given))
+        defaults = {"choice": None, "json": None, "regex": None}
+        super().__init__(**(defaults | known("StructuredOutputsParams", given)))
 
 
 class SamplingParams(SimpleNamespace):
@@ -137,6 +145,18 @@ def llm_class(seen: Seen) -> type:
                 made["mm_token_type_ids"] = kinds[0] + kinds[1]
             return dict(made)
 
+        def followed(self, outputs: StructuredOutputsParams | None, ends: list[int]) -> Any:
+            """What vLLM holds a reply to: one of choices, a schema or a regular expression, as its backends do."""
+            if outputs is None:
+                return None
+            tokenizer = self.processor.tokenizer
+            if outputs.choice:
+                spelled = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in outputs.choice]
+                return FollowedChoices([[*tokens, tokenizer.eos_token_id] for tokens in spelled])
+            width = self.model.config.get_text_config().vocab_size
+            form = JsonSchema(outputs.json) if outputs.json else Regex(outputs.regex)
+            return ReplyGrammars(tokenizer, width, ends).follow(form)
+
         def id_of(self, kind: str) -> int:
             return int(self.processor.tokenizer.convert_tokens_to_ids(getattr(self.processor, f"{kind}_token")))
 
@@ -146,22 +166,14 @@ def llm_class(seen: Seen) -> type:
             ends = self.model.generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
             limit = min(sampling.max_tokens, self.room - before)
-            spelled = [
-                [*tokenizer(choice, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-                for choice in (sampling.structured_outputs.choice if sampling.structured_outputs else [])
-            ]
-
-            def choice_constraint(_: int, tokens: Any) -> list[int]:
-                said = tokens.tolist()[before:]
-                going = {c[len(said)] for c in spelled if c[: len(said)] == said and len(c) > len(said)}
-                return sorted(going) or ends
-
+            form = self.followed(sampling.structured_outputs, ends)
+            held = LogitsProcessorList([ReplyConstraint([form], before, set(ends))] if form else [])
             with torch.inference_mode():
                 row = self.model.generate(
                     **inputs,
                     max_new_tokens=limit,
                     do_sample=False,
-                    prefix_allowed_tokens_fn=choice_constraint if spelled else None,
+                    logits_processor=held,
                 )[0, before:].tolist()
             ended = "stop" if row[-1] in ends else "length"
             text = tokenizer.decode(

@@ -70,6 +70,8 @@ class GeminiOnLoopback(LoopbackProvider):
             raise ValueError("sampling parameters are deprecated for this model")
         if config.response_json_schema and config.response_mime_type != "application/json":
             raise ValueError("a schema needs the JSON mime type")
+        if config.response_json_schema:
+            check_supported(config.response_json_schema)
         parts = [part for content in contents for part in content.parts or []]
         texts = [part.text for part in parts if part.text]
         images = [p.inline_data.data for p in parts if p.inline_data and p.inline_data.mime_type.startswith("image/")]
@@ -109,3 +111,22 @@ class GeminiOnLoopback(LoopbackProvider):
     def error(self, declined: Status) -> Any:
         details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": declined.code}]
         return {"error": {"code": declined.status, "message": declined.message, "status": "X", "details": details}}
+
+
+_KEYWORDS = {"type", "format", "title", "description", "enum", "items", "prefixItems", "minItems", "maxItems"} | {
+    "minimum", "maximum", "anyOf", "oneOf", "properties", "additionalProperties", "required", "propertyOrdering"
+}  # fmt: skip
+
+
+def check_supported(schema: Any) -> None:
+    """What the reference of `responseJsonSchema` lists; an enum is of texts and numbers."""
+    if unknown := set(schema) - _KEYWORDS:
+        raise ValueError(f"not supported: {unknown}")
+    if any(isinstance(value, bool) or not isinstance(value, str | int | float) for value in schema.get("enum", [])):
+        raise ValueError(f"an enum is of strings and numbers: {schema['enum']}")
+    if schema.get("format", "date") not in ("date", "date-time", "time"):
+        raise ValueError(f"no such format: {schema['format']}")
+    for inner in [*schema.get("properties", {}).values(), *schema.get("anyOf", [])]:
+        check_supported(inner)
+    if "items" in schema:
+        check_supported(schema["items"])

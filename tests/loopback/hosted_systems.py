@@ -37,7 +37,30 @@ REASON = Enrichment(capability=Capability.VISUAL_REASONING, question="Why is it 
 GROUND = Enrichment(capability=Capability.VISUAL_GROUNDING, phrases=("the red box",))
 DETECT = Enrichment(capability=Capability.OBJECT_DETECTION, labels=("box", "ball"))
 SEGMENT = Enrichment(capability=Capability.SEGMENTATION, labels=("box",))
-ALL = (CAPTION, ASK, CHOOSE, REASON, GROUND, DETECT, SEGMENT)
+RECEIPT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "shop": {"type": "string", "minLength": 1, "maxLength": 60},
+        "day": {"type": "string", "format": "date"},
+        "total": {"type": "number", "minimum": 0, "exclusiveMaximum": 1_000_000},
+        "paid": {"type": "string", "enum": ["cash", "card"]},
+        "tip": {"type": ["number", "null"]},
+        "rating": {"type": ["string", "null"], "enum": ["good", "bad", None]},
+        "site": {"type": "string", "format": "uri"},
+        "lines": {
+            "type": "array",
+            "uniqueItems": True,
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string", "pattern": "^[A-Z]"}, "count": {"type": "integer"}},
+                "required": ["name"],
+            },
+        },
+    },
+    "required": ["shop", "day", "total"],
+}
+EXTRACT = Enrichment(capability=Capability.STRUCTURED_EXTRACTION, schema=RECEIPT, name="receipt")
+ALL = (CAPTION, ASK, CHOOSE, REASON, GROUND, DETECT, SEGMENT, EXTRACT)
 
 Corners = tuple[float, float, float, float]
 
@@ -138,6 +161,26 @@ def named(system: System) -> str:
     return system.id
 
 
+READ = json.dumps(
+    {
+        "shop": "Corner",
+        "day": "2026-03-01",
+        "total": 12.5,
+        "paid": None,
+        "tip": None,
+        "rating": None,
+        "site": None,
+        "lines": [{"name": "Tea", "count": 2}, {"name": "Bun", "count": None}],
+    }
+)
+"""A receipt as strict modes have it: null for what is not there."""
+KEPT = (
+    '{"shop": "Corner", "day": "2026-03-01", "total": 12.5, "tip": null, "rating": null, '
+    '"lines": [{"name": "Tea", "count": 2}, {"name": "Bun"}]}'
+)
+"""The same as a row keeps it."""
+
+
 def image_with_box(size: tuple[int, int], box: Corners) -> Image.Image:
     """A blue picture with a red box; the box's right and bottom edges are outside it, as in the catalog."""
     image = Image.new("RGB", size, (20, 40, 200))
@@ -166,6 +209,8 @@ def perfect(system: System) -> Behaviour:
     def behave(received: Received) -> Say:
         asked = received.texts[0]
         image = received.images[0]
+        if "JSON Schema" in asked:
+            return Say(READ)
         if "outline" in asked or "segmentation mask" in asked:
             return Say(system.regions([{"label": "box", **system.outline(seen_box(image), image.size)}]))
         if "the red box" in asked:

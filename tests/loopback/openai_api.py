@@ -28,7 +28,7 @@ class OpenAIOnLoopback(LoopbackProvider):
             raise ValueError(f"unknown parameters: {unknown}")
         exhausted(_REQUEST.validate_python(body))
         if "response_format" in body:
-            check_strict(body["response_format"]["json_schema"]["schema"])
+            self.check_schema(body["response_format"]["json_schema"]["schema"])
         if body["model"].startswith("gpt-6") and "temperature" in body:
             raise ValueError("temperature is not supported with this model")
         texts, images = [], []
@@ -44,6 +44,10 @@ class OpenAIOnLoopback(LoopbackProvider):
                         raise ValueError(f"not an image: {head}")
                     images.append(base64.b64decode(data, validate=True))
         return body["model"], headers["authorization"].removeprefix("Bearer "), texts, images
+
+    def check_schema(self, schema: Any) -> None:
+        """Raises ValueError, which is answered with 400."""
+        check_strict(schema)
 
     def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
         message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
@@ -81,12 +85,36 @@ def served(model: str) -> str:
     return f"{model}-2024-08-06" if model == "gpt-4o" else model
 
 
-def check_strict(schema: Any) -> None:
-    """What strict mode demands: every object closed, every property required."""
-    if schema.get("type") == "object":
+_TYPES = {"string", "number", "boolean", "integer", "object", "array", "null"}
+_FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
+_KEYWORDS = {
+    "object": {"properties", "required", "additionalProperties"},
+    "array": {"items", "minItems", "maxItems"},
+    "string": {"enum", "pattern", "format"},
+    "number": {"enum", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+    "boolean": {"enum"},
+}
+_KEYWORDS["integer"] = _KEYWORDS["number"]
+
+
+def check_strict(schema: Any, depth: int = 0) -> None:
+    """What OpenAI's guide on structured outputs says of strict mode (supported schemas): an object at the root, every
+    object closed, every property required, no keyword that is not listed.
+    """
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    (kind,) = [each for each in kinds if each != "null"] or ["null"]
+    if not set(kinds) <= _TYPES or (depth == 0 and kinds != ["object"]) or depth > 10:
+        raise ValueError(f"type or depth is not supported: {schema}")
+    if unknown := set(schema) - {"type", "description"} - _KEYWORDS[kind]:
+        raise ValueError(f"{unknown} is not permitted: {schema}")
+    if schema.get("format", "date") not in _FORMATS:
+        raise ValueError(f"{schema['format']} is not a valid format")
+    if "null" in kinds and "enum" in schema and None not in schema["enum"]:
+        raise ValueError(f"null is a type and no value: {schema}")
+    if kind == "object":
         if schema.get("additionalProperties") is not False or set(schema["required"]) != set(schema["properties"]):
             raise ValueError(f"not a strict schema: {schema}")
         for inner in schema["properties"].values():
-            check_strict(inner)
-    elif schema.get("type") == "array":
-        check_strict(schema["items"])
+            check_strict(inner, depth + 1)
+    elif kind == "array":
+        check_strict(schema["items"], depth + 1)

@@ -82,6 +82,7 @@ def test_all_that_is_known_of_an_answer_stands_in_its_row() -> None:
         "segments": None,
         "regions": None,
         "tracks": None,
+        "extracted": None,
         "system": "gemini",
         "model_id": "gemini-x",
         "model_revision": "pinned",
@@ -201,7 +202,7 @@ def test_an_answer_that_came_out_of_nowhere_is_a_defect() -> None:
 
 def test_a_builder_that_forgets_a_column_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validating, "_result_columns", lambda _: {"text": "a dog", "segments": None, "regions": None})
-    with pytest.raises(TypeError, match="no CatalogRow; missing: tracks"):
+    with pytest.raises(TypeError, match="no CatalogRow; missing: extracted, tracks"):
         validated(answer(Capability.IMAGE_CAPTIONING, TextResult("a dog")))
 
 

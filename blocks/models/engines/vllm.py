@@ -26,6 +26,7 @@ from sightflow.blocks.models.contract import (
 )
 from sightflow.blocks.models.engines.bisection import bisect_failures
 from sightflow.blocks.models.engines.transformers.device import resolve_device
+from sightflow.blocks.models.reply_forms import Choices, JsonSchema, Regex
 from sightflow.blocks.models.weights import local_path, weights_availability, weights_digest
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, ModelError
@@ -57,6 +58,7 @@ class VllmSystem(Protocol):
     max_concurrency: int
     max_model_len: int | None
     gpu_memory_utilization: float
+    enforce_reply_form: bool
 
     def refuse_another_model(self, path: Path) -> None: ...
     def load_processor(self, path: Path) -> Any: ...
@@ -72,6 +74,9 @@ class VllmEngine(Engine):
     vLLM refuses a whole call for one bad prompt: then it is halved until the bad one stands alone. An engine that
     dies (of memory, say) takes the call with it, which is a ModelError; the next call starts it anew.
     """
+
+    enforced_forms = (Choices, JsonSchema, Regex)
+    forms_of_old_recipes = (Choices,)
 
     def __init__(self, system: VllmSystem) -> None:
         self._system = system
@@ -185,18 +190,25 @@ class VllmEngine(Engine):
         settings = self._system.processor_overrides(media)
         return {"multi_modal_data": data} | ({"mm_processor_kwargs": settings} if settings else {})
 
-    @staticmethod
-    def _sampling(each: GenerationRequest) -> Any:
+    def _sampling(self, each: GenerationRequest) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        choices = list(each.prompt.choices)
+        form: dict[str, Any] = {}
+        if self._system.enforce_reply_form:
+            match each.prompt.reply_form:
+                case Choices(options):
+                    form = {"choice": list(options)}
+                case JsonSchema(schema):
+                    form = {"json": dict(schema)}
+                case Regex(pattern):
+                    form = {"regex": pattern}
         return SamplingParams(
             temperature=0.0,
             max_tokens=each.prompt.max_new_tokens,
-            skip_special_tokens=each.request.enrichment.capability.gives_text,  # boxes may be written in them
+            skip_special_tokens=not each.request.enrichment.capability.gives_places,  # boxes may be written in them
             spaces_between_special_tokens=False,
-            structured_outputs=StructuredOutputsParams(choice=choices) if choices else None,
+            structured_outputs=StructuredOutputsParams(**form) if form else None,
         )
 
     # --- what comes back ------------------------------------------------------------------------

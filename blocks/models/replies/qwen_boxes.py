@@ -7,6 +7,7 @@ import re
 from sightflow.blocks.models.contract import Prompt, ReplyError
 from sightflow.blocks.models.replies.answer import answer_of
 from sightflow.blocks.models.replies.json_regions import asked_label
+from sightflow.blocks.models.reply_forms import Grammar
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.geometry import PER_MILLE, ImageTransform
 
@@ -24,6 +25,35 @@ _MARKED = re.compile(
 # The same without the special tokens, as servers give it that leave those out.
 _BARE = re.compile(rf"(?P<label>[^<>()\[\]{{}}]{{0,200}}?){_CORNERS}[\s,;.]*")
 _ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
+
+
+_NUMBER = "(1000|[0-9]{1,3})"
+_MARKED_RULES = rf"""
+start: / ?/ (NONE | place+)
+NONE: /[Nn]one\.?/
+place: (ref_start LABEL ref_end)? box_start CORNERS box_end SEPARATOR?
+CORNERS: /\({_NUMBER}, ?{_NUMBER}\), ?\({_NUMBER}, ?{_NUMBER}\)/
+SEPARATOR: /[ ,;.\n]{{1,3}}/
+LABEL: /{{label}}/
+"""
+_MARKS = tuple(
+    (f"{what}_{end}", rf"<\|{token}_{end}\|>")
+    for what, token in (("ref", "object_ref"), ("box", "box"))
+    for end in ("start", "end")
+)
+
+
+def marked_form(subject: str | None = None) -> Grammar:
+    """The form of a reply with marked boxes, whose labels are the subject, or of any name if there is none."""
+    label = r"[^<>\n\/]{1,80}"
+    if subject is not None:
+        label = rf"([Tt]he |[Aa]n? )?{_regex_of(subject)}"
+    return Grammar(_MARKED_RULES.replace("{label}", label), _MARKS)
+
+
+def _regex_of(text: str) -> str:
+    """A text as a regular expression between slashes."""
+    return "".join(f"\\x{{{ord(c):x}}}" if not (c.isascii() and (c.isalnum() or c == " ")) else c for c in text)
 
 
 def read_marked_boxes(prompt: Prompt, text: str, enrichment: Enrichment, transform: ImageTransform) -> RegionsResult:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sightflow.blocks.models.contract import Generated, GenerationRequest, LoadedWeights, Prompt, ReplyError, one_of
+from sightflow.blocks.models.contract import Generated, GenerationRequest, LoadedWeights, Prompt, ReplyError
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.polygon_masks import mask_region
 from sightflow.blocks.models.replies.text import read_text
+from sightflow.blocks.models.reply_forms import Grammar, one_of
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Result
 from sightflow.schemas.geometry import PER_MILLE
@@ -26,6 +27,16 @@ _CAPTION_TASKS = {
 _PADDING = re.compile(r"<s>|</s>|<pad>")
 _LABELLED = re.compile(r"([^<]*)((?:<loc_\d+>|<poly>|</poly>|<sep>)+)")
 _BIN = re.compile(r"<loc_(\d+)>")
+_START = ("begin", r"<s>"), ("bin", r"<loc_\d+>")
+_LABEL = "LABEL: /[^<]{1,200}/"
+_BOXES = Grammar(f"start: begin? (LABEL (bin bin bin bin)+)*\n{_LABEL}", _START)
+_BOXES_OF_A_SUBJECT = Grammar(f"start: begin? (LABEL? (bin bin bin bin)+)*\n{_LABEL}", _START)
+_POLYGONS = Grammar(
+    "start: begin? (LABEL? (places | (open places close)+))*\n"
+    "places: ring (apart ring)*\n"
+    f"ring: bin bin bin bin bin bin (bin bin)*\n{_LABEL}",
+    (*_START, ("open", r"<poly>"), ("close", r"</poly>"), ("apart", r"<sep>")),
+)
 
 
 class Florence2(OpenWeightsModel):
@@ -42,7 +53,14 @@ class Florence2(OpenWeightsModel):
     rating = Rating(
         system="florence-2",
         capabilities=stars(
-            captioning=5, answering=5, reasoning=4, grounding=5, detection=4, tracking=2, video_captioning=2
+            captioning=5,
+            answering=5,
+            reasoning=4,
+            grounding=5,
+            detection=4,
+            tracking=2,
+            video_captioning=2,
+            extraction=0,  # it follows no instructions
         ),
         deployment="easy",
         getting_started="fast",
@@ -74,8 +92,9 @@ class Florence2(OpenWeightsModel):
             case _ if enrichment.labels:
                 task, subjects = "<OPEN_VOCABULARY_DETECTION>", enrichment.labels
             case _:
-                return (Prompt("<OD>", max_new_tokens=limit),)
-        return tuple(Prompt(task + s, subject=s, max_new_tokens=limit) for s in subjects)
+                return (Prompt("<OD>", reply_form=_BOXES, max_new_tokens=limit),)
+        form = _POLYGONS if enrichment.capability is Capability.SEGMENTATION else _BOXES_OF_A_SUBJECT
+        return tuple(Prompt(task + s, subject=s, reply_form=form, max_new_tokens=limit) for s in subjects)
 
     def batch_generator(self, weights: LoadedWeights) -> Florence2Generator:
         return Florence2Generator(weights)
@@ -153,7 +172,7 @@ class Florence2Generator:
             max_new_tokens=max(limits),
             do_sample=False,
             num_beams=1,
-            prefix_allowed_tokens_fn=self.weights.choice_constraint(batch, prompt_length=0),
+            logits_processor=self.weights.reply_processors(batch, prompt_length=0),
         )
         return [self._generated(*each) for each in zip(batch, tokens, lengths, limits, strict=True)]
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
-from sightflow.blocks.models.contract import JsonSchema, Prompt
+from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.hosted_profiles import HostedProfile
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.regions_schema import POINTS, region_properties
 from sightflow.blocks.models.replies.json_regions import ReadMask
 from sightflow.blocks.models.replies.png_masks import read_probability_mask
+from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.blocks.models.video.frame_prompts import media_prompts
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
@@ -129,7 +130,7 @@ class Gemini(HostedModel):
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         mask_form = _MASK_FORMS[self.profile.masks]
         prompts = media_prompts(enrichment, media_kind, self.max_new_tokens, _BOX_FORM, mask_form)
-        if enrichment.capability.gives_text:
+        if not enrichment.capability.gives_places:
             return prompts
         outline = {"type": "string"} if self.profile.masks == "png" else POINTS
         region = region_properties(enrichment, media_kind, "box_2d", {"mask": outline})

@@ -9,11 +9,12 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from sightflow.blocks.models.contract import JsonSchema, Prompt
+from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.hosted_profiles import HostedProfile
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.regions_schema import POINTS, region_properties, strict_object
+from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.blocks.models.video.frame_prompts import media_prompts
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
@@ -119,7 +120,7 @@ class GPT4o(HostedModel):
 
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         prompts = media_prompts(enrichment, media_kind, self.max_new_tokens, _BOX_FORM, _POLYGON_FORM)
-        if enrichment.capability.gives_text:
+        if not enrichment.capability.gives_places:
             return prompts
         region = region_properties(enrichment, media_kind, "box", {"polygon": POINTS})
         # Strict schemas are objects at their root.

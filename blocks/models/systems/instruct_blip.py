@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyError, one_of
+from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyError
 from sightflow.blocks.models.instructions import text_instruction
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
+from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.llava_boxes import FRACTIONS, phrase_prompts, read_fraction_boxes
-from sightflow.blocks.models.replies.text import read_text
+from sightflow.blocks.models.reply_forms import one_of
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause
@@ -74,8 +75,8 @@ class InstructBlip(OpenWeightsModel):
         _pad(inputs, "qformer_input_ids", "qformer_attention_mask", left=False)
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
-        if request.enrichment.capability.gives_text:
-            return read_text(text, request.enrichment, prompt)
+        if not request.enrichment.capability.gives_places:
+            return read_answer(text, request.enrichment, prompt)
         return read_fraction_boxes(prompt, text, self.image_transform(request))
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
+from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.llava_boxes import BOX_FORM, FRACTIONS, phrase_prompts, read_fraction_boxes
-from sightflow.blocks.models.replies.text import read_text
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.media import Media
@@ -63,8 +63,8 @@ class LlavaNext(OpenWeightsModel):
         return float(counted["num_image_tokens"][0])
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
-        if request.enrichment.capability.gives_text:
-            return read_text(text, request.enrichment, prompt)
+        if not request.enrichment.capability.gives_places:
+            return read_answer(text, request.enrichment, prompt)
         return read_fraction_boxes(prompt, text, self.image_transform(request))
 
 

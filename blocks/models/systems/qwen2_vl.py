@@ -13,9 +13,10 @@ from sightflow.blocks.extras import require
 from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyError
 from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
+from sightflow.blocks.models.regions_schema import region_form
+from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.json_regions import read_regions
-from sightflow.blocks.models.replies.qwen_boxes import MARKED_QUESTION, read_marked_boxes
-from sightflow.blocks.models.replies.text import read_text
+from sightflow.blocks.models.replies.qwen_boxes import MARKED_QUESTION, marked_form, read_marked_boxes
 from sightflow.blocks.models.weights import model_type
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
@@ -31,6 +32,7 @@ _CLASSES = {
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
 }
 _UNITS = {"qwen2_vl": "0-1000", "qwen2_5_vl": "pixels", "qwen3_vl": "0-1000"}
+_MOST_PIXELS = 99_999
 _POLYGON_FORM = '"polygon": [[x, y], ...] around it, likewise'
 
 
@@ -144,10 +146,18 @@ class Qwen2VL(OpenWeightsModel):
         if native and enrichment.capability in (Capability.OBJECT_DETECTION, Capability.VISUAL_GROUNDING):
             subjects = enrichment.phrases or enrichment.labels
             if not subjects:
-                return (Prompt("Find every object in the image, with grounding.", max_new_tokens=limit),)
-            return tuple(Prompt(MARKED_QUESTION.format(s), subject=s, max_new_tokens=limit) for s in subjects)
+                every = "Find every object in the image, with grounding."
+                return (Prompt(every, reply_form=marked_form(), max_new_tokens=limit),)
+            return tuple(
+                Prompt(MARKED_QUESTION.format(s), subject=s, reply_form=marked_form(s), max_new_tokens=limit)
+                for s in subjects
+            )
         box_form = f'"bbox_2d": [x_min, y_min, x_max, y_max] in {_UNITS[self.known_generation]}'
-        return instruction_prompts(enrichment, media_kind, limit, box_form, _POLYGON_FORM)
+        regions = None
+        if enrichment.capability.gives_places:
+            most = 1000 if _UNITS[self.known_generation] == "0-1000" else _MOST_PIXELS
+            regions = region_form(enrichment, "bbox_2d", {"type": "integer", "minimum": 0, "maximum": most})
+        return instruction_prompts(enrichment, media_kind, limit, box_form, _POLYGON_FORM, regions)
 
     def media_inputs(self, batch: Sequence[GenerationRequest]) -> dict[str, Any]:
         import numpy as np
@@ -225,8 +235,8 @@ class Qwen2VL(OpenWeightsModel):
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         enrichment = request.enrichment
-        if enrichment.capability.gives_text:
-            return read_text(text, enrichment, prompt)
+        if not enrichment.capability.gives_places:
+            return read_answer(text, enrichment, prompt)
         if self.known_generation == "qwen2_vl" and enrichment.capability is not Capability.SEGMENTATION:
             return read_marked_boxes(prompt, text, enrichment, self.image_transform(request))
         pixels = self.known_generation == "qwen2_5_vl"

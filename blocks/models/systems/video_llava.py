@@ -8,15 +8,17 @@ from typing import Any, ClassVar
 from sightflow.blocks.models.contract import GenerationRequest, Prompt
 from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
+from sightflow.blocks.models.regions_schema import region_form
+from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.llava_boxes import (
     BOX_FORM,
+    COORDINATE,
     FRACTIONS,
     POLYGON_FORM,
     phrase_prompts,
     read_fraction_boxes,
 )
-from sightflow.blocks.models.replies.text import read_text
 from sightflow.blocks.models.systems.llava_next import LLAVA_GROUNDING, set_patch_size
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, FrameSampling, Result
@@ -73,7 +75,8 @@ class VideoLlava(OpenWeightsModel):
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         if enrichment.capability is Capability.VISUAL_GROUNDING:
             return phrase_prompts(enrichment, self.max_new_tokens, LLAVA_GROUNDING)
-        return instruction_prompts(enrichment, media_kind, self.max_new_tokens, BOX_FORM, POLYGON_FORM)
+        regions = region_form(enrichment, "box", COORDINATE) if enrichment.capability.gives_places else None
+        return instruction_prompts(enrichment, media_kind, self.max_new_tokens, BOX_FORM, POLYGON_FORM, regions)
 
     def media_inputs(self, batch: Sequence[GenerationRequest]) -> dict[str, Any]:
         import numpy as np
@@ -92,8 +95,8 @@ class VideoLlava(OpenWeightsModel):
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         enrichment = request.enrichment
-        if enrichment.capability.gives_text:
-            return read_text(text, enrichment, prompt)
+        if not enrichment.capability.gives_places:
+            return read_answer(text, enrichment, prompt)
         if enrichment.capability is Capability.VISUAL_GROUNDING:
             return read_fraction_boxes(prompt, text, self.image_transform(request))
         return read_regions(text, enrichment, FRACTIONS, self.image_transform(request))

@@ -29,7 +29,7 @@ KEYS: dict[TableName, list[str]] = {"enrichments": KEY, "quarantine": KEY, "runs
 
 
 def objects(k: int, turn: int) -> list[dict[str, Any]]:
-    """Three enrichments of an object, in all columns other than those of its neighbours."""
+    """Four enrichments of an object, in all columns other than those of its neighbours."""
     shared = {
         "uri": f"s3://b/it's {k:02d}.mp4",
         "object_version": f"v{k % 3}",
@@ -63,6 +63,14 @@ def objects(k: int, turn: int) -> list[dict[str, Any]]:
         caption(**shared, text=f"a dog, {k % 5} years old", segments=segments, fingerprint=f"caption {print_of}"),
         row(**shared, regions=found if k % 4 else [], fingerprint=f"objects {print_of}"),
         row(**shared, enrichment="t", capability="object_tracking", regions=None, tracks=tracks, fingerprint=print_of),
+        row(
+            **shared,
+            enrichment="f",
+            capability="structured_extraction",
+            regions=None,
+            extracted=f'{{"age": {k % 5}}}',
+            fingerprint=f"fields {print_of}",
+        ),
     ]
 
 

@@ -15,6 +15,8 @@ STARS = {
     Capability.SEGMENTATION: (0, 4, 3, 3, 0, 3, 4, 4),
     Capability.OBJECT_TRACKING: (0, 2, 4, 2, 0, 4, 5, 4),
     Capability.VIDEO_CAPTIONING: (0, 2, 5, 3, 0, 5, 5, 4),
+    # No row of the table: as answering, for those that follow instructions.
+    Capability.STRUCTURED_EXTRACTION: (5, 0, 4, 5, 4, 5, 5, 5),
 }
 WORDS = {
     "deployment": ("medium", "easy", "hard", "medium", "medium", "very easy", "very easy", "very easy"),

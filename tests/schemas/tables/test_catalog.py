@@ -1,5 +1,6 @@
 """The catalog's checks: a right row passes, and each way of being wrong is named."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 from pandera.errors import SchemaErrors
 
+from sightflow.schemas.extraction.json_schema import normalized
 from sightflow.schemas.masks import encode_mask
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA, CatalogRow
 
@@ -55,6 +57,15 @@ def answer(**changes: Any) -> dict[str, Any]:
     return caption(capability="visual_question_answering", parameters=asked, **changes)
 
 
+SCHEMA = normalized({"type": "object", "properties": {"total": {"type": "number", "minimum": 0}}})
+
+
+def receipt(extracted: str | None, **changes: Any) -> dict[str, Any]:
+    asked = json.dumps({"schema": SCHEMA})
+    read = {"capability": "structured_extraction", "parameters": asked, "regions": None, "extracted": extracted}
+    return row(**read | changes)
+
+
 def broken(*rows: dict[str, Any]) -> set[tuple[int, str]]:
     """The (row, check) pairs that a frame breaks."""
     try:
@@ -76,6 +87,8 @@ MASK = encode_mask(np.ones((30, 40), dtype=bool))
         row(capability="segmentation", regions=[region(mask=MASK)]),
         caption(),
         answer() | {"text": "yes"},
+        receipt('{"total": 2.5}'),
+        receipt("{}"),
     ],
 )
 def test_a_right_row_passes(good: dict[str, Any]) -> None:
@@ -101,6 +114,11 @@ def test_a_right_row_passes(good: dict[str, Any]) -> None:
         (caption(parameters='{"prompt": "Describe it."}') | {"text": "describe it. "}, "text_does_not_echo_the_prompt"),
         (answer() | {"text": "Is it a dog?"}, "text_does_not_echo_the_prompt"),
         (answer() | {"text": "maybe"}, "answer_is_among_the_choices"),
+        (receipt(None), "has_the_result_its_capability_gives"),
+        (caption(extracted="{}"), "has_the_result_its_capability_gives"),
+        (receipt('{"total": -1}'), "extracted_is_of_its_schema"),
+        (receipt('{"total": 1, "other": 2}'), "extracted_is_of_its_schema"),
+        (receipt("{}", parameters="{}"), "extracted_is_of_its_schema"),
     ],
 )
 def test_each_way_of_being_wrong_is_named(bad: dict[str, Any], check: str) -> None:

@@ -62,6 +62,7 @@ PINNED: dict[type[pa.DataFrameModel], list[tuple[str, pl.DataType]]] = {
         ("segments", pl.List(pl.Struct({"start": pl.Float64(), "end": pl.Float64(), "text": pl.String()}))),
         ("regions", REGIONS),
         ("tracks", pl.List(pl.Struct({"track_id": pl.Int64(), "label": pl.String(), "points": POINTS}))),
+        ("extracted", pl.String()),
         ("system", pl.String()),
         ("model_id", pl.String()),
         ("model_revision", pl.String()),
@@ -115,7 +116,17 @@ PINNED: dict[type[pa.DataFrameModel], list[tuple[str, pl.DataType]]] = {
     ],
 }
 NULLABLE = {
-    CatalogRow: {"duration", "frame_rate", "text", "segments", "regions", "tracks", "model_revision", "raw_reply"},
+    CatalogRow: {
+        "duration",
+        "frame_rate",
+        "text",
+        "segments",
+        "regions",
+        "tracks",
+        "extracted",
+        "model_revision",
+        "raw_reply",
+    },
     QuarantineRow: {"capability", "raw_reply"},
     RunRow: {"catalog_version"},
     Inventory: {"media_kind", "modified"},

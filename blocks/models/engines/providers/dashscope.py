@@ -12,6 +12,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from sightflow.blocks.models.engines.providers.bounded_answers import bounded
+from sightflow.blocks.models.engines.providers.enforced_schemas import json_mode
 from sightflow.blocks.models.engines.providers.messages import (
     ProviderError,
     ProviderRequest,
@@ -20,6 +21,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     as_token_count,
 )
 from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
+from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
 
@@ -38,6 +40,8 @@ class DashScopeSystem(VendorSystem, Protocol):
 
 class DashScopeEngine(VendorEngine):
     """At Alibaba Cloud. Failures come as fields of the response, not as exceptions."""
+
+    enforced_forms = (JsonSchema,)
 
     def __init__(self, system: DashScopeSystem) -> None:
         super().__init__(system)
@@ -68,6 +72,7 @@ class DashScopeEngine(VendorEngine):
                 max_tokens=request.prompt.max_new_tokens + self._vendor_system.profile.thinking_tokens,
                 result_format="message",
                 **self._sampling,
+                **({} if self._vendor_system.profile.thinks == "always" else json_mode(self.form(request))),
             )
         )
         response = cast("MultiModalConversationResponse", called)  # the SDK's other kind is a stream

@@ -39,6 +39,7 @@ from sightflow.blocks.models.engines.providers.messages import (
 from sightflow.blocks.models.engines.providers.rate_limits import Clock, RateLimiter
 from sightflow.blocks.models.hosted_profiles import text_tokens
 from sightflow.blocks.models.image_sizes import Size
+from sightflow.blocks.models.reply_forms import FreeText, ReplyForm
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.media import DecodedImage, Media
@@ -78,6 +79,8 @@ class Account:
 
 class ProviderSystem(Protocol):
     """What is asked of a system that a provider serves."""
+
+    enforce_reply_form: bool
 
     @property
     def system(self) -> str: ...
@@ -127,6 +130,10 @@ class ProviderEngine(Engine):
     def exchange(self, call: Callable[[], Answer]) -> Answer:
         """What a call of the SDK, one request and its answer, returns or raises. Raises AnswerTooSlow."""
         return within(self.deadline, call)
+
+    def form(self, request: ProviderRequest) -> ReplyForm:
+        """The form that the provider is to hold the reply to."""
+        return request.prompt.reply_form if self._system.enforce_reply_form else FreeText()
 
     def encode_media(self, request: VisionRequest) -> tuple[EncodedImage, ...]:
         """The image or the frames as they are sent."""

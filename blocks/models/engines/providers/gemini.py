@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sightflow.blocks.extras import is_installed
-from sightflow.blocks.models.contract import Choices, GenerationRequest, JsonSchema, Output, ReplyError, ReplyForm
+from sightflow.blocks.models.contract import GenerationRequest, Output, ReplyError
 from sightflow.blocks.models.engines.providers.bounded_answers import event_hooks
+from sightflow.blocks.models.engines.providers.enforced_schemas import gemini_reply_schema
 from sightflow.blocks.models.engines.providers.gemini_files import UploadedVideos, mime_type
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
 from sightflow.blocks.models.engines.providers.messages import (
@@ -23,6 +24,7 @@ from sightflow.blocks.models.engines.providers.messages import (
 )
 from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
 from sightflow.blocks.models.engines.providers.vendor import VendorEngine
+from sightflow.blocks.models.reply_forms import Choices, JsonSchema
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.vision import VisionRequest
@@ -47,6 +49,9 @@ class GeminiEngine(VendorEngine):
     """At Google. A video is sent as it is, with its sound, where text is asked of it: regions are asked for by the
     numbers of frames, which a file does not have.
     """
+
+    enforced_forms = (Choices, JsonSchema)
+    forms_of_old_recipes = (Choices, JsonSchema)
 
     _uploads: UploadedVideos
 
@@ -93,7 +98,7 @@ class GeminiEngine(VendorEngine):
     def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
         from google.genai import types
 
-        profile, schema = self._vendor_system.profile, _response_schema(request.prompt.reply_form)
+        profile, schema = self._vendor_system.profile, gemini_reply_schema(self.form(request))
         config = types.GenerateContentConfig(
             temperature=profile.temperature,
             candidate_count=1,
@@ -157,17 +162,6 @@ def _file_type(request: VisionRequest) -> str | None:
     if not isinstance(media, DecodedVideo) or not request.enrichment.capability.gives_text:
         return None
     return mime_type(media)
-
-
-def _response_schema(form: ReplyForm) -> dict[str, Any] | None:
-    """The JSON schema that the provider enforces; None for free text."""
-    match form:
-        case Choices(options):
-            return {"type": "string", "enum": list(options)}
-        case JsonSchema(schema):
-            return dict(schema)
-        case _:
-            return None
 
 
 def _read(response: types.GenerateContentResponse) -> ProviderResponse | ProviderError:

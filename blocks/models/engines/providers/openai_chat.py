@@ -7,8 +7,8 @@ import json
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sightflow.blocks.models.contract import Choices, JsonSchema, ReplyForm
 from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, event_hooks
+from sightflow.blocks.models.engines.providers.enforced_schemas import response_format
 from sightflow.blocks.models.engines.providers.engine import ProviderEngine
 from sightflow.blocks.models.engines.providers.messages import (
     ProviderError,
@@ -18,7 +18,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     as_token_count,
 )
 from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
-from sightflow.blocks.models.regions_schema import strict_object
+from sightflow.blocks.models.reply_forms import Choices, JsonSchema
 from sightflow.schemas.failure import Cause
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ class OpenAISystem(VendorSystem, Protocol):
 class OpenAIEngine(OpenAIChat, VendorEngine):
     """At OpenAI: the form of a reply is enforced by a strict JSON schema."""
 
+    enforced_forms = (Choices, JsonSchema)
+    forms_of_old_recipes = (Choices, JsonSchema)
+
     def __init__(self, system: OpenAISystem) -> None:
         super().__init__(system)
         self.image_detail = system.detail
@@ -114,24 +117,7 @@ class OpenAIEngine(OpenAIChat, VendorEngine):
     def parameters(self, request: ProviderRequest) -> dict[str, Any]:
         profile = self._vendor_system.profile
         limit = request.prompt.max_new_tokens + profile.thinking_tokens
-        return dict(profile.sampling) | {"max_completion_tokens": limit} | response_format(request.prompt.reply_form)
-
-
-def response_format(form: ReplyForm) -> dict[str, Any]:
-    """The keyword that makes a server enforce the form of a reply; nothing for free text."""
-    match form:
-        case Choices(options):
-            schema: Any = strict_object({"answer": {"type": "string", "enum": list(options)}})
-        case JsonSchema(given):
-            schema = dict(given)
-        case _:
-            return {}
-    return {
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "reply", "schema": schema, "strict": True},
-        }
-    }
+        return dict(profile.sampling) | {"max_completion_tokens": limit} | response_format(self.form(request))
 
 
 def content_text(content: Any) -> str:

@@ -13,13 +13,15 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from sightflow.blocks.models.contract import ENDPOINT_KEY_VARIABLE, Availability, Choices, Prompt
+from sightflow.blocks.models.contract import ENDPOINT_KEY_VARIABLE, Availability, Prompt
 from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, within
+from sightflow.blocks.models.engines.providers.enforced_schemas import response_format
 from sightflow.blocks.models.engines.providers.engine import Account
 from sightflow.blocks.models.engines.providers.messages import ProviderError, ProviderRequest, ProviderResponse
-from sightflow.blocks.models.engines.providers.openai_chat import OpenAIChat, response_format
+from sightflow.blocks.models.engines.providers.openai_chat import OpenAIChat
 from sightflow.blocks.models.hosted_profiles import expected_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
+from sightflow.blocks.models.reply_forms import Choices, JsonSchema, described
 from sightflow.blocks.models.weights import is_folder, weights_digest
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.media import DecodedImage, Media
@@ -31,6 +33,10 @@ _PATIENCE = 5.0
 _TYPICAL_CELL = 28 * 28
 _FRAME_SIDE = 512
 """Longest side of a video's frames, in pixels."""
+_EXTRAS: dict[str, Any] = {
+    "extra_body": {"skip_special_tokens": False, "spaces_between_special_tokens": False, "repetition_penalty": 1.0}
+}
+"""What vLLM and SGLang know and the protocol does not say: boxes may be written in special tokens."""
 _PRIVATE_NAMES = (".local", ".internal", ".localhost")
 
 
@@ -46,6 +52,7 @@ class ServedSystem(Protocol):
     endpoint_key: SecretStr | None
     endpoint_timeout: float
     max_concurrency: int
+    enforce_reply_form: bool
 
     def sent_size(self, size: Size) -> Size: ...
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result: ...
@@ -56,6 +63,7 @@ class _AtAnEndpoint:
 
     def __init__(self, served: ServedSystem) -> None:
         self._served = served
+        self.enforce_reply_form = served.enforce_reply_form
 
     @property
     def system(self) -> str:
@@ -79,11 +87,13 @@ class _AtAnEndpoint:
 class OpenAIEndpoint(OpenAIChat):
     """Gives a system's prompts to an endpoint that speaks OpenAI's chat completions.
 
-    Of a video the sampled frames are sent as images, each with its number and time. Choices are enforced by
-    a JSON schema and special tokens asked for where the server can do so; a server that knows neither (it
-    answers 400 or 422) is asked without from then on, and its answers are held to the choices all the same.
+    Of a video the sampled frames are sent as images, each with its number and time. Choices and JSON are enforced by
+    a JSON schema and special tokens asked for where the server can do so; a server that knows neither, or not this
+    schema (it answers 400 or 422), is asked without from then on, and its answers are held to their form all the same.
     """
 
+    enforced_forms = (Choices, JsonSchema)
+    forms_of_old_recipes = (Choices,)
     image_detail = "high"
 
     def __init__(self, system: ServedSystem) -> None:
@@ -91,6 +101,7 @@ class OpenAIEndpoint(OpenAIChat):
         self._served = system
         self.takes_extras: bool | None = None
         """Whether the server knows what the protocol does not say; None until it has shown."""
+        self._refused_forms: set[str] = set()
 
     @staticmethod
     def settings_problem(system: ServedSystem) -> str | None:
@@ -136,16 +147,34 @@ class OpenAIEndpoint(OpenAIChat):
         plain = self.parameters(request)
         if self.takes_extras is False:
             return self.complete(request, plain)
-        try:
-            answer = self.complete(request, plain | _extras(request.prompt))
-        except (openai.BadRequestError, openai.UnprocessableEntityError):
-            if self.takes_extras:
-                raise
-            answer = self.complete(request, plain)  # what the request itself is to blame for is raised here again
-            self.takes_extras = False
-            return answer
-        self.takes_extras = True
+        form = self._schema(request)
+        tries = [plain | _EXTRAS | form]
+        if form and isinstance(request.prompt.reply_form, JsonSchema):
+            tries.append(plain | _EXTRAS)  # it may lack a keyword of this schema alone
+        if self.takes_extras is None:
+            tries.append(plain)
+        for parameters in tries[:-1]:
+            try:
+                answer = self.complete(request, parameters)
+            except (openai.BadRequestError, openai.UnprocessableEntityError):
+                continue
+            return self._learned(request, parameters, answer)
+        # What the request itself is to blame for is raised here.
+        return self._learned(request, tries[-1], self.complete(request, tries[-1]))
+
+    def _learned(
+        self, request: ProviderRequest, parameters: dict[str, Any], answer: ProviderResponse
+    ) -> ProviderResponse:
+        """The answer to these parameters, which shows what the server takes."""
+        self.takes_extras = "extra_body" in parameters
+        if self.takes_extras and "response_format" not in parameters:
+            self._refused_forms.add(described(self.form(request)))
         return answer
+
+    def _schema(self, request: ProviderRequest) -> dict[str, Any]:
+        """What holds the reply to its form, unless the server has refused this one."""
+        form = self.form(request)
+        return {} if described(form) in self._refused_forms else response_format(form, strict=False)
 
     def parameters(self, request: ProviderRequest) -> dict[str, Any]:
         return {"max_tokens": request.prompt.max_new_tokens, "temperature": 0.0}
@@ -163,18 +192,6 @@ def _account_of(system: ServedSystem) -> Account:
         max_concurrency=system.max_concurrency,
         successor=system.ref.id,
     )
-
-
-def _extras(prompt: Prompt) -> dict[str, Any]:
-    """What vLLM and SGLang know and the protocol does not say: boxes may be written in special tokens."""
-    extras: dict[str, Any] = {
-        "extra_body": {
-            "skip_special_tokens": False,
-            "spaces_between_special_tokens": False,
-            "repetition_penalty": 1.0,
-        }
-    }
-    return extras | (response_format(prompt.reply_form) if isinstance(prompt.reply_form, Choices) else {})
 
 
 def is_private_endpoint(url: str) -> bool:

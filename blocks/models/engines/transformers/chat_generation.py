@@ -96,7 +96,7 @@ class ChatGenerator:
         tokens = model.generate(
             **inputs,
             max_new_tokens=max(limits),
-            prefix_allowed_tokens_fn=self.weights.choice_constraint(batch, prompt_length=before),
+            logits_processor=self.weights.reply_processors(batch, prompt_length=before),
         )
         replies = tokens[:, before or 1 :].tolist()  # a decoder apart begins with its start token
         return [self._generated(*each) for each in zip(batch, replies, lengths, limits, strict=True)]
@@ -162,7 +162,7 @@ class ChatGenerator:
         ends = set(ends if isinstance(ends, list) else [ends])
         reply = reply[:limit]
         length = next((k for k, token in enumerate(reply) if token in ends), len(reply))
-        plain = each.request.enrichment.capability.gives_text
+        plain = not each.request.enrichment.capability.gives_places
         text = self.weights.tokenizer.decode(reply[:length], skip_special_tokens=plain)
         if choices := each.prompt.choices:
             # By its tokens, since not every tokenizer can write every word.

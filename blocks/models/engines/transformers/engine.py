@@ -41,6 +41,7 @@ from sightflow.blocks.models.engines.transformers.device import (
 )
 from sightflow.blocks.models.engines.transformers.loaded_weights import TransformersWeights
 from sightflow.blocks.models.engines.transformers.replicas import Replicas
+from sightflow.blocks.models.reply_forms import Choices, Grammar, JsonSchema, Regex
 from sightflow.blocks.models.weights import count_numbers, local_path, weights_availability, weights_digest
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
@@ -72,6 +73,7 @@ class TransformersSystem(ChatSystem, Protocol):
     placement: str
     batch_size: int | str
     threads: int | None
+    enforce_reply_form: bool
 
     def recipe(self, enrichment: Enrichment, media_kind: MediaKind) -> str: ...
     def refuse_another_model(self, path: Path) -> None: ...
@@ -87,6 +89,9 @@ class TransformersEngine(Engine):
     A batch is preprocessed while another is on the device. A batch that fails is halved until the request to blame
     stands alone.
     """
+
+    enforced_forms = (Choices, JsonSchema, Regex, Grammar)
+    forms_of_old_recipes = (Choices,)
 
     def __init__(self, system: TransformersSystem) -> None:
         self._system = system
@@ -126,7 +131,7 @@ class TransformersEngine(Engine):
         """Compute with a torch module and a processor that are in memory already."""
         system = self._system
         system.on_loaded(processor, model.config)
-        weights = TransformersWeights(model, processor, self._preprocessing)
+        weights = TransformersWeights(model, processor, self._preprocessing, system.enforce_reply_form)
         copies = [weights, *(weights.replica() for _ in range(1, self._batches_at_once()))]
         generators = [system.batch_generator(each) or ChatGenerator(system, each) for each in copies]
         self.generator, self._replicas, self.weights = generators[0], Replicas(generators), weights

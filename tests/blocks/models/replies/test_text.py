@@ -7,10 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sightflow.blocks.models.contract import Prompt, ReplyError, one_of
+from sightflow.blocks.models.contract import Prompt, ReplyError
 from sightflow.blocks.models.engines.providers.openai_chat import content_text
 from sightflow.blocks.models.replies.answer import answer_of, without_fence
 from sightflow.blocks.models.replies.text import plain_text, read_text
+from sightflow.blocks.models.reply_forms import one_of
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
 

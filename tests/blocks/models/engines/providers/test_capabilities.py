@@ -5,7 +5,7 @@ from google.genai import types
 from PIL import Image
 
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.enrichment import RegionsResult, TextResult
+from sightflow.schemas.enrichment import FieldsResult, RegionsResult, TextResult
 from sightflow.schemas.geometry import Box
 from sightflow.schemas.masks import decode_mask
 from sightflow.schemas.media import DecodedImage
@@ -16,12 +16,14 @@ from tests.loopback.hosted_systems import (
     CAPTION,
     CHOOSE,
     DETECT,
+    EXTRACT,
     GEMINI,
     GEMINI_OLD,
     GENERATIONS,
     GPT,
     GPT_NEXT,
     GROUND,
+    KEPT,
     QWEN,
     QWEN_OLD,
     REASON,
@@ -58,6 +60,7 @@ def test_answers_every_capability(system) -> None:
         assert isinstance(outcomes[enrichment], TextResult)
         assert outcomes[enrichment].text.startswith("A red box")
     assert outcomes[CHOOSE] == TextResult("yes")
+    assert outcomes[EXTRACT] == FieldsResult(KEPT)
     for enrichment, label in ((DETECT, "box"), (GROUND, "the red box"), (SEGMENT, "box")):
         result = outcomes[enrichment]
         assert isinstance(result, RegionsResult)

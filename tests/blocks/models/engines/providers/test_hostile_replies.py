@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sightflow.blocks.models.contract import Generated
-from sightflow.schemas.enrichment import RegionsResult, TextResult
+from sightflow.schemas.enrichment import FieldsResult, RegionsResult, TextResult
+from sightflow.schemas.extraction.values import problem_of
 from sightflow.schemas.failure import Failure
 from sightflow.schemas.masks import mask_fits
 from sightflow.schemas.media import DecodedImage
@@ -19,6 +20,7 @@ from tests.loopback.hosted_systems import (
     ALL,
     CHOOSE,
     DETECT,
+    EXTRACT,
     GENERATIONS,
     GROUND,
     SEGMENT,
@@ -90,6 +92,10 @@ def check(outcome, enrichment) -> None:
     """A failure with its cause, a text, or regions that lie in the picture."""
     if isinstance(outcome, Failure):
         assert outcome.message
+        return
+    if enrichment is EXTRACT:
+        assert isinstance(outcome, FieldsResult)
+        assert problem_of(json.loads(outcome.json), enrichment.extraction_schema) is None
         return
     if enrichment.capability.gives_text:
         assert isinstance(outcome, TextResult)
