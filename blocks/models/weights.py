@@ -146,6 +146,15 @@ def model_type(path: Path) -> str | None:
     return str(declared)
 
 
+def language_model_type(path: Path) -> str | None:
+    """What the config in a folder of weights calls the language model within."""
+    try:
+        declared = json.loads((path / "config.json").read_text(encoding="utf-8"))["text_config"]["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(declared)
+
+
 def missing_shards(path: Path) -> list[str]:
     """The files that a folder's index of weights names and that are not there."""
     missing: set[str] = set()

@@ -31,7 +31,7 @@ _SPEC: Final = """\
 source: s3://held-out/**
 catalog: catalog
 store: {{endpoint_url: "{endpoint}"}}
-models: {{florence-2: {{id: "{model}"}}}}
+models: {{florence-2: {{id: "{model}", enforce_reply_form: {enforced}}}}}
 policy: {{max_quarantine_ratio: 1.0}}
 enrichments:
   - {{capability: image captioning, name: caption}}
@@ -42,7 +42,9 @@ enrichments:
 """
 
 
-def write_evaluation(folder: Path, endpoint: str, seeds: Sequence[int], model: Path = MODEL_FOLDER) -> list[Scene]:
+def write_evaluation(
+    folder: Path, endpoint: str, seeds: Sequence[int], model: Path = MODEL_FOLDER, enforced: bool = True
+) -> list[Scene]:
     """Draw the scenes of `seeds`, put them in S3 and write `spec.yaml`; return the scenes."""
     scenes = [draw_scene(seed) for seed in seeds]
     (folder / "media").mkdir(parents=True)
@@ -50,7 +52,8 @@ def write_evaluation(folder: Path, endpoint: str, seeds: Sequence[int], model: P
         scene.image.save(folder / "media" / f"{scene.seed:04d}.png")
     fill_bucket(endpoint, folder / "media", "held-out")
     phrases = json.dumps([f"{article(label)} {label}" for label in LABELS])
-    text = _SPEC.format(endpoint=endpoint, model=model, phrases=phrases, segmented=json.dumps(SEGMENTED))
+    asked = {"phrases": phrases, "segmented": json.dumps(SEGMENTED), "enforced": json.dumps(enforced)}
+    text = _SPEC.format(endpoint=endpoint, model=model, **asked)
     (folder / "spec.yaml").write_text(text)
     return scenes
 
@@ -142,18 +145,23 @@ def _mask_overlap(scene: Scene, label: str, masks: Sequence[str]) -> float:
     return float((truth & said).sum() / (truth | said).sum())
 
 
-def evaluate(count: int, model: Path = MODEL_FOLDER) -> dict[str, float]:
-    """Run the program over the first `count` held-out scenes and score what it published."""
+def evaluate(count: int, model: Path = MODEL_FOLDER, enforced: bool = True) -> dict[str, float]:
+    """Run the program over the first `count` held-out scenes and score what it published.
+
+    `enforced`: whether replies are held to their form while they are written.
+    """
     from sightflow.flows.enrich import enrich
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.open import open_catalog
 
     os.environ.update(KEYS)
     with tempfile.TemporaryDirectory() as scratch, s3_on_loopback() as endpoint:
-        scenes = write_evaluation(Path(scratch), endpoint, range(count), model)
+        scenes = write_evaluation(Path(scratch), endpoint, range(count), model, enforced)
         spec = read_spec(Path(scratch) / "spec.yaml")
         enrich(spec)
-        return scores(scenes, open_catalog(spec).scan("enrichments").collect())
+        catalog = open_catalog(spec)
+        malformed = catalog.scan("quarantine").filter(pl.col("cause") == "malformed").collect().height
+        return {**scores(scenes, catalog.scan("enrichments").collect()), "malformed replies": malformed}
 
 
 def main() -> None:
@@ -161,13 +169,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--model", type=Path, default=MODEL_FOLDER)
+    parser.add_argument("--free", action="store_true", help="do not hold replies to their form")
     arguments = parser.parse_args()
     from sightflow.infra.prefect_server import prefect_api
 
     with prefect_api() as server:
         if server is not None:
             server.wait()
-        for name, value in evaluate(arguments.scenes, arguments.model.resolve()).items():
+        for name, value in evaluate(arguments.scenes, arguments.model.resolve(), not arguments.free).items():
             print(f"{name:50} {value:.3f}")
 
 

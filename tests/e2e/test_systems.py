@@ -63,6 +63,8 @@ SEES_ONLY_IMAGES = {"llava-next", "instruct-blip"}
 
 def served(system: str, capability: Capability, kind: MediaKind) -> bool:
     """What the comparison table promises."""
+    if system == "instruct-blip" and capability is Capability.STRUCTURED_EXTRACTION:
+        return False  # these weights are on T5
     return bool(systems.system_class(system).rating.of(capability)) and not (
         kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES
     )
@@ -165,7 +167,7 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
             refused = write_spec(
                 f"{media}/*", enrichments=[asked(system, capability, kind)], models=models, policy=policy
             )
-            with pytest.raises(SpecError, match=r"\(rated 0\)|takes no video"):
+            with pytest.raises(SpecError, match=r"\(rated 0\)|takes no video|cannot write JSON"):
                 resolve_enrichments(read_spec(refused))
         spec = write_spec(
             f"{media}/*", enrichments=[asked(system, *cell) for cell in cells], models=models, policy=policy
@@ -197,7 +199,7 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
 def test_no_cell_is_skipped() -> None:
     counts = {system: sum(served(system, *cell) for cell in CELLS) for system in SYSTEMS}
     assert len(CELLS) == 13
-    follows_no_instructions = {"florence-2"}
+    writes_no_json = {"florence-2", "instruct-blip"}
     assert counts == {
-        system: 5 if system in SEES_ONLY_IMAGES else 13 - (system in follows_no_instructions) for system in SYSTEMS
+        system: (5 if system in SEES_ONLY_IMAGES else 13) - (system in writes_no_json) for system in SYSTEMS
     }

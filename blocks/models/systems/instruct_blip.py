@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyError
-from sightflow.blocks.models.instructions import text_instruction
+from sightflow.blocks.models.instructions import instruction_prompts, text_instruction
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.llava_boxes import FRACTIONS, phrase_prompts, read_fraction_boxes
 from sightflow.blocks.models.reply_forms import one_of
+from sightflow.blocks.models.weights import language_model_type
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause
@@ -55,9 +56,24 @@ class InstructBlip(OpenWeightsModel):
         if config is not None and processor.num_query_tokens is None:
             processor.num_query_tokens = config.num_query_tokens
 
+    def unsupported_reason(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+        """Fields are written as JSON, and Flan-T5 has no braces among its tokens."""
+        if enrichment.capability is Capability.STRUCTURED_EXTRACTION and not self._on_vicuna():
+            return (
+                f"{self.system} on Flan-T5 cannot write JSON; its Vicuna weights can: Salesforce/instructblip-vicuna-7b"
+            )
+        return super().unsupported_reason(enrichment, media_kind)
+
+    def _on_vicuna(self) -> bool:
+        """Whether the language model is Vicuna: as the weights' config says, or their id if they are not here."""
+        path = self.local_path()
+        return "vicuna" in self.ref.id.lower() if path is None else language_model_type(path) == "llama"
+
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         if enrichment.capability is Capability.VISUAL_GROUNDING:
             return phrase_prompts(enrichment, self.max_new_tokens, _GROUNDING)
+        if enrichment.capability is Capability.STRUCTURED_EXTRACTION:
+            return instruction_prompts(enrichment, media_kind, self.max_new_tokens, "")
         text = text_instruction(enrichment, media_kind)
         return (Prompt(text, reply_form=one_of(enrichment.choices), max_new_tokens=self.max_new_tokens),)
 

@@ -21,6 +21,8 @@ from sightflow.blocks.models.reply_forms import Grammar, JsonSchema, Regex, Repl
 
 _logger = logging.getLogger(__name__)
 _BITS = 32
+_ANY_SPELLING = '%llguidance {"no_forcing": true}\n'
+"""What must come next may be spelled in any tokens, so that a reply of the right form is never changed."""
 _WHITE_SPACE = "\\n?[ ]{0,24}"
 """Within JSON, as pretty printers set it; without a bound a reply might never come to its point."""
 
@@ -135,7 +137,7 @@ class ReplyGrammars:
         try:
             if self._vocabulary is None:
                 self._vocabulary = self._read_vocabulary()
-            matcher = LLMatcher(self._vocabulary, self._grammar(form))
+            matcher = LLMatcher(self._vocabulary, self._grammar(form), log_level=0)
             problem = matcher.get_error()
         except ValueError as error:
             problem = str(error)
@@ -153,12 +155,13 @@ class ReplyGrammars:
                 given = dict(schema) | {"x-guidance": {"whitespace_pattern": _WHITE_SPACE}}
                 rules = f"start: /[ \\n]?/ value\nvalue: %json {json.dumps(given)}\n"
             case Regex(pattern):
-                return str(LLMatcher.grammar_from_regex(f" ?(?:{pattern})"))
+                made = json.loads(LLMatcher.grammar_from_regex(f" ?(?:{pattern})"))
+                rules = made["grammars"][0]["lark_grammar"]
             case Grammar(rules, tokens):
                 rules += "".join(f"\n{name}: <{self._ranges(pattern)}>" for name, pattern in tokens)
             case _:
                 raise ValueError(f"{type(form).__name__} is no form that is followed by a grammar")
-        return str(LLMatcher.grammar_from_lark(rules))
+        return str(LLMatcher.grammar_from_lark(_ANY_SPELLING + rules))
 
     def _ranges(self, pattern: str) -> str:
         """The ids of the tokens that are spelled so, as `[1,5-9]`. Raises ValueError if there are none."""
