@@ -59,9 +59,7 @@ class InstructBlip(OpenWeightsModel):
     def unsupported_reason(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
         """Fields are written as JSON, and Flan-T5 has no braces among its tokens."""
         if enrichment.capability is Capability.STRUCTURED_EXTRACTION and not self._on_vicuna():
-            return (
-                f"{self.system} on Flan-T5 cannot write JSON; its Vicuna weights can: Salesforce/instructblip-vicuna-7b"
-            )
+            return f"{self.system} on Flan-T5 cannot write JSON; Salesforce/instructblip-vicuna-7b can"
         return super().unsupported_reason(enrichment, media_kind)
 
     def _on_vicuna(self) -> bool:
