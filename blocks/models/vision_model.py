@@ -29,6 +29,7 @@ from sightflow.blocks.models.contract import (
     Prompt,
     ReplyError,
 )
+from sightflow.blocks.models.video.association import ASSOCIATION_VERSION
 from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import (
@@ -237,6 +238,8 @@ class VisionModel(Block):
         }
         if media_kind is MediaKind.VIDEO:
             ingredients["sampling"] = self.sampling(enrichment).model_dump(mode="json")
+            if enrichment.capability is Capability.OBJECT_TRACKING and self.runs_per_frame(enrichment, media_kind):
+                ingredients["association"] = ASSOCIATION_VERSION
         canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
