@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pandera.polars as pandera
 import polars as pl
 import pyarrow as pa
 
+from sightflow.schemas.tables.deferred_pandera import DataFrameModel
 from sightflow.schemas.tables.frames import column_comments, polars_schema
 
 COUNT_PREFIX = "sightflow."
@@ -20,7 +20,7 @@ COUNT_PREFIX = "sightflow."
 _ROWS_PER_BATCH = 4096  # a batch of plain strings holds 2 GiB a column
 
 
-def delta_schema(model: type[pandera.DataFrameModel]) -> Any:
+def delta_schema(model: type[DataFrameModel]) -> Any:
     """The columns of a pandera model as a `deltalake.Schema`, each with its meaning as the comment that others show."""
     from deltalake import Schema
 
