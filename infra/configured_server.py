@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
+import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from sightflow.schemas.failure import SightflowError
@@ -25,6 +29,39 @@ class PrefectAway(SightflowError):
             "`prefect config unset PREFECT_API_URL` (or unset the variable) to let this run start one of its own"
         )
         self.address = redact(address)
+
+
+def configured_url() -> str | None:
+    """The address of the API of the server that Prefect is configured with, or None.
+
+    Prefect, which takes longer to import than a run with nothing to do takes, is asked only where it might know one.
+    """
+    if not _may_be_configured():
+        return None
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url or None
+
+
+def _may_be_configured() -> bool:
+    """Whether anything that Prefect reads its settings from could name a server.
+
+    It reads the environment, `.env`, `prefect.toml` and `pyproject.toml` of the working folder, and a profile
+    (https://docs.prefect.io/v3/concepts/settings-and-profiles).
+    """
+    names = {name.upper() for name, value in os.environ.items() if value}
+    if "prefect" in sys.modules or names & {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}:
+        return True
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    try:
+        here = (Path(".env"), Path("prefect.toml"), Path("pyproject.toml"))
+        if any("prefect" in path.read_text().lower() for path in here if path.exists()):
+            return True
+        profiles = home / "profiles.toml"
+        read = tomllib.loads(profiles.read_text()) if profiles.exists() else {}
+        return "PREFECT_API_URL" in read.get("profiles", {}).get(read.get("active"), {})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return True  # Prefect says what is wrong with it
 
 
 def configured_api() -> str:
