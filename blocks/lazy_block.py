@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, HttpUrl
 
-from sightflow.blocks.block_links import LOGO
+from sightflow.blocks.block_links import LOGO, documentation
 
 if TYPE_CHECKING:
     from prefect.blocks.core import Block
@@ -24,8 +24,8 @@ class LazyBlock(BaseModel):
     _block_type_name: ClassVar[str | None] = None
     _block_type_slug: ClassVar[str | None] = None
     _block_schema_capabilities: ClassVar[list[str]] = []
-    _logo_url: ClassVar[HttpUrl | None] = LOGO
-    _documentation_url: ClassVar[HttpUrl | None] = None
+    _logo_url: ClassVar[str] = LOGO
+    _documentation_url: ClassVar[str] = documentation("install.md")
     _code_example: ClassVar[str | None] = None
 
     @classmethod
@@ -62,6 +62,8 @@ def block_type(settings: type[LazyBlock]) -> type[Block]:
         "__doc__": settings.__doc__,
         "__annotations__": nested,
         "model_config": settings.model_config,
+        "_logo_url": HttpUrl(settings._logo_url),
+        "_documentation_url": HttpUrl(settings._documentation_url),
         "load": Block.__dict__["load"],
         "save": Block.__dict__["save"],
     }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
-
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from sightflow.schemas.failure import EmptySource, SightflowError, StoreError, StoreRefusal, is_about_this_machine
 
@@ -66,13 +65,14 @@ class RetriedTask(Generic[P, R]):
 
     def without_prefect(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now; it is tried again as the task is."""
-        retrying = Retrying(
-            stop=stop_after_attempt(1 + self._retries),
-            wait=wait_exponential(multiplier=_FIRST_DELAY_SECONDS),
-            retry=retry_if_exception(_may_pass),
-            reraise=True,
-        )
-        return retrying(self.fn, *args, **kwargs)
+        for tried in range(self._retries):
+            try:
+                return self.fn(*args, **kwargs)
+            except Exception as error:
+                if not _may_pass(error):
+                    raise
+            time.sleep(_FIRST_DELAY_SECONDS * 2**tried)
+        return self.fn(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import polars as pl
 from pydantic import ConfigDict, Field
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from sightflow.blocks.block_links import documentation
 from sightflow.blocks.catalog.table_writes import append_rows, delta_schema, replace_rows, rows_with
@@ -281,6 +280,7 @@ class Catalog(LazyBlock):
         else. That there is room is seen before: where a disk fills up under it, delta-rs panics on the screen.
         """
         from deltalake.exceptions import CommitFailedError
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
         def came_second(error: BaseException) -> bool:
             return isinstance(error, CommitFailedError) and not _REFUSAL.search(str(error))
