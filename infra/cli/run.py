@@ -118,6 +118,10 @@ def show_report(done: RunReport) -> None:
         )
     show_notices(done.plans)
     show_skipped(done.skipped)
+    if done.start.until_first_answers is not None:
+        steps = ", ".join(f"{step.replace('_', ' ')} {taken:,.1f}" for step, taken in done.start.steps.items())
+        first = f"the first answers came after {done.start.until_first_answers:,.1f}"
+        console.print(f"seconds to start: {steps}; {first}", soft_wrap=True)
     if done.bottleneck:
         stages = ", ".join(f"{stage} {time.busy:,.1f}" for stage, time in done.stages.items())
         slowest = f"the bottleneck is {done.bottleneck}, at work {done.stages[done.bottleneck].share:.0%} of the time"
