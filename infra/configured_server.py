@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from sightflow.schemas.failure import SightflowError
@@ -53,15 +54,20 @@ def _may_be_configured() -> bool:
     if "prefect" in sys.modules or names & {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}:
         return True
     home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    dotenv = Path(".env")
     try:
-        here = (Path(".env"), Path("prefect.toml"), Path("pyproject.toml"))
-        if any("prefect" in path.read_text().lower() for path in here if path.exists()):
+        if Path("prefect.toml").exists() or (dotenv.exists() and "prefect" in dotenv.read_text().lower()):
             return True
-        profiles = home / "profiles.toml"
-        read = tomllib.loads(profiles.read_text()) if profiles.exists() else {}
-        return "PREFECT_API_URL" in read.get("profiles", {}).get(read.get("active"), {})
+        if "prefect" in _read_toml(Path("pyproject.toml")).get("tool", {}):
+            return True
+        profiles = _read_toml(home / "profiles.toml")
+        return "PREFECT_API_URL" in profiles.get("profiles", {}).get(profiles.get("active"), {})
     except (OSError, ValueError, TypeError, AttributeError):
         return True  # Prefect says what is wrong with it
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text()) if path.exists() else {}
 
 
 def configured_api() -> str:

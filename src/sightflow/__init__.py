@@ -53,7 +53,7 @@ def plan(spec: Spec, selection: Selection | None = None) -> RunPlan:
     from sightflow.tasks.plan import plan as plan_task
 
     spec, selection = _spec(spec), selection or EVERYTHING
-    return plan_task.fn(discover.fn(spec, selection), spec, selection)
+    return plan_task.fn(discover.fn(spec, selection, check=False), spec, selection)
 
 
 def enrich(spec: Spec, selection: Selection | None = None) -> RunReport:
