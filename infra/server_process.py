@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from sightflow.infra.configured_server import answered_status
 from sightflow.infra.loopback import bypass_proxies, free_port
+from sightflow.infra.server_database import begin_with_template, leave_template
 from sightflow.schemas.failure import SightflowError
 
 _START_SECONDS = 180.0
@@ -65,6 +66,7 @@ class PrefectServer:
         self.port = free_port()
         self._auth_string = f"{_USER}:{secrets.token_urlsafe(32)}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_migrated = False
 
     @property
     def api_url(self) -> str:
@@ -91,6 +93,11 @@ class PrefectServer:
         """Where the server's own words go."""
         return self.folder / "prefect-server.log"
 
+    @property
+    def database(self) -> Path:
+        """The file of its SQLite database."""
+        return self.folder / "prefect.db"
+
     def write_login(self) -> Path:
         """Write the password that the UI asks for into a file that only this user can read; return its path."""
         path = self.folder / "ui-login"
@@ -103,6 +110,7 @@ class PrefectServer:
     def start(self) -> None:
         """Start the process and return at once; see `wait`."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._is_migrated = self.database.exists() or begin_with_template(self.database)
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += [
             "--host",
@@ -181,7 +189,7 @@ class PrefectServer:
 
         SQLite passes over parameters that it does not know.
         """
-        return f"sqlite+aiosqlite:///file:{quote(str(self.folder.resolve() / 'prefect.db'))}?uri=true&as=:memory:"
+        return f"sqlite+aiosqlite:///file:{quote(str(self.database.resolve()))}?uri=true&as=:memory:"
 
     def wait(self) -> None:
         """Return when the server answers. Raises SightflowError that names the log if it ends or never answers."""
@@ -192,6 +200,8 @@ class PrefectServer:
             if answered_status(self.api_url, "health", None) == HTTPStatus.OK:
                 # The first one takes it longer than hundreds after it.
                 answered_status(self.api_url, "admin/version", self._auth_string)
+                if not self._is_migrated:
+                    leave_template(self.database)
                 self._watch()
                 return
             time.sleep(0.1)

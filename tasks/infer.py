@@ -14,7 +14,7 @@ from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, ModelError, Stage
 from sightflow.schemas.run.plan import Shard
-from sightflow.schemas.run.timing import Span, timed
+from sightflow.schemas.run.timing import Span, StartStep, timed
 from sightflow.schemas.spec import EnrichmentSpec, Limits
 from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
 from sightflow.tasks.fetch import Fetched
@@ -42,8 +42,9 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
 
     What is raised after the first answer is returned beside the answers instead: they may have been paid for.
     """
-    loaded = load_model(shard.system, spec.models.get(shard.system))
     spans = list(fetched.spans)
+    with timed(spans, StartStep.MODEL):
+        loaded = load_model(shard.system, spec.models.get(shard.system))
     assembler = ReplyAssembler(shard, fetched)
     try:
         _answer(shard, fetched, spec, loaded, spans, assembler)

@@ -17,7 +17,7 @@ def open_store(settings: StoreSettings) -> ObjectStore:
     The same one each time in a process, with one pool of connections, as long as neither says anything else.
     """
     if settings.block:
-        store: ObjectStore = ObjectStore.load(settings.block)  # type: ignore[assignment]
+        store = ObjectStore.load(settings.block)
     else:
         store = ObjectStore(endpoint_url=settings.endpoint_url, region=settings.region, anonymous=settings.anonymous)
     environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))

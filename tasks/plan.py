@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence, Set
+from dataclasses import replace
 
 import polars as pl
 
@@ -14,6 +15,7 @@ from sightflow.schemas.failure import Cause
 from sightflow.schemas.run.discovered import Discovered
 from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RoutedEnrichment, RunPlan, Status
 from sightflow.schemas.run.selection import EVERYTHING, Selection
+from sightflow.schemas.run.timing import Span, StartStep, timed
 from sightflow.schemas.spec import EnrichmentSpec, Policy
 from sightflow.schemas.tables.frames import storable
 from sightflow.schemas.tables.quarantine import FailedItem
@@ -33,6 +35,13 @@ def plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection = EV
     Reads four columns of the catalog and no media; the catalog streams past the inventory, so that memory grows with
     the inventory alone. Raises SpecError if an enrichment cannot be served.
     """
+    spans: list[Span] = []
+    with timed(spans, StartStep.PLANNING):
+        made = _plan(discovered, spec, selection)
+    return replace(made, spans=(*discovered.spans, *spans))
+
+
+def _plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection) -> RunPlan:
     catalog, inventory = open_catalog(spec), discovered.inventory
     routed = _without_unlisted_kinds(resolve_enrichments(spec), inventory)
     partial = selection.manifest is not None or spec.partial or not discovered.skips.complete

@@ -15,19 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-import pandera.polars as pa
 import polars as pl
-from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sightflow.blocks.block_links import LOGO, documentation
+from sightflow.blocks.block_links import documentation
 from sightflow.blocks.catalog.table_writes import append_rows, delta_schema, replace_rows, rows_with
+from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError, StoreRefusal
 from sightflow.schemas.object_uri import ObjectUri, split_scheme
 from sightflow.schemas.spec import Upkeep
 from sightflow.schemas.tables.catalog import CatalogRow
+from sightflow.schemas.tables.deferred_pandera import DataFrameModel
 from sightflow.schemas.tables.frames import polars_schema
 from sightflow.schemas.tables.quarantine import QuarantineRow
 from sightflow.schemas.tables.runs import RunRow
@@ -36,7 +35,7 @@ TableName = Literal["enrichments", "quarantine", "runs"]
 TABLES: tuple[TableName, ...] = get_args(TableName)
 T = TypeVar("T")
 
-MODELS: Mapping[TableName, type[pa.DataFrameModel]] = {
+MODELS: Mapping[TableName, type[DataFrameModel]] = {
     "enrichments": CatalogRow,
     "quarantine": QuarantineRow,
     "runs": RunRow,
@@ -71,13 +70,12 @@ class MergeResult:
         return self.inserted + self.updated
 
 
-class Catalog(Block):
+class Catalog(LazyBlock):
     """The tables under one URI. A reader never sees half a commit or a key twice."""
 
     _block_type_name = "Sightflow catalog"
     _block_type_slug = "sightflow-catalog"
     _block_schema_capabilities: ClassVar[list[str]] = ["catalog"]
-    _logo_url = LOGO
     _documentation_url = documentation("catalog.md")
     _code_example = """
         ```python
@@ -282,6 +280,7 @@ class Catalog(Block):
         else. That there is room is seen before: where a disk fills up under it, delta-rs panics on the screen.
         """
         from deltalake.exceptions import CommitFailedError
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
         def came_second(error: BaseException) -> bool:
             return isinstance(error, CommitFailedError) and not _REFUSAL.search(str(error))

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pandera.polars as pandera
 import polars as pl
-import pyarrow as pa
 
+from sightflow.schemas.tables.deferred_pandera import DataFrameModel
 from sightflow.schemas.tables.frames import column_comments, polars_schema
 
 COUNT_PREFIX = "sightflow."
@@ -20,8 +19,9 @@ COUNT_PREFIX = "sightflow."
 _ROWS_PER_BATCH = 4096  # a batch of plain strings holds 2 GiB a column
 
 
-def delta_schema(model: type[pandera.DataFrameModel]) -> Any:
+def delta_schema(model: type[DataFrameModel]) -> Any:
     """The columns of a pandera model as a `deltalake.Schema`, each with its meaning as the comment that others show."""
+    import pyarrow as pa
     from deltalake import Schema
 
     comments = column_comments(model)
@@ -87,6 +87,8 @@ def _among(keys: pl.DataFrame) -> str:
 
 def _plain(rows: pl.DataFrame, table: Any) -> Any:
     """Rows as a `pyarrow.RecordBatchReader` in the types of the table's own schema."""
+    import pyarrow as pa
+
     schema = pa.schema(table.schema().to_arrow())
     parts = rows.select(schema.names).iter_slices(_ROWS_PER_BATCH)
     batches = (batch for part in parts for batch in part.to_arrow().cast(schema).to_batches())

@@ -103,7 +103,7 @@ class HostedModel(VisionModel):
             return Availability(False, gone, f"set id to its successor, {successor}")
         key, variables = self.key(), " or ".join(self.key_variables)
         if not key:
-            remedy = f"set {variables}, or the api_key of a saved {self.get_block_type_slug()} block"
+            remedy = f"set {variables}, or the api_key of a saved {self._block_type_slug} block"
             return Availability(False, "there is no API key", remedy)
         if not (key.isascii() and key.isprintable()) or " " in key:
             return Availability(False, "the API key holds characters that no key has", f"copy it anew into {variables}")

@@ -81,9 +81,9 @@ def open_model(system: str, settings: dict[str, Any] | None = None) -> VisionMod
 
 
 def _saved(model_class: type[VisionModel], system: str, name: str) -> VisionModel:
-    slug = model_class.get_block_type_slug()
+    slug = model_class._block_type_slug
     try:
-        return model_class.load(name)  # type: ignore[return-value]
+        return model_class.load(name)
     except ValueError:
         raise SpecError(f"models.{system}.block: there is no saved block {slug}/{name}") from None
     except RuntimeError:  # Prefect's, from a ValidationError that would show what the block holds

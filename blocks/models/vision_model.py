@@ -14,10 +14,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from sightflow.blocks.block_links import LOGO, documentation
+from sightflow.blocks.block_links import documentation
+from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.models.contract import (
     Availability,
     BilledFailure,
@@ -49,7 +49,7 @@ from sightflow.schemas.vision import ModelRef, Usage, VisionReply, VisionRequest
 _logger = logging.getLogger(__name__)
 
 
-class VisionModel(Block):
+class VisionModel(LazyBlock):
     """A vision-language model that serves some of the capabilities: a system on an engine.
 
     `run` never raises for one bad item and never returns another item's answer. It raises ModelError only for what
@@ -58,7 +58,6 @@ class VisionModel(Block):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     _block_schema_capabilities: ClassVar[list[str]] = ["vision"]
-    _logo_url = LOGO
     _documentation_url = documentation("models.md")
 
     rating: ClassVar[Rating]

@@ -34,6 +34,12 @@ def local_path(ref: ModelRef) -> Path | None:
         return folder if folder.is_dir() else None
     if not is_installed("huggingface_hub"):
         return None
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    # What the hub's client calls a repository's folder. Without one nothing is there, and the client, which takes
+    # longer to import than a run with nothing to do takes, need not be asked.
+    if not Path(HF_HUB_CACHE, f"models--{ref.id.replace('/', '--')}").is_dir():
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

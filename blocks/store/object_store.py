@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import polars as pl
-from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
-from sightflow.blocks.block_links import LOGO, documentation
+from sightflow.blocks.block_links import documentation
+from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.store.backend import ObjectVersion, StorageBackend
 from sightflow.blocks.store.inventory import ListedObject, concat, to_inventory
 from sightflow.blocks.store.local import LocalBackend
@@ -40,7 +40,7 @@ BACKENDS: Mapping[Scheme, Callable[[ObjectStore], StorageBackend]] = {
 }
 
 
-class ObjectStore(Block):
+class ObjectStore(LazyBlock):
     """An S3 or S3-compatible store, and the local file system.
 
     Without keys of its own the block uses what the AWS command line would: environment, profile, role. Every method
@@ -50,7 +50,6 @@ class ObjectStore(Block):
     _block_type_name = "Sightflow object store"
     _block_type_slug = "sightflow-object-store"
     _block_schema_capabilities: ClassVar[list[str]] = ["object-store"]
-    _logo_url = LOGO
     _documentation_url = documentation("spec.md")
     _code_example = """
         ```python

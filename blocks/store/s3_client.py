@@ -12,7 +12,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from sightflow.blocks.store.s3_answers import NotAListing, bounded_session, check_body
 from sightflow.blocks.store.s3_errors import (
@@ -79,6 +78,8 @@ class S3Client:
 
     async def retry(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Attempt until it succeeds, with full jitter (0 to 0.2, 0.4, ... 20 s) after each transient error."""
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._settings.attempts),
             wait=wait_random_exponential(multiplier=0.2, max=20),

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.run.discovered import Skipped
+from sightflow.schemas.run.timing import Span
 from sightflow.schemas.tables.quarantine import FailedItem
 
 
@@ -152,7 +153,7 @@ class RunPlan:
     `orphaned_rows`, `orphaned_quarantine`: uri, enrichment, fingerprint; in the catalog and in the quarantine, covered
     by the source, and no longer listed. `settled`: uri, enrichment; in the quarantine, with a row that is up to date.
     `not_asked`: listed objects, by kind, that no enrichment is asked of. `failed_lookups`: what was named and could not
-    be looked up. `skipped`: what could not be listed.
+    be looked up. `skipped`: what could not be listed. `spans`: when it was listed and planned.
     """
 
     frame: pl.DataFrame
@@ -166,6 +167,7 @@ class RunPlan:
     failed_lookups: tuple[FailedItem, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     version: int | None = None
+    spans: tuple[Span, ...] = ()
 
     @cached_property
     def orphaned(self) -> pl.DataFrame:
@@ -179,6 +181,12 @@ class RunPlan:
     @property
     def price(self) -> float:
         return sum(plan.price for plan in self.plans)
+
+    def changes_nothing(self, prune: bool) -> bool:
+        """Whether there is nothing to compute, to settle or to quarantine, and, with `prune`, nothing to remove."""
+        to_remove = [self.orphaned_quarantine, *([self.orphaned_rows] if prune else [])]
+        is_settled = self.settled.is_empty() and not self.failed_lookups
+        return not self.to_compute and is_settled and all(rows.is_empty() for rows in to_remove)
 
     def count(self, status: Status) -> int:
         return sum(plan.counts.get(status, 0) for plan in self.plans)
