@@ -10,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sightflow.blocks.models.contract import Incomplete
+from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, ModelError, Stage
@@ -141,7 +142,8 @@ def _run(loaded: LoadedModel, requests: Sequence[VisionRequest]) -> tuple[list[V
     replies: list[VisionReply | None] = []
     error: Exception | None = None
     try:
-        replies += loaded.model.run(requests) if requests else []
+        with blamed_on(loaded.model.name_in_spec, type(loaded.model), ModelError):
+            replies += loaded.model.run(requests) if requests else []
     except Incomplete as stopped:
         replies, error = stopped.done, ModelError(str(stopped))
     except Exception as raised:  # whatever it is, it is raised when what was answered before has been kept

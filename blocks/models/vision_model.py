@@ -38,7 +38,7 @@ from sightflow.schemas.enrichment import (
     FrameSampling,
     Result,
 )
-from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.geometry import BoxFormat, GeometryError, ImageTransform
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.rating import Rating
@@ -268,6 +268,8 @@ class VisionModel(Block):
             made = self.open_engine().generate(batch)
         except Incomplete as error:
             made, stopped = error.done, error
+        if len(made) != len(batch):
+            raise ModelError(f"{self.name_in_spec}: its engine gave {len(made)} outputs for {len(batch)} requests")
         outputs = iter(made)
         given = [[(prompt, next(outputs)) for prompt in own] for own in prompts]
         replies = iter([self._reply_if_complete(*each) for each in zip(singles, given, strict=True)])

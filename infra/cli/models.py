@@ -32,6 +32,7 @@ def models(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from sightflow.blocks.models.hosted_model import HostedModel
+    from sightflow.blocks.models.outside_systems import outside_systems, package_of
     from sightflow.blocks.models.registry import open_model
     from sightflow.blocks.models.systems import SYSTEMS
 
@@ -44,6 +45,10 @@ def models(context: typer.Context) -> None:
         where = f"hosted by {model.vendor}" if isinstance(model, HostedModel) else "local"
         remedy = f"; {available.remedy}" if available.remedy else ""
         notes.append(f"{system}: {where}, {model.ref.id}, licence {model.ref.licence}; {available.why}{remedy}")
+    for name, entries in outside_systems().items():  # told, and not imported
+        packages = ", ".join(map(package_of, entries))
+        shadowed = "not used: it has the name of a system of ours" if name in SYSTEMS else "used where a spec names it"
+        notes.append(f"{name}: of {packages}; {shadowed}")
     console.print(table("", "system", *_SHORT.values(), "here", rows=rows))
     for note in notes:
         console.print(safe(note), soft_wrap=True)
