@@ -10,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sightflow.blocks.models.contract import Incomplete
+from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, ModelError, Stage
@@ -44,7 +45,7 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
     """
     spans = list(fetched.spans)
     with timed(spans, StartStep.MODEL):
-        loaded = load_model(shard.system, spec.models.get(shard.system))
+        loaded = load_model(*spec.model_entry(shard.system))
     assembler = ReplyAssembler(shard, fetched)
     try:
         _answer(shard, fetched, spec, loaded, spans, assembler)
@@ -107,7 +108,7 @@ def _failed_answer(item: InferenceItem, model: VisionModel) -> Answer:
     """The answer to what could not be made a request."""
     assert item.failure is not None
     uri, enrichment = item.shard_item.uri, item.resolved.enrichment
-    reply = VisionReply(uri, enrichment.name, item.failure, model.system, model.ref.id)
+    reply = VisionReply(uri, enrichment.name, item.failure, model.name_in_spec, model.ref.id)
     return Answer(item.shard_item, item.resolved, None, reply)
 
 
@@ -119,9 +120,9 @@ def _run_unless_skipped(
     given, error = _run(loaded, sent)
     replies = iter(given)
     model = loaded.model
-    failure = Failure(Cause.MODEL, f"not asked: {model.system} failed for all that was asked before", attempts=0)
+    failure = Failure(Cause.MODEL, f"not asked: {model.name_in_spec} failed for all that was asked before", attempts=0)
     return [
-        VisionReply(request.uri, request.enrichment.name, failure, model.system, model.ref.id)
+        VisionReply(request.uri, request.enrichment.name, failure, model.name_in_spec, model.ref.id)
         if skip
         else next(replies)
         for request, skip in zip(requests, skipped, strict=True)
@@ -142,7 +143,8 @@ def _run(loaded: LoadedModel, requests: Sequence[VisionRequest]) -> tuple[list[V
     replies: list[VisionReply | None] = []
     error: Exception | None = None
     try:
-        replies += loaded.model.run(requests) if requests else []
+        with blamed_on(loaded.model.name_in_spec, type(loaded.model), ModelError):
+            replies += loaded.model.run(requests) if requests else []
     except Incomplete as stopped:
         replies, error = stopped.done, ModelError(str(stopped))
     except Exception as raised:  # whatever it is, it is raised when what was answered before has been kept
@@ -171,7 +173,7 @@ def _fall_back(
         system = next(iter(waiting.values()))
         indices = [index for index, wanted in waiting.items() if wanted == system]
         try:
-            loaded = load_model(system, spec.models.get(system))
+            loaded = load_model(*spec.model_entry(system))
         except Exception as raised:  # whatever it is, it is raised when what was answered before has been kept
             error = raised
             continue

@@ -17,6 +17,7 @@ _SAMPLES_PER_FILE = 16
 _SAMPLE_BYTES = 64 * 1024
 _LONGEST_HEADER = 100_000_000
 """Bytes; as the safetensors library has it."""
+_LONGEST_CONFIG = 8 * 2**20
 _NOTICE = "notice.txt"
 _MAX_NOTICE_BYTES = 2000
 _DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -143,13 +144,20 @@ def progress_bar() -> type[Any]:
     return OnATerminal
 
 
+def config(path: Path) -> dict[str, Any]:
+    """The `config.json` in a folder of weights; nothing if it cannot be read."""
+    try:
+        with (path / "config.json").open("rb") as file:
+            declared = json.loads(file.read(_LONGEST_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return declared if isinstance(declared, dict) else {}
+
+
 def model_type(path: Path) -> str | None:
     """What the config in a folder of weights calls its model."""
-    try:
-        declared = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return str(declared)
+    declared = config(path)
+    return str(declared.get("model_type")) if declared else None
 
 
 def missing_shards(path: Path) -> list[str]:

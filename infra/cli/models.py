@@ -23,14 +23,16 @@ _SHORT = {
     Capability.OBJECT_TRACKING: "track",
     Capability.VIDEO_CAPTIONING: "film",
 }
+_STAR = {0: "-", None: "?"}
 
 
 @app.callback()
 def models(context: typer.Context) -> None:
-    """Show the comparison table (0 to 5, 0: cannot) and whether each system can be used here and now."""
+    """Show the comparison table (1 to 5; -: cannot; ?: unrated) and whether each system can be used here and now."""
     if context.invoked_subcommand is not None:
         return
     from sightflow.blocks.models.hosted_model import HostedModel
+    from sightflow.blocks.models.outside_systems import outside_systems, package_of
     from sightflow.blocks.models.registry import open_model
     from sightflow.blocks.models.systems import SYSTEMS
 
@@ -38,11 +40,15 @@ def models(context: typer.Context) -> None:
     for system in SYSTEMS:
         model = open_model(system)
         available = model.availability()
-        stars = (str(model.rating.of(capability) or "-") for capability in _SHORT)
+        stars = (_STAR.get(rating := model.rating.of(capability), str(rating)) for capability in _SHORT)
         rows.append((system, *stars, "yes" if available.usable else "no"))
         where = f"hosted by {model.vendor}" if isinstance(model, HostedModel) else "local"
         remedy = f"; {available.remedy}" if available.remedy else ""
         notes.append(f"{system}: {where}, {model.ref.id}, licence {model.ref.licence}; {available.why}{remedy}")
+    for name, entries in outside_systems().items():  # told, and not imported
+        packages = ", ".join(map(package_of, entries))
+        shadowed = "not used: it has the name of a system of ours" if name in SYSTEMS else "used where a spec names it"
+        notes.append(f"{name}: of {packages}; {shadowed}")
     console.print(table("", "system", *_SHORT.values(), "here", rows=rows))
     for note in notes:
         console.print(safe(note), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The table: eight systems, every capability, both kinds of media; each cell a valid row out of the flow or a refusal.
+"""The table: every system, every capability, both kinds of media; each cell a valid row out of the flow or a refusal.
 
 Hosted systems answer over their real SDKs from loopback. Of the local ones the classes, processors, prompts and parsers
 are the real ones on tiny weights; what trained weights would say is put into their mouth in each system's own form.
@@ -18,8 +18,10 @@ import pytest
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models import registry as systems
 from sightflow.blocks.models.contract import Generated, GenerationRequest
+from sightflow.blocks.models.detection.generator import DetectionGenerator
 from sightflow.blocks.models.engines.transformers.chat_generation import ChatGenerator
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
+from sightflow.blocks.models.replies.detections import Detection, write_detections
 from sightflow.blocks.models.systems import SYSTEMS
 from sightflow.blocks.models.systems.florence2 import Florence2Generator
 from sightflow.flows.enrich import enrich
@@ -30,7 +32,7 @@ from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.route import resolve_enrichments
 from tests.loopback.hosted_systems import GEMINI, GPT, KEY, QWEN, System, image_with_box, seen_box
 from tests.loopback.server import Behaviour, Received, Say
-from tests.tiny_models import instruct_blip, llava_next, qwen_vl, video_llava
+from tests.tiny_models import detectors, instruct_blip, llava_next, qwen_vl, video_llava
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -53,6 +55,7 @@ BUILD: dict[str, Callable[[Path], Path]] = {
     "video-llava": video_llava.build,
     "qwen2-vl": partial(qwen_vl.build, generation="qwen2_vl"),
     "instruct-blip": partial(instruct_blip.build, language_model="t5"),
+    "detector": partial(detectors.build, family="owlv2"),
 }
 HOSTED: dict[str, System] = {"gpt-4o": GPT, "gemini": GEMINI, "qwen-vl-max": QWEN}
 SEES_ONLY_IMAGES = {"llava-next", "instruct-blip"}
@@ -60,9 +63,8 @@ SEES_ONLY_IMAGES = {"llava-next", "instruct-blip"}
 
 def served(system: str, capability: Capability, kind: MediaKind) -> bool:
     """What the comparison table promises."""
-    return bool(systems.system_class(system).rating.of(capability)) and not (
-        kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES
-    )
+    rated_0 = systems.system_class(system).rating.of(capability) == 0
+    return not rated_0 and not (kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES)
 
 
 def asked(system: str, capability: Capability, kind: MediaKind) -> dict[str, Any]:
@@ -80,6 +82,9 @@ def written(system: str, unit: GenerationRequest) -> str:
     if system == "florence-2":
         places = corners if capability is Capability.SEGMENTATION else [corners[0], corners[2]]
         return "box" + "".join(f"<loc_{int(1000 * number)}>" for point in places for number in point)
+    if system == "detector":
+        side = max(SIZE)  # the image is put into a square
+        return write_detections([Detection(unit.prompt.text, [edge / side for edge in BOX], 0.9)])
     if system == "qwen2-vl" and capability is not Capability.SEGMENTATION:
         first, last = ((int(1000 * x), int(1000 * y)) for x, y in (corners[0], corners[2]))
         return f"<|box_start|>({first[0]},{first[1]}),({last[0]},{last[1]})<|box_end|>"
@@ -144,7 +149,7 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
         def generate(_self: Any, batch: Sequence[GenerationRequest], _inputs: Any) -> list[Generated]:
             return [Generated(written(system, each)) for each in batch]
 
-        for generator in (ChatGenerator, Florence2Generator):
+        for generator in (ChatGenerator, Florence2Generator, DetectionGenerator):
             monkeypatch.setattr(generator, "generate", generate)
     with provider as endpoint:
         if system in HOSTED:
@@ -188,4 +193,5 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
 def test_no_cell_is_skipped() -> None:
     counts = {system: sum(served(system, *cell) for cell in CELLS) for system in SYSTEMS}
     assert len(CELLS) == 12
-    assert counts == {system: 4 if system in SEES_ONLY_IMAGES else 12 for system in SYSTEMS}
+    few = dict.fromkeys(SEES_ONLY_IMAGES, 4) | {"detector": 4}
+    assert counts == {system: few.get(system, 12) for system in SYSTEMS}
