@@ -217,8 +217,6 @@ class AzureClient:
         if expires - _RENEWED_BEFORE <= time.time():
             try:
                 token, _ = self._token = self._new_token()
-            except StoreError:
-                raise
             except Exception as error:  # what a login raises has many classes, and may hold keys
                 raise self.store_error(error, ObjectUri(self.scheme, "", "")) from None
         return token

@@ -17,10 +17,19 @@ from fsspec.asyn import get_loop, sync
 
 from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
 from sightflow.blocks.store.buckets.client import BucketClient, BucketSettings, ErrorKind
+from sightflow.blocks.store.buckets.hashed_file import HashedFile
 from sightflow.blocks.store.buckets.listing import Listing, NotAListing, Page, Root, listing_roots
 from sightflow.blocks.store.buckets.pages import inventory_of, objects_of
 from sightflow.blocks.store.inventory import ListedObject, concat, version_of
-from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
+from sightflow.schemas.failure import (
+    Cause,
+    Failure,
+    SightflowError,
+    Stage,
+    StoreError,
+    StoreRefusal,
+    is_about_this_machine,
+)
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.redaction import redact
@@ -46,7 +55,7 @@ class BucketBackend:
         """Open the client, which may look up the keys of a role."""
         try:
             sync(get_loop(), self._client.open)
-        except StoreError:
+        except SightflowError:
             raise
         except Exception as error:  # the libraries have no common class of errors, and some hold keys
             name = self._client.scheme.upper()
@@ -247,24 +256,13 @@ class BucketBackend:
     def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
         async def download(one: ObjectVersion) -> MediaFile | Failure:
             path = folder / hashlib.sha256(one[0].encode()).hexdigest()[:32]
-            digest = hashlib.sha256()
-            with path.open("wb") as file:
-
-                def restart() -> None:
-                    nonlocal digest
-                    digest = hashlib.sha256()
-                    file.seek(0)
-                    file.truncate()
-
-                def append(part: bytes) -> None:
-                    digest.update(part)
-                    file.write(part)
-
-                failure = await self._get_version(one, max_bytes, restart, append)
+            with path.open("wb") as stream:
+                file = HashedFile(stream)
+                failure = await self._get_version(one, max_bytes, file.restart, file.append)
             if failure:
                 path.unlink()
                 return failure
-            return MediaFile(path, digest.hexdigest())
+            return MediaFile(path, file.sha256())
 
         return self._limit.map(download, wanted)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sightflow.blocks.store.buckets.client import ErrorKind
 from sightflow.blocks.store.buckets.http import RefusedRequest
 from sightflow.blocks.store.buckets.listing import NotAListing
-from sightflow.schemas.failure import StoreError, StoreRefusal
+from sightflow.schemas.failure import SightflowError, StoreError, StoreRefusal
 from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.redaction import redact
 
@@ -28,7 +28,7 @@ class Codes:
 
     def kind_of(self, error: BaseException) -> ErrorKind:
         """What an error is about."""
-        if isinstance(error, StoreRefusal):
+        if isinstance(error, SightflowError):
             return ErrorKind.CALLER
         if not isinstance(error, RefusedRequest):
             return ErrorKind.OTHER
@@ -73,8 +73,8 @@ def refusal(
     error: Exception, uri: ObjectUri, attempted: str, words: Words, codes: Codes, attempts: int, no_login: bool
 ) -> StoreError:
     """An error in words, without a key in them."""
-    if isinstance(error, StoreError):
-        return error
+    if isinstance(error, SightflowError):  # which tells a user already: no keys, or an extra that is missing
+        return error if isinstance(error, StoreError) else StoreRefusal(str(error))
     said = redact(message_of(error))[:_LONGEST_MESSAGE]
     if no_login:
         return StoreRefusal(f"no keys for {words.place}: {said}; {words.no_keys}")
