@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, Generic, TypeVar
 
-from sightflow.blocks.store.s3_answers import NotAListing, Page, next_token
 from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.source_pattern import alternatives, is_literal, literal_prefix
 
+Page = dict[str, Any]
+"""A page of a listing, by the names of S3's ListObjectsV2."""
 ListPage = Callable[..., Awaitable[Page]]
 """Sends ListObjectsV2 with the keywords it is given."""
 Chunk = TypeVar("Chunk")
@@ -44,6 +45,10 @@ class Root:
     until: str | None = None
 
 
+class NotAListing(ConnectionError):
+    """An answer that is no listing of what was asked; it may be one when it is asked again."""
+
+
 class _UnorderedListing(Exception):
     """The store does not list keys in their order."""
 
@@ -52,8 +57,13 @@ class Listing(Generic[Chunk]):
     """One listing. `convert` turns the objects of a page, never none, into what is kept of them, as they arrive."""
 
     def __init__(
-        self, list_page: ListPage, concurrency: int, convert: Callable[[str, list[dict[str, Any]]], Chunk]
+        self,
+        list_page: ListPage,
+        concurrency: int,
+        convert: Callable[[str, list[dict[str, Any]]], Chunk],
+        starts_anywhere: bool = True,
     ) -> None:
+        self._starts_anywhere = starts_anywhere
         self._list_page, self._concurrency, self._convert = list_page, concurrency, convert
         self._chunks: list[tuple[Root, str, Chunk]] = []
         self._open_ranges = self._pages = self._empty_pages = 0
@@ -65,6 +75,8 @@ class Listing(Generic[Chunk]):
 
         Raises NotAListing if the pages go in circles.
         """
+        if not self._starts_anywhere:
+            return list(chain.from_iterable(await asyncio.gather(*map(self._list_in_sequence, roots))))
         try:
             async with asyncio.TaskGroup() as self._task_group:
                 for root in roots:
@@ -168,6 +180,19 @@ class Listing(Generic[Chunk]):
             empty = 0 if keys else empty + 1
             if empty > _MOST_EMPTY_PAGES:
                 raise NotAListing(f"more than {_MOST_EMPTY_PAGES} pages in a row hold nothing, and more follow")
+
+
+def next_token(page: Page, seen: set[str]) -> str | None:
+    """Where the listing goes on, or None at its end; added to `seen`. Raises NotAListing if it goes in circles."""
+    if not page.get("IsTruncated"):
+        return None
+    token = page.get("NextContinuationToken")
+    if not token:
+        raise NotAListing("it says that more follows, and not where (NextContinuationToken)")
+    if token in seen:
+        raise NotAListing("it goes on where it was before")
+    seen.add(token)
+    return str(token)
 
 
 def guess_cuts(keys: Sequence[str], folder: str) -> set[str]:
