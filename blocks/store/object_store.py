@@ -19,7 +19,7 @@ from sightflow.blocks.store.inventory import ListedObject, concat, to_inventory
 from sightflow.blocks.store.local import LocalBackend
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.refusals import RefusalWatch
-from sightflow.blocks.store.s3 import S3Backend
+from sightflow.blocks.store.s3.backend import S3Backend
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import InvalidUriError, ObjectUri, Scheme, split_scheme

@@ -14,12 +14,10 @@ from typing import Any
 import polars as pl
 
 from sightflow.blocks.store.backend import UriFilter
+from sightflow.blocks.store.buckets.listing import NotAListing, Page
 from sightflow.blocks.store.inventory import columns_to_inventory, version_of
 from sightflow.schemas.object_uri import ObjectUri, Scheme
 from sightflow.schemas.run.discovered import Skips
-
-Page = dict[str, Any]
-"""An answer of ListObjectsV2."""
 
 _ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:(?:<\?.*?\?>|<!--.*?-->)\s*)*<(?:[\w.-]+:)?([\w.-]+)", re.DOTALL)
 _TRUNCATED = re.compile(rb"<(?:[\w.-]+:)?IsTruncated\s*>\s*(?:true|false)\s*</")
@@ -32,10 +30,6 @@ _LISTED = (200, 500)  # 500: botocore's word for an answer of 200 that is no XML
 
 class AnswerTooLarge(Exception):
     """An answer that is no object, and larger than any that S3 gives."""
-
-
-class NotAListing(ConnectionError):
-    """An answer that is no listing of what was asked; it may be one when it is asked again."""
 
 
 @cache
@@ -93,19 +87,6 @@ def check_page(page: Page, bucket: str, prefix: str) -> None:
             raise NotAListing(f"it holds the key {entry.get('Key')!r}")
     if not all(entry.get("Prefix") for entry in page.get("CommonPrefixes", [])):
         raise NotAListing("it holds a folder without a name")
-
-
-def next_token(page: Page, seen: set[str]) -> str | None:
-    """Where the listing goes on, or None at its end; added to `seen`. Raises NotAListing if it goes in circles."""
-    if not page.get("IsTruncated"):
-        return None
-    token = page.get("NextContinuationToken")
-    if not token:
-        raise NotAListing("it says that more follows, and not where (NextContinuationToken)")
-    if token in seen:
-        raise NotAListing("it goes on where it was before")
-    seen.add(token)
-    return str(token)
 
 
 def objects_of(bucket: str, objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

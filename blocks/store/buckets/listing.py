@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, Generic, TypeVar
 
-from sightflow.blocks.store.s3_answers import NotAListing, Page, next_token
 from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.source_pattern import alternatives, is_literal, literal_prefix
 
+Page = dict[str, Any]
+"""A page of a listing, by the names of S3's ListObjectsV2."""
 ListPage = Callable[..., Awaitable[Page]]
 """Sends ListObjectsV2 with the keywords it is given."""
 Chunk = TypeVar("Chunk")
@@ -42,6 +43,10 @@ class Root:
     bucket: str
     prefix: str
     until: str | None = None
+
+
+class NotAListing(ConnectionError):
+    """An answer that is no listing of what was asked; it may be one when it is asked again."""
 
 
 class _UnorderedListing(Exception):
@@ -168,6 +173,19 @@ class Listing(Generic[Chunk]):
             empty = 0 if keys else empty + 1
             if empty > _MOST_EMPTY_PAGES:
                 raise NotAListing(f"more than {_MOST_EMPTY_PAGES} pages in a row hold nothing, and more follow")
+
+
+def next_token(page: Page, seen: set[str]) -> str | None:
+    """Where the listing goes on, or None at its end; added to `seen`. Raises NotAListing if it goes in circles."""
+    if not page.get("IsTruncated"):
+        return None
+    token = page.get("NextContinuationToken")
+    if not token:
+        raise NotAListing("it says that more follows, and not where (NextContinuationToken)")
+    if token in seen:
+        raise NotAListing("it goes on where it was before")
+    seen.add(token)
+    return str(token)
 
 
 def guess_cuts(keys: Sequence[str], folder: str) -> set[str]:

@@ -17,11 +17,11 @@ import polars as pl
 from fsspec.asyn import get_loop, sync
 
 from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
+from sightflow.blocks.store.buckets.listing import Listing, NotAListing, Page, Root, listing_roots
 from sightflow.blocks.store.inventory import ListedObject, concat, version_of
-from sightflow.blocks.store.s3_answers import NotAListing, Page, check_page, inventory_of, objects_of
-from sightflow.blocks.store.s3_client import S3Client, S3Settings
-from sightflow.blocks.store.s3_errors import DENIED_CODES, MISSING_CODES, REPLACED_CODES, code_of, is_about_the_caller
-from sightflow.blocks.store.s3_listing import Listing, Root, listing_roots
+from sightflow.blocks.store.s3.answers import check_page, inventory_of, objects_of
+from sightflow.blocks.store.s3.client import S3Client, S3Settings
+from sightflow.blocks.store.s3.errors import DENIED_CODES, MISSING_CODES, REPLACED_CODES, code_of, is_about_the_caller
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri, Scheme

@@ -14,8 +14,9 @@ from typing import Any, Protocol, TypeVar
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sightflow.blocks.store.s3_answers import NotAListing, bounded_session, check_body
-from sightflow.blocks.store.s3_errors import (
+from sightflow.blocks.store.buckets.listing import NotAListing
+from sightflow.blocks.store.s3.answers import bounded_session, check_body
+from sightflow.blocks.store.s3.errors import (
     BAD_KEY_CODES,
     CLOCK_CODES,
     DENIED_CODES,
