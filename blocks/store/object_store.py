@@ -15,11 +15,12 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
 from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.store.backend import ObjectVersion, StorageBackend
+from sightflow.blocks.store.buckets.backend import BucketBackend
 from sightflow.blocks.store.inventory import ListedObject, concat, to_inventory
 from sightflow.blocks.store.local import LocalBackend
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.refusals import RefusalWatch
-from sightflow.blocks.store.s3.backend import S3Backend
+from sightflow.blocks.store.s3.client import S3Client
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import InvalidUriError, ObjectUri, Scheme, split_scheme
@@ -35,7 +36,7 @@ _HEADS_AT_ONCE = 10_000  # objects, each a waiting request
 _STARTS_AT_ONCE = 1_000  # objects, each a waiting request and some kilobytes
 
 BACKENDS: Mapping[Scheme, Callable[[ObjectStore], StorageBackend]] = {
-    Scheme.S3: S3Backend,
+    Scheme.S3: lambda store: BucketBackend(S3Client(store), store),
     Scheme.FILE: LocalBackend,
 }
 

@@ -7,23 +7,15 @@ says what a listing holds.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import polars as pl
-
-from sightflow.blocks.store.backend import UriFilter
-from sightflow.blocks.store.buckets.listing import NotAListing, Page
-from sightflow.blocks.store.inventory import columns_to_inventory, version_of
-from sightflow.schemas.object_uri import ObjectUri, Scheme
-from sightflow.schemas.run.discovered import Skips
+from sightflow.blocks.store.buckets.listing import NotAListing
 
 _ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:(?:<\?.*?\?>|<!--.*?-->)\s*)*<(?:[\w.-]+:)?([\w.-]+)", re.DOTALL)
 _TRUNCATED = re.compile(rb"<(?:[\w.-]+:)?IsTruncated\s*>\s*(?:true|false)\s*</")
-_ALIAS = "-s3alias"  # an access point, which may answer with the name of its bucket
 _SHOWN = 80
-_LARGEST_SIZE = 2**63 - 1
 _LARGEST_ANSWER = 64 * 2**20  # a thousand keys of a kilobyte take some two
 _LISTED = (200, 500)  # 500: botocore's word for an answer of 200 that is no XML
 
@@ -75,37 +67,3 @@ def check_body(response_dict: Mapping[str, Any], **_: Any) -> None:
         raise NotAListing(f"it begins with {body[:_SHOWN].decode(errors='replace')!r}")
     if _TRUNCATED.search(body) is None:
         raise NotAListing("it does not say whether more follows (IsTruncated)")
-
-
-def check_page(page: Page, bucket: str, prefix: str) -> None:
-    """Raise NotAListing for a page of another bucket or of keys that were not asked for."""
-    name = page.get("Name")
-    if name != bucket and not bucket.endswith(_ALIAS):
-        raise NotAListing(f"it is of the bucket {name!r}")
-    for entry in page.get("Contents", []):
-        if not entry.get("Key", "").startswith(prefix) or not entry.get("Key"):
-            raise NotAListing(f"it holds the key {entry.get('Key')!r}")
-    if not all(entry.get("Prefix") for entry in page.get("CommonPrefixes", [])):
-        raise NotAListing("it holds a folder without a name")
-
-
-def objects_of(bucket: str, objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The URI and the entry of each object of a page, without the markers of folders."""
-    root = str(ObjectUri(Scheme.S3, bucket, ""))
-    # A key that ends in a slash and holds nothing marks an empty "folder", made by consoles.
-    return ((root + each["Key"], each) for each in objects if each.get("Size") or not each["Key"].endswith("/"))
-
-
-def inventory_of(bucket: str, objects: list[dict[str, Any]], include: UriFilter, skips: Skips) -> pl.DataFrame:
-    """A page of a listing in the form of `Inventory`."""
-    kept = [(uri, each) for uri, each in objects_of(bucket, objects) if include(uri)]
-    if odd := {uri for uri, each in kept if not each.get("ETag") or not 0 <= each.get("Size", -1) <= _LARGEST_SIZE}:
-        for uri in sorted(odd):
-            skips.add(uri, "the listing gives no ETag or size")
-        kept = [(uri, each) for uri, each in kept if uri not in odd]
-    return columns_to_inventory(
-        [uri for uri, _ in kept],
-        [version_of(each["ETag"], each["Size"]) for _, each in kept],
-        [each["Size"] for _, each in kept],
-        [each.get("LastModified") for _, each in kept],
-    )

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sightflow.blocks.store.buckets.listing import NotAListing
+from sightflow.blocks.store.buckets.client import BucketSettings, ErrorKind, Head, ReadPart, retried
+from sightflow.blocks.store.buckets.listing import NotAListing, Page
+from sightflow.blocks.store.buckets.pages import check_page
 from sightflow.blocks.store.s3.answers import bounded_session, check_body
 from sightflow.blocks.store.s3.errors import (
     BAD_KEY_CODES,
@@ -24,11 +25,12 @@ from sightflow.blocks.store.s3.errors import (
     REGION_CODES,
     code_of,
     is_transient,
+    kind_of,
     lacks_credentials,
     message_of,
 )
 from sightflow.schemas.failure import StoreError, StoreRefusal
-from sightflow.schemas.object_uri import ObjectUri
+from sightflow.schemas.object_uri import ObjectUri, Scheme
 from sightflow.schemas.redaction import redact, remember
 
 Result = TypeVar("Result")
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_MESSAGE = 300
 
 
-class S3Settings(Protocol):
+class S3Settings(BucketSettings, Protocol):
     """What S3 needs of the settings of an `ObjectStore`, where they are described."""
 
     endpoint_url: str | None
@@ -47,49 +49,72 @@ class S3Settings(Protocol):
     secret_access_key: SecretStr | None
     session_token: SecretStr | None
     anonymous: bool
-    concurrency: int
-    attempts: int
-    timeout: float
 
 
 class S3Client:
-    """Requests to one store, on the event loop of fsspec."""
+    """`BucketClient` for `s3://`, by aiobotocore as s3fs opens it."""
+
+    scheme = Scheme.S3
+    write_condition = "If-None-Match"
 
     def __init__(self, settings: S3Settings) -> None:
         self._settings = settings
         self._filesystem: Any = None
 
-    async def open(self) -> Any:
+    async def open(self) -> None:
+        await self._opened()
+
+    async def _opened(self) -> Any:
         """The client of aiobotocore, opened at the first call."""
         if self._filesystem is None:
             self._filesystem = self._open_filesystem()
         return await self._filesystem.set_session()
 
-    async def call(self, operation: str, **arguments: Any) -> Any:
-        """The answer to one request, sent again while that may help. Raises what the SDK raises.
+    async def _call(self, operation: str, uri: ObjectUri, **arguments: Any) -> Any:
+        """The answer to one request about an object. Raises what the SDK raises.
 
         A whole answer, but for a body that is read later, has twice the time-out, which is of the silence in it.
         """
+        client = await self._opened()
+        async with asyncio.timeout(2 * self._settings.timeout):
+            return await getattr(client, operation)(Bucket=uri.bucket, Key=uri.key, **arguments)
 
-        async def attempt() -> Any:
-            client = await self.open()
-            async with asyncio.timeout(2 * self._settings.timeout):
-                return await getattr(client, operation)(**arguments)
+    async def list_page(self, **arguments: Any) -> Page:
+        client = await self._opened()
+        async with asyncio.timeout(2 * self._settings.timeout):
+            page: Page = await client.list_objects_v2(**arguments)
+        check_page(page, arguments["Bucket"], arguments["Prefix"])
+        return page
 
-        return await self.retry(attempt)
+    async def head(self, uri: ObjectUri) -> Head | None:
+        head = await self._call("head_object", uri)
+        etag, size = head.get("ETag"), head.get("ContentLength")
+        return None if not etag or size is None else (etag, size, head.get("LastModified"))
+
+    @asynccontextmanager
+    async def get(
+        self, uri: ObjectUri, version: str = "", length: int | None = None
+    ) -> AsyncIterator[tuple[int, ReadPart]]:
+        wanted = {"IfMatch": f'"{version}"'} if version else {}
+        if length is not None:
+            wanted["Range"] = f"bytes=0-{length - 1}"
+        client = await self._opened()
+        answer = await client.get_object(Bucket=uri.bucket, Key=uri.key, **wanted)
+        async with answer["Body"] as body:
+            yield int(answer["ContentLength"]), body.read
+
+    async def put(self, uri: ObjectUri, content: bytes, only_new: bool = False) -> str:
+        condition = {"IfNoneMatch": "*"} if only_new else {}
+        written = await self._call("put_object", uri, Body=content, **condition)
+        return str(written.get("VersionId") or "")
+
+    async def delete(self, uri: ObjectUri, written: str = "") -> None:
+        await self._call("delete_object", uri, **({"VersionId": written} if written else {}))
 
     async def retry(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        """Attempt until it succeeds, with full jitter (0 to 0.2, 0.4, ... 20 s) after each transient error."""
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._settings.attempts),
-            wait=wait_random_exponential(multiplier=0.2, max=20),
-            retry=retry_if_exception(is_transient),
-            reraise=True,
-        )
-        return await retrying(attempt)
+        return await retried(attempt, self._settings.attempts, is_transient)
 
     def store_error(self, error: Exception, uri: ObjectUri, attempted: str = "read") -> StoreError:
-        """An error of the SDK in words, without a key in them."""
         code, where = code_of(error), self._settings.endpoint_url or "AWS S3"
         # The traceback ends here, since it may hold keys; what was raised is told to who looks for it.
         logger.debug("a request about %s failed: %s: %s", uri, type(error).__name__, self.redacted(error))
@@ -117,16 +142,17 @@ class S3Client:
             )
         return StoreError(f"{where} does not answer for {uri}{tried}: {self.redacted(error)}")
 
+    def kind_of(self, error: BaseException) -> ErrorKind:
+        return kind_of(error)
+
+    def proves_absence(self, error: BaseException) -> bool:
+        return code_of(error) == "NoSuchKey"
+
+    def code_of(self, error: BaseException) -> str:
+        return code_of(error)
+
     def redacted(self, error: BaseException) -> str:
-        """The message of an error of the SDK, without the keys that it may repeat."""
-        return self.redact(message_of(error))[:_LONGEST_MESSAGE]
-
-    def redact(self, text: str) -> str:
-        """Text without the keys that the store is sent: some stores repeat them when they refuse.
-
-        Each is remembered when it is sent, since those of a role are renewed as long as the process lives.
-        """
-        return redact(text)
+        return redact(message_of(error))[:_LONGEST_MESSAGE]
 
     def delta_options(self) -> dict[str, str]:
         """The connection in the words of delta-rs; holds secrets."""

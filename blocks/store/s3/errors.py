@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sightflow.blocks.store.buckets.client import ErrorKind
+
 TRANSIENT_CODES = frozenset(
     {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
 )
@@ -55,10 +57,21 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, (*lost, IncompleteReadError, ResponseStreamingError))
 
 
-def is_about_the_caller(error: BaseException) -> bool:
-    """Whether it is keys, clock, bucket or settings that are wrong, so that no other request would fare better."""
+def kind_of(error: BaseException) -> ErrorKind:
+    """What an error of the SDK is about."""
     from botocore.exceptions import BotoCoreError, ParamValidationError
 
     if isinstance(error, BotoCoreError):
-        return not is_transient(error) and not isinstance(error, ParamValidationError)
-    return code_of(error) in CALLER_CODES
+        about_one = is_transient(error) or isinstance(error, ParamValidationError)
+        return ErrorKind.OTHER if about_one else ErrorKind.CALLER
+    code = code_of(error)
+    return next((kind for codes, kind in _KINDS if code in codes), ErrorKind.OTHER)
+
+
+_KINDS = (
+    (MISSING_CODES, ErrorKind.MISSING),
+    (REPLACED_CODES, ErrorKind.REPLACED),
+    (DENIED_CODES, ErrorKind.DENIED),
+    (CALLER_CODES, ErrorKind.CALLER),
+    (frozenset({"NotImplemented", "501"}), ErrorKind.UNSUPPORTED),
+)

@@ -1,4 +1,4 @@
-"""S3 and compatible stores: objects listed, looked up and read at the version that was planned."""
+"""Stores with buckets: objects listed, looked up and read at the version that was planned."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import logging
 import math
 import secrets
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,14 +16,14 @@ import polars as pl
 from fsspec.asyn import get_loop, sync
 
 from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
+from sightflow.blocks.store.buckets.client import BucketClient, BucketSettings, ErrorKind
 from sightflow.blocks.store.buckets.listing import Listing, NotAListing, Page, Root, listing_roots
+from sightflow.blocks.store.buckets.pages import inventory_of, objects_of
 from sightflow.blocks.store.inventory import ListedObject, concat, version_of
-from sightflow.blocks.store.s3.answers import check_page, inventory_of, objects_of
-from sightflow.blocks.store.s3.client import S3Client, S3Settings
-from sightflow.blocks.store.s3.errors import DENIED_CODES, MISSING_CODES, REPLACED_CODES, code_of, is_about_the_caller
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
-from sightflow.schemas.object_uri import ObjectUri, Scheme
+from sightflow.schemas.object_uri import ObjectUri
+from sightflow.schemas.redaction import redact
 from sightflow.schemas.run.discovered import Skips
 
 Chunk = TypeVar("Chunk")
@@ -35,20 +34,23 @@ _PART_BYTES = 1 << 20
 _LEAST_BYTES_A_SECOND = 1 << 15  # of one of many at once; slower than that a body would hold its place for hours
 
 
-class S3Backend:
-    """`StorageBackend` for `s3://`: one connection pool, `concurrency` requests at once over all calls."""
+class BucketBackend:
+    """`StorageBackend` over one protocol: one connection pool, `concurrency` requests at once over all calls."""
 
-    def __init__(self, settings: S3Settings) -> None:
+    def __init__(self, client: BucketClient, settings: BucketSettings) -> None:
         self._settings = settings
-        self._client = S3Client(settings)
+        self._client = client
         self._limit = ConcurrencyLimit(settings.concurrency)
 
     def connect(self) -> None:
         """Open the client, which may look up the keys of a role."""
         try:
             sync(get_loop(), self._client.open)
-        except Exception as error:  # the SDK has no common class of errors, and some hold keys
-            raise StoreError(f"the client of S3 cannot be opened: {self._client.redacted(error)}") from None
+        except StoreError:
+            raise
+        except Exception as error:  # the libraries have no common class of errors, and some hold keys
+            name = self._client.scheme.upper()
+            raise StoreError(f"the client of {name} cannot be opened: {self._client.redacted(error)}") from None
 
     # --- listing --------------------------------------------------------------------------------
 
@@ -58,15 +60,18 @@ class S3Backend:
 
     def inventory(self, patterns: Sequence[str], include: UriFilter, skips: Skips) -> pl.DataFrame:
         def chunk(bucket: str, objects: list[dict[str, Any]]) -> pl.DataFrame:
-            return inventory_of(bucket, objects, include, skips)
+            return inventory_of(self._bucket_uri(bucket), objects, include, skips)
 
         return concat(self._list_pages(listing_roots(patterns), chunk))
 
     def list_prefix(self, prefix: ObjectUri) -> list[str]:
         def chunk(bucket: str, objects: list[dict[str, Any]]) -> list[str]:
-            return [uri for uri, _ in objects_of(bucket, objects)]
+            return [uri for uri, _ in objects_of(self._bucket_uri(bucket), objects)]
 
         return [uri for page in self._list_pages([Root(prefix.bucket, prefix.key)], chunk) for uri in page]
+
+    def _bucket_uri(self, bucket: str, prefix: str = "") -> ObjectUri:
+        return ObjectUri(self._client.scheme, bucket, prefix)
 
     def _list_pages(self, roots: Sequence[Root], convert: Callable[[str, list[dict[str, Any]]], Chunk]) -> list[Chunk]:
         """What `convert` makes of every page of objects; `concurrency` pages are asked for at once."""
@@ -75,23 +80,21 @@ class S3Backend:
             try:
                 return await Listing(self._list_page, self._settings.concurrency, convert).chunks(roots)
             except NotAListing as error:
-                where = ObjectUri(Scheme.S3, roots[0].bucket, roots[0].prefix)
+                where = self._bucket_uri(roots[0].bucket, roots[0].prefix)
                 raise self._client.store_error(error, where) from None
 
         return sync(get_loop(), list_pages)  # type: ignore[no-any-return]
 
     async def _list_page(self, **arguments: Any) -> Page:
         async def attempt() -> Page:
-            client = await self._client.open()
-            async with self._limit.semaphore, asyncio.timeout(2 * self._settings.timeout):
-                page: Page = await client.list_objects_v2(**arguments)
-            check_page(page, arguments["Bucket"], arguments["Prefix"])
-            return page
+            await self._client.open()
+            async with self._limit.semaphore:
+                return await self._client.list_page(**arguments)
 
-        where = ObjectUri(Scheme.S3, arguments["Bucket"], arguments["Prefix"])
         try:
             return await self._client.retry(attempt)
-        except Exception as error:  # the SDK has no common class of errors, and some hold keys
+        except Exception as error:  # the libraries have no common class of errors, and some hold keys
+            where = self._bucket_uri(arguments["Bucket"], arguments["Prefix"])
             raise self._client.store_error(error, where) from None
 
     # --- looking up -----------------------------------------------------------------------------
@@ -101,13 +104,14 @@ class S3Backend:
 
     async def _head(self, uri: str) -> ListedObject | Failure | None:
         try:
-            head = await self._ask("head_object", uri)
+            head = await self._client.retry(lambda: self._client.head(ObjectUri.parse(uri)))
         except Exception as error:  # one object of many: whatever is wrong with it costs its neighbours nothing
             return await self._lookup_failure(uri, error)
-        etag, size = head.get("ETag"), head.get("ContentLength")
-        if not etag or size is None:
-            return _failure("the answer about it has no ETag: it is not from an S3 store")
-        return uri, version_of(etag, size), size, head.get("LastModified")
+        if head is None:
+            name = self._client.scheme.upper()
+            return _failure(f"the answer about it has no version and size: it is not from an {name} store")
+        version, size, modified = head
+        return uri, version_of(version, size), size, modified
 
     async def _lookup_failure(self, uri: str, error: Exception) -> Failure | None:
         """Why nobody can say what an object is, or None if it is not there.
@@ -115,44 +119,41 @@ class S3Backend:
         The answer to a HEAD has no body. Only that to a GET tells a missing object from a missing bucket or a gateway,
         and a refused object from refused keys. Raises StoreError for what no other object would fare better with.
         """
-        if code_of(error) in MISSING_CODES | DENIED_CODES:
+        if self._client.kind_of(error) in (ErrorKind.MISSING, ErrorKind.DENIED):
             try:
-                await self._first_byte(uri)
+                await self._client.retry(lambda: self._first_byte(ObjectUri.parse(uri)))
             except Exception as told:
+                if self._client.proves_absence(told):
+                    return None
                 error = told
-        if code_of(error) == "NoSuchKey":
-            return None
-        if is_about_the_caller(error):
+        if self._client.kind_of(error) is ErrorKind.CALLER:
             raise self._client.store_error(error, ObjectUri.parse(uri)) from None
-        return _failure(
-            f"it cannot be looked up: {code_of(error) or type(error).__name__}: {self._client.redacted(error)}"
-        )
+        code = self._client.code_of(error) or type(error).__name__
+        return _failure(f"it cannot be looked up: {code}: {self._client.redacted(error)}")
 
-    async def _first_byte(self, uri: str) -> None:
-        answer = await self._ask("get_object", uri, Range="bytes=0-0")
-        async with answer["Body"]:
+    async def _first_byte(self, uri: ObjectUri) -> None:
+        async with asyncio.timeout(2 * self._settings.timeout), self._client.get(uri, length=1):
             """Closed unread: a store that knows no ranges sends all of it."""
-
-    async def _ask(self, operation: str, uri: str, **arguments: Any) -> Any:
-        located = ObjectUri.parse(uri)
-        return await self._client.call(operation, Bucket=located.bucket, Key=located.key, **arguments)
 
     def read_starts(self, uris: Sequence[str], length: int) -> list[bytes | None]:
         async def read(text: str) -> bytes | None:
             uri = ObjectUri.parse(text)
 
             async def attempt() -> bytes:
-                client = await self._client.open()
-                wanted = {"Bucket": uri.bucket, "Key": uri.key, "Range": f"bytes=0-{length - 1}"}
-                async with asyncio.timeout(self._settings.timeout):
-                    answer = await client.get_object(**wanted)
-                    async with answer["Body"] as body:
-                        return bytes(await body.read(length))  # a store may ignore the range
+                await self._client.open()
+                async with (
+                    asyncio.timeout(self._settings.timeout),
+                    self._client.get(uri, length=length) as (_, read_part),
+                ):
+                    start = b""
+                    while len(start) < length and (part := await read_part(length - len(start))):
+                        start += part
+                    return start  # a store may ignore the range
 
             try:
                 return await self._client.retry(attempt)
-            except Exception as error:  # the SDK has no common class of errors, and some hold keys
-                if is_about_the_caller(error):
+            except Exception as error:  # the libraries have no common class of errors, and some hold keys
+                if self._client.kind_of(error) is ErrorKind.CALLER:
                     raise self._client.store_error(error, uri) from None
                 logger.debug("the first bytes of %s cannot be read: %s", uri, self._client.redacted(error))
                 return None
@@ -170,69 +171,67 @@ class S3Backend:
         async def get() -> bytes | None:
             try:
                 return await self._client.retry(attempt)
-            except Exception as error:  # the SDK has no common class of errors, and some hold keys
-                if code_of(error) in MISSING_CODES:
+            except Exception as error:  # the libraries have no common class of errors, and some hold keys
+                if self._client.kind_of(error) is ErrorKind.MISSING:
                     return None
                 raise self._client.store_error(error, uri) from None
 
         return sync(get_loop(), get)  # type: ignore[no-any-return]
 
     def write(self, uri: ObjectUri, content: bytes) -> None:
-        sync(get_loop(), self._request, "put_object", uri, "write", Body=content)
+        sync(get_loop(), self._change, uri, "write", lambda: self._client.put(uri, content))
 
     def remove(self, uri: ObjectUri) -> None:
-        sync(get_loop(), self._request, "delete_object", uri, "remove")
+        sync(get_loop(), self._change, uri, "remove", lambda: self._client.delete(uri))
+
+    async def _change(self, uri: ObjectUri, attempted: str, request: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await self._client.retry(request)
+        except Exception as error:  # the libraries have no common class of errors, and some hold keys
+            if attempted == "write" or self._client.kind_of(error) is not ErrorKind.MISSING:
+                raise self._client.store_error(error, uri, attempted) from None
 
     def check_writable(self, folder: ObjectUri) -> None:
         key = f"{folder.key.strip('/')}/.sightflow-probe-{secrets.token_hex(8)}".lstrip("/")
-        sync(get_loop(), self._write_twice, ObjectUri(Scheme.S3, folder.bucket, key))
+        sync(get_loop(), self._write_twice, folder.with_key(key))
 
     async def _write_twice(self, probe: ObjectUri) -> None:
         """Write an object that must not be there, twice: a store that takes the second would let two runs overwrite
         each other's commits. It is then removed, in a bucket that keeps versions for good.
         """
-        put = partial(self._client.call, "put_object", Bucket=probe.bucket, Key=probe.key, Body=b"", IfNoneMatch="*")
-        version: dict[str, str] = {}
+        written = ""
         second_was_taken = False
+        condition = self._client.write_condition
         try:
             for second_was_taken in (False, True):
                 try:
-                    version = {"VersionId": v} if (v := (await put()).get("VersionId")) else {}
-                except Exception as error:  # the SDK has no common class of errors, and some hold keys
+                    written = await self._client.retry(lambda: self._client.put(probe, b"", only_new=True))
+                except Exception as error:  # the libraries have no common class of errors, and some hold keys
                     second_was_taken = False
+                    kind = self._client.kind_of(error)
+                    if kind is ErrorKind.UNSUPPORTED:
+                        raise StoreRefusal(
+                            f"the store of {probe} has no conditional writes ({condition}), which commits need"
+                        ) from None
                     # Also at the first: it was taken, and sent again because the answer was lost.
-                    if code_of(error) not in REPLACED_CODES:
-                        raise self._writing_error(error, probe) from None
+                    if kind is not ErrorKind.REPLACED:
+                        raise self._client.store_error(error, probe, "write") from None
         finally:
             try:
-                await self._client.call("delete_object", Bucket=probe.bucket, Key=probe.key, **version)
+                await self._client.retry(lambda: self._client.delete(probe, written))
             except Exception as error:  # nobody reads it, and a store that lets nobody delete may be meant so
                 logger.warning("%s was not removed: %s", probe, self._client.redacted(error))
         if second_was_taken:
             raise StoreRefusal(
-                f"the store of {probe} ignores If-None-Match, so that two runs could overwrite each other's commits; "
+                f"the store of {probe} ignores {condition}, so that two runs could overwrite each other's commits; "
                 "use a store with conditional writes (AWS S3, MinIO, Cloudflare R2, Ceph since 19, ...)"
             )
-
-    def _writing_error(self, error: Exception, probe: ObjectUri) -> StoreError:
-        if code_of(error) in ("NotImplemented", "501"):
-            return StoreRefusal(f"the store of {probe} has no conditional writes (If-None-Match), which commits need")
-        return self._client.store_error(error, probe, "write")
 
     def check_room(self, folder: ObjectUri, size: int) -> None:
         """A bucket does not tell what room there is."""
 
     def makedirs(self, folder: ObjectUri) -> None:
         """A bucket has no folders: nothing is to be made."""
-
-    async def _request(self, operation: str, uri: ObjectUri, attempted: str = "read", **arguments: Any) -> Any:
-        """The answer to one request about an object, or None if it is not there. Raises StoreError."""
-        try:
-            return await self._client.call(operation, Bucket=uri.bucket, Key=uri.key, **arguments)
-        except Exception as error:  # the SDK has no common class of errors, and some hold keys
-            if code_of(error) in MISSING_CODES:
-                return None
-            raise self._client.store_error(error, uri, attempted) from None
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -275,48 +274,47 @@ class S3Backend:
 
         Raises StoreError if the store refuses the credentials.
         """
-        uri, etag = ObjectUri.parse(one[0]), one[1].rpartition("-")[0]
+        uri, version = ObjectUri.parse(one[0]), one[1].rpartition("-")[0]
         tries = 0
 
         async def attempt() -> Failure | None:
             nonlocal tries
             tries += 1
             restart()
-            return await self._get(uri, etag, max_bytes, append)
+            return await self._get(uri, version, max_bytes, append)
 
         try:
             return await self._client.retry(attempt)
         except Exception as error:  # one object of many: whatever is wrong with it costs its neighbours nothing
-            code = code_of(error)
-            if code in REPLACED_CODES:
+            kind = self._client.kind_of(error)
+            if kind is ErrorKind.REPLACED:
                 return Failure(Cause.CHANGED, "replaced since it was listed", Stage.FETCH, tries)
-            if code in MISSING_CODES:
+            if kind is ErrorKind.MISSING:
                 return Failure(Cause.CHANGED, "deleted since it was listed", Stage.FETCH, tries)
-            if is_about_the_caller(error):
+            if kind is ErrorKind.CALLER:
                 raise self._client.store_error(error, uri) from None
             if is_about_this_machine(error):
                 raise
             # A single object may be denied by its own policy: that is its failure, not the run's.
-            message = f"{code or type(error).__name__}: {self._client.redacted(error)}"
+            message = f"{self._client.code_of(error) or type(error).__name__}: {self._client.redacted(error)}"
             logger.debug("%s cannot be read after %d tries: %s", uri, tries, message)
-            return (Refused if code in DENIED_CODES else Failure)(Cause.FETCH, message, Stage.FETCH, tries)
+            return (Refused if kind is ErrorKind.DENIED else Failure)(Cause.FETCH, message, Stage.FETCH, tries)
 
-    async def _get(self, uri: ObjectUri, etag: str, max_bytes: int, append: Callable[[bytes], None]) -> Failure | None:
-        client = await self._client.open()
+    async def _get(
+        self, uri: ObjectUri, version: str, max_bytes: int, append: Callable[[bytes], None]
+    ) -> Failure | None:
+        await self._client.open()
         async with asyncio.timeout(None) as deadline:
             # The clock is set anew for each part, so a slow body is taken and a stalled one is not; as a whole it has
             # the seconds that it takes at the least rate.
             began = asyncio.get_running_loop().time()
             self._postpone(deadline, math.inf)
-            condition = {"IfMatch": f'"{etag}"'} if etag else {}
-            answer = await client.get_object(Bucket=uri.bucket, Key=uri.key, **condition)
-            async with answer["Body"] as body:
-                length = int(answer["ContentLength"])
+            async with self._client.get(uri, version) as (length, read_part):
                 if length > max_bytes:
                     return too_large(length, max_bytes)
                 end = began + self._settings.timeout + length / _LEAST_BYTES_A_SECOND
                 received = 0
-                while part := await body.read(_PART_BYTES):
+                while part := await read_part(_PART_BYTES):
                     append(part)
                     received += len(part)
                     if received > length:
@@ -341,7 +339,8 @@ class S3Backend:
         return pl.scan_delta(table)
 
     def redact(self, text: str) -> str:
-        return self._client.redact(text)
+        # Each key is remembered when it is sent, since those of a role are renewed as long as the process lives.
+        return redact(text)
 
 
 def _failure(message: str) -> Failure:
