@@ -1,7 +1,8 @@
 """Where an object, a folder or a table lies: `s3://bucket/key` and `file:///absolute/path`, taken apart in one place.
 
 A key stands in a URI as it is: nothing is percent-encoded, decoded or normalised, so that `a//b`, `a/../b`, `50%` and
-`what?#1` are keys like any other, and two different keys never have the same URI.
+`what?#1` are keys like any other, and two different keys never have the same URI. An address of the web,
+`https://host/path?query`, is one where its bucket is a host; `web.address` gives it the one form in which it is a URI.
 
 Frames and loops over millions of objects hold URIs as plain text. An `ObjectUri` is for where one place is meant.
 """
@@ -19,6 +20,7 @@ class Scheme(StrEnum):
     """The kinds of storage there are: the one list of them. `blocks.store.object_store` has a backend for each."""
 
     S3 = "s3"
+    HTTPS = "https"
     FILE = "file"
 
     @property
@@ -26,9 +28,15 @@ class Scheme(StrEnum):
         """Whether a bucket stands before the key; local files have none."""
         return self is not Scheme.FILE
 
+    @property
+    def is_only_read(self) -> bool:
+        """Whether nothing can be written there, so that no catalog lies there, and nothing is listed."""
+        return self is Scheme.HTTPS
+
 
 _SCHEMES = "|".join(Scheme)
-ALLOWED = f"{', '.join(f'{scheme}://bucket/key' for scheme in Scheme if scheme.has_buckets)} and local paths"
+_BUCKETS = [scheme for scheme in Scheme if scheme.has_buckets and not scheme.is_only_read]
+ALLOWED = f"{', '.join(f'{scheme}://bucket/key' for scheme in _BUCKETS)}, https://host/path and local paths"
 """What a user may write, in words."""
 URI_PATTERN = rf"^({_SCHEMES})://"
 """A regular expression (of Python and of Polars) that every URI begins to match."""

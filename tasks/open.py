@@ -19,7 +19,7 @@ def open_store(settings: StoreSettings) -> ObjectStore:
     if settings.block:
         store: ObjectStore = ObjectStore.load(settings.block)  # type: ignore[assignment]
     else:
-        store = ObjectStore(endpoint_url=settings.endpoint_url, region=settings.region, anonymous=settings.anonymous)
+        store = ObjectStore(**settings.model_dump(exclude={"block"}))
     environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     key = (environment, *(getattr(store, name) for name in ObjectStore.model_fields))
     return _OPENED.setdefault(key, store)

@@ -21,6 +21,7 @@ from sightflow.blocks.store.local import LocalBackend
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.refusals import RefusalWatch
 from sightflow.blocks.store.s3.client import S3Client
+from sightflow.blocks.store.web.backend import WebBackend
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import InvalidUriError, ObjectUri, Scheme, split_scheme
@@ -37,6 +38,7 @@ _STARTS_AT_ONCE = 1_000  # objects, each a waiting request and some kilobytes
 
 BACKENDS: Mapping[Scheme, Callable[[ObjectStore], StorageBackend]] = {
     Scheme.S3: lambda store: BucketBackend(S3Client(store), store),
+    Scheme.HTTPS: WebBackend,
     Scheme.FILE: LocalBackend,
 }
 
@@ -69,6 +71,9 @@ class ObjectStore(Block):
     secret_access_key: SecretStr | None = Field(default=None, description="Belongs to the access key id.")
     session_token: SecretStr | None = Field(default=None, description="Of temporary keys.")
     anonymous: bool = Field(default=False, description="Send unsigned requests, for public buckets.")
+    private_addresses: bool = Field(
+        default=False, description="Let https:// lead to this machine and to private networks."
+    )
     concurrency: int = Field(default=32, ge=1, le=512, description="Most requests in flight.")
     attempts: int = Field(default=5, ge=1, le=20, description="Tries of one request before it counts as failed.")
     timeout: float = Field(default=60.0, gt=0, description="Seconds without a byte until a try is given up.")
