@@ -119,7 +119,7 @@ def canonical_object(uri: str) -> str:
 
     Raises ValueError for what is no URI and no absolute path.
     """
-    if uri.strip().startswith(f"{Scheme.HTTPS}://"):
+    if "://" in uri and split_scheme(uri.strip())[0] is Scheme.HTTPS:
         return canonical_address(uri)
     parsed = ObjectUri.from_path(uri) if uri.startswith("/") else ObjectUri.parse(uri)
     if parsed.scheme.has_buckets:

@@ -180,7 +180,7 @@ URI_FILES = (".parquet", ".csv", ".jsonl", ".txt")
 
 def uri_list_form(address: str) -> str | None:
     """Which of `URI_FILES` an entry of `listing` is, by its name; None for an S3 inventory."""
-    path = address.partition("?")[0] if address.startswith("https://") else address
+    path = address.partition("?")[0] if split_scheme(address)[0] is Scheme.HTTPS else address
     return next((form for form in URI_FILES if path.lower().endswith(form)), None)
 
 

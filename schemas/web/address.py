@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, urlsplit
 
+from sightflow.schemas.object_uri import split_scheme
 from sightflow.schemas.redaction import secrets_in
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,252}[a-z0-9_.])?|\[[0-9a-f:.]{2,45}\]")
@@ -23,7 +24,7 @@ _ALLOWED_IN_PATTERN = _ALLOWED + "[]{}^"
 
 def canonical_address(text: str) -> str:
     """The one form of an address. Raises ValueError for what is none, or holds a key."""
-    rest = text.strip().partition("://")[2]
+    rest = split_scheme(text.strip())[1]
     if not rest or "\\" in rest or any(ord(character) < 32 for character in rest):
         raise ValueError("it is no address of the web")
     parts = urlsplit(f"https://{rest}")
@@ -40,7 +41,7 @@ def canonical_address(text: str) -> str:
 
 def canonical_address_pattern(text: str) -> str:
     """The pattern of addresses in their one form, as far as its literal parts go. Raises ValueError as above."""
-    scheme, _, rest = text.partition("://")
+    scheme, rest = split_scheme(text)
     host, slash, path = rest.partition("/")
     root = canonical_address(f"{scheme}://{host}/")
     if "#" in path:
