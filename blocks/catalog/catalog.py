@@ -25,7 +25,7 @@ from sightflow.blocks.block_links import LOGO, documentation
 from sightflow.blocks.catalog.table_writes import append_rows, delta_schema, replace_rows, rows_with
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError, StoreRefusal
-from sightflow.schemas.object_uri import ObjectUri, split_scheme
+from sightflow.schemas.object_uri import ObjectUri, split_account, split_scheme
 from sightflow.schemas.spec import Upkeep
 from sightflow.schemas.tables.catalog import CatalogRow
 from sightflow.schemas.tables.frames import polars_schema
@@ -89,18 +89,19 @@ class Catalog(Block):
     """
     model_config = ConfigDict(extra="forbid")
 
-    uri: str = Field(description="s3://bucket/folder or file:///folder.")
+    uri: str = Field(description="s3://bucket/folder, gs://, az:// or file:///folder.")
     store: ObjectStore = Field(default_factory=ObjectStore, description="How the URI is reached.")
 
     @classmethod
     def at(cls, place: str | Path, endpoint_url: str | None = None) -> Catalog:
         """The catalog at a URI or in a local folder, there or not, reached with the keys of the environment.
 
-        `endpoint_url`: of an S3-compatible store. Raises InvalidUriError if the URI's scheme is not known.
+        `endpoint_url`: of the store that the URI speaks of. Raises InvalidUriError if its scheme is not known.
         """
-        scheme, path = split_scheme(str(place))
-        uri = str(place) if scheme.has_buckets else str(ObjectUri.from_path(Path(path).expanduser().resolve()))
-        return cls(uri=uri, store=ObjectStore(endpoint_url=endpoint_url))
+        text, account = split_account(str(place))
+        scheme, path = split_scheme(text)
+        uri = text if scheme.has_buckets else str(ObjectUri.from_path(Path(path).expanduser().resolve()))
+        return cls(uri=uri, store=ObjectStore.reaching(scheme, endpoint_url, account))
 
     def table_uri(self, name: TableName) -> str:
         """Where one table lies."""

@@ -78,7 +78,8 @@ class BucketBackend:
 
         async def list_pages() -> list[Chunk]:
             try:
-                return await Listing(self._list_page, self._settings.concurrency, convert).chunks(roots)
+                client, at_once = self._client, self._settings.concurrency
+                return await Listing(self._list_page, at_once, convert, client.starts_anywhere).chunks(roots)
             except NotAListing as error:
                 where = self._bucket_uri(roots[0].bucket, roots[0].prefix)
                 raise self._client.store_error(error, where) from None

@@ -66,6 +66,8 @@ class BucketClient(Protocol):
     scheme: Scheme
     write_condition: str
     """The header by which a write fails if the object is there."""
+    starts_anywhere: bool
+    """Whether a listing can begin after any key, so that many requests share it."""
 
     async def open(self) -> None:
         """Open the client, which may look up keys; the store is asked nothing."""

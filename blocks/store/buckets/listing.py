@@ -57,8 +57,13 @@ class Listing(Generic[Chunk]):
     """One listing. `convert` turns the objects of a page, never none, into what is kept of them, as they arrive."""
 
     def __init__(
-        self, list_page: ListPage, concurrency: int, convert: Callable[[str, list[dict[str, Any]]], Chunk]
+        self,
+        list_page: ListPage,
+        concurrency: int,
+        convert: Callable[[str, list[dict[str, Any]]], Chunk],
+        starts_anywhere: bool = True,
     ) -> None:
+        self._starts_anywhere = starts_anywhere
         self._list_page, self._concurrency, self._convert = list_page, concurrency, convert
         self._chunks: list[tuple[Root, str, Chunk]] = []
         self._open_ranges = self._pages = self._empty_pages = 0
@@ -70,6 +75,8 @@ class Listing(Generic[Chunk]):
 
         Raises NotAListing if the pages go in circles.
         """
+        if not self._starts_anywhere:
+            return list(chain.from_iterable(await asyncio.gather(*map(self._list_in_sequence, roots))))
         try:
             async with asyncio.TaskGroup() as self._task_group:
                 for root in roots:

@@ -56,6 +56,7 @@ class S3Client:
 
     scheme = Scheme.S3
     write_condition = "If-None-Match"
+    starts_anywhere = True
 
     def __init__(self, settings: S3Settings) -> None:
         self._settings = settings
