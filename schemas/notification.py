@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 
-from sightflow.schemas.object_uri import Scheme
+from sightflow.schemas.object_uri import ObjectUri, Scheme
 
 _MOST_ENVELOPES = 3
 _AZURE_SUBJECT = re.compile(r"/blobServices/default/containers/([^/]*)/blobs/(.*)", re.DOTALL)
@@ -78,14 +78,14 @@ def _uploads(message: Any, envelopes: int) -> Iterator[Upload]:
             yield from _each(records, _recorded)
         case {"attributes": {"eventType": str(what), "bucketId": str(bucket), "objectId": str(key)} as told}:
             if what == "OBJECT_FINALIZE":
-                yield _upload(bucket, key, {"sequencer": told.get("objectGeneration")}, scheme="gs")
+                yield _upload(bucket, key, {"sequencer": told.get("objectGeneration")}, scheme=Scheme.GOOGLE)
         case {"attributes": {"ce-type": str(what)}} if what != _GOOGLE_CLOUD_EVENT:
             return  # of Eventarc, which tells of removals and metadata too
         case {"data": str(data), "attributes": dict()} if envelopes:
             yield from _uploads(_opened(_from_base64(data), "the data of the Pub/Sub message"), envelopes - 1)
         case {"kind": "storage#object", "bucket": str(bucket), "name": str(key)}:
             if not message.get("timeDeleted"):
-                yield _upload(bucket, key, {"sequencer": message.get("generation")}, scheme="gs")
+                yield _upload(bucket, key, {"sequencer": message.get("generation")}, scheme=Scheme.GOOGLE)
         case {"eventType": str(), "subject": str()} | {"specversion": str(), "type": str(), "subject": str()}:
             yield from _of_event_grid(message)
         case list(events):
@@ -133,7 +133,7 @@ def _of_event_grid(event: Any) -> Iterator[Upload]:
         return
     if not (place := _AZURE_SUBJECT.fullmatch(subject)):
         raise MalformedNotification("the subject of an event names no container and blob")
-    yield _upload(place[1], place[2], {"sequencer": event.get("id")}, scheme="az")
+    yield _upload(place[1], place[2], {"sequencer": event.get("id")}, scheme=Scheme.AZURE)
 
 
 def _recorded(record: Any) -> Iterator[Upload]:
@@ -145,9 +145,9 @@ def _recorded(record: Any) -> Iterator[Upload]:
             raise MalformedNotification("a record names no event, bucket or key")
 
 
-def _upload(bucket: str, key: str, facts: dict[str, Any], time: str = "", scheme: str = Scheme.S3) -> Upload:
+def _upload(bucket: str, key: str, facts: dict[str, Any], time: str = "", scheme: Scheme = Scheme.S3) -> Upload:
     if not bucket or not key:
         raise MalformedNotification("the bucket or the key is empty")
     sequencer, etag = facts.get("sequencer"), facts.get("eTag") or facts.get("etag")
     event = str(sequencer) if sequencer else f"{etag} {time}" if etag and time else ""
-    return Upload(f"{scheme}://{bucket}/{key}", event)
+    return Upload(str(ObjectUri(scheme, bucket, key)), event)

@@ -21,7 +21,7 @@ Queue = Annotated[
     str | None,
     typer.Option(
         metavar="QUEUE",
-        help="What the bucket notifies: the URL of a queue of SQS, or projects/P/subscriptions/S of Pub/Sub.",
+        help="What the bucket notifies: the URL of a queue of SQS or Azure, or a Pub/Sub projects/P/subscriptions/S.",
     ),
 ]
 Hook = Annotated[str | None, typer.Option(metavar="[HOST:]PORT", help="Listen for MinIO's webhook here.")]

@@ -21,7 +21,7 @@ from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.service import until
 from tests.infra.service.test_storage_events import bridging, listed
 from tests.loopback.pubsub_api import SUBSCRIPTION, PubSubOnLoopback
-from tests.schemas.test_notification import record, s3
+from tests.schemas.test_notification import pubsub as pubsub_json
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def pubsub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PubSubOnLoopback]:
 
 @pytest.fixture
 def spec(write_spec: Any, tmp_path: Path) -> EnrichmentSpec:
-    return read_spec(write_spec("s3://shop/in/*.png", catalog=f"{tmp_path}/catalog"))
+    return read_spec(write_spec("gs://shop/in/*.png", catalog=f"{tmp_path}/catalog"))
 
 
 @pytest.fixture
@@ -41,8 +41,9 @@ def catalog(spec: EnrichmentSpec) -> Catalog:
     return Catalog(uri=spec.catalog)
 
 
-def upload(key: str) -> bytes:
-    return s3(record(key, sequencer=key)).encode()
+def told(key: str) -> dict[str, str]:
+    """The attributes of a notification of Cloud Storage."""
+    return dict(json.loads(pubsub_json(key))["attributes"])
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -61,7 +62,7 @@ def test_a_message_is_acknowledged_when_its_manifest_is_in_the_store_and_kept_un
     source = queue_at(SUBSCRIPTION)
     assert isinstance(source, PubSubSubscription) and source.keep_every and source.keep_every < pubsub.ack_deadline / 2
     source.keep_every = 0.05
-    first = pubsub.publish(upload("in/1.png"))
+    first = pubsub.publish(**told("in/1.png"))
     with bridging(spec, source) as said:
         until(lambda: any("the store is away" in line for line in said), 30, "it says so")
         pubsub.advance(0.7 * pubsub.ack_deadline)
@@ -69,7 +70,7 @@ def test_a_message_is_acknowledged_when_its_manifest_is_in_the_store_and_kept_un
         assert pubsub.messages[first].deliveries == 1
         broken.clear()
         until(lambda: not pubsub.messages, 30, "it is acknowledged")
-    assert listed(catalog) == [["s3://shop/in/1.png"]]
+    assert listed(catalog) == [["gs://shop/in/1.png"]]
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -79,13 +80,13 @@ def test_what_is_no_notification_costs_the_others_nothing_and_what_comes_again_i
     pubsub.publish(b"{ hello", origin="nobody")
     pubsub.publish(b"\xff\xfe")
     for _ in range(2):
-        pubsub.publish(upload("in/ä +.png"))
+        pubsub.publish(**told("in/ä +.png"))
     pubsub.publish(b"", eventType="OBJECT_DELETE", bucketId="shop", objectId="in/1.png")
     with bridging(spec, queue_at(SUBSCRIPTION)):
         until(lambda: not pubsub.messages, 30, "all are acknowledged")
-        pubsub.publish(upload("in/ä +.png"))
+        pubsub.publish(**told("in/ä +.png"))
         until(lambda: not pubsub.messages, 30, "this one too")
-    assert listed(catalog) == [["s3://shop/in/ä +.png"]]
+    assert listed(catalog) == [["gs://shop/in/ä +.png"]]
     cases = catalog.scan("quarantine").collect().sort("message")
     assert cases["message"].to_list() == [
         "the data of the Pub/Sub message is no text in base64",
@@ -97,7 +98,7 @@ def test_what_is_no_notification_costs_the_others_nothing_and_what_comes_again_i
 
 def test_a_message_that_nobody_made_durable_comes_again(pubsub: PubSubOnLoopback) -> None:
     source = queue_at(SUBSCRIPTION)
-    pubsub.publish(upload("in/1.png"))
+    pubsub.publish(**told("in/1.png"))
     (once,) = source.receive(5)
     assert source.receive(0) == []
     pubsub.advance(pubsub.ack_deadline + 1)
@@ -131,7 +132,7 @@ def test_a_subscription_that_is_not_there_or_not_for_pulling_is_said_at_once(pub
 
 def test_who_may_only_pull_pulls(pubsub: PubSubOnLoopback) -> None:
     pubsub.refuse["GetSubscription"] = grpc.StatusCode.PERMISSION_DENIED
-    pubsub.publish(upload("in/1.png"))
+    pubsub.publish(**told("in/1.png"))
     assert len(queue_at(SUBSCRIPTION).receive(5)) == 1
 
 
@@ -140,7 +141,7 @@ def test_a_subscription_that_does_not_answer_is_away_and_no_key_is_told(
     pubsub: PubSubOnLoopback, status: grpc.StatusCode
 ) -> None:
     source = queue_at(SUBSCRIPTION)
-    pubsub.publish(upload("in/1.png"))
+    pubsub.publish(**told("in/1.png"))
     messages = source.receive(5)
     pubsub.refuse.update(dict.fromkeys(("Pull", "Acknowledge", "ModifyAckDeadline"), status))
     for call in (lambda: source.receive(1), lambda: source.keep(messages), lambda: source.delete(messages)):
