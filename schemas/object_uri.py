@@ -7,6 +7,7 @@ where it is given (`split_account`).
 A key stands in a URI as it is: nothing is percent-encoded, decoded or normalised, so that `a//b`, `a/../b`, `50%` and
 `what?#1` are keys like any other, and two different keys never have the same URI. An address of the web,
 `https://host/path?query`, is one where its bucket is a host; `web.address` gives it the one form in which it is a URI.
+Files of the Hugging Face hub are `hf://datasets/owner/name/path` (`web.dataset`).
 
 Frames and loops over millions of objects hold URIs as plain text. An `ObjectUri` is for where one place is meant.
 """
@@ -28,6 +29,7 @@ class Scheme(StrEnum):
     GOOGLE = "gs"
     AZURE = "az"
     HTTPS = "https"
+    HUB = "hf"
     FILE = "file"
 
     @property
@@ -37,15 +39,15 @@ class Scheme(StrEnum):
 
     @property
     def is_only_read(self) -> bool:
-        """Whether nothing can be written there, so that no catalog lies there, and nothing is listed."""
-        return self is Scheme.HTTPS
+        """Whether nothing can be written there, so that no catalog lies there."""
+        return self in (Scheme.HTTPS, Scheme.HUB)
 
 
 _SCHEMES = "|".join(Scheme)
 _BUCKETS = [scheme for scheme in Scheme if scheme.has_buckets and not scheme.is_only_read]
 ALLOWED = (
     f"{', '.join(f'{scheme}://bucket/key' for scheme in _BUCKETS)}, "
-    "abfss://container@account.dfs.core.windows.net/key, https://host/path and local paths"
+    "abfss://container@account.dfs.core.windows.net/key, https://host/path, hf://datasets/owner/name and local paths"
 )
 """What a user may write, in words."""
 URI_PATTERN = rf"^({_SCHEMES})://"

@@ -28,6 +28,7 @@ from sightflow.schemas.object_uri import (
     split_scheme,
 )
 from sightflow.schemas.web.address import canonical_address, canonical_address_pattern
+from sightflow.schemas.web.dataset import split_dataset
 
 _LITERAL = re.compile(r"(?:[^*?\[]|\[[^!^]\])*")
 """What a pattern without braces begins with: characters that stand for themselves, as they are or as `[*]`."""
@@ -94,6 +95,8 @@ def canonical_source(text: str, folder: str | None = None) -> str:
     scheme, rest = split_scheme(text)
     if scheme is Scheme.HTTPS:
         return _address(text, canonical_address_pattern)
+    if scheme is Scheme.HUB:
+        split_dataset(literal_prefix(text))
     if scheme.has_buckets:
         return text if "/" in rest else f"{text}/"
     base = folder or os.getcwd()

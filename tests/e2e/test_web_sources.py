@@ -10,7 +10,7 @@ from sightflow.flows.enrich import enrich
 from sightflow.schemas.failure import EmptySource, SpecError
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_incremental import flat
-from tests.loopback.web_server import WebServer
+from tests.loopback.web.server import WebServer
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "stand_in")
 

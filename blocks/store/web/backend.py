@@ -24,29 +24,15 @@ _MOST_LIST_BYTES = 256 * 2**20
 _MOST_LIST_SECONDS = 900.0
 
 
-class WebBackend(BucketBackend):
-    """`StorageBackend` for `https://`. A web server lists nothing, and nothing is written to it."""
+class ReadOnlyBackend(BucketBackend):
+    """`StorageBackend` for what is read over HTTP and never written."""
 
-    def __init__(self, settings: WebSettings) -> None:
-        self._web_client = WebClient(settings)
-        super().__init__(self._web_client, settings)
-
-    def check(self, pattern: str) -> None:
-        _named([pattern])
-
-    def inventory(self, patterns: Sequence[str], include: UriFilter, skips: Skips) -> pl.DataFrame:
-        """The objects that the patterns name; there is no telling what else a pattern matches."""
-        uris = list(filter(include, _named(patterns)))
-        found = []
-        for uri, told in zip(uris, self.head_many(uris), strict=True):
-            if isinstance(told, Failure):
-                skips.add(uri, told.message)
-            elif told is not None:
-                found.append(told)
-        return to_inventory(found)
+    def __init__(self, client: WebClient, settings: WebSettings) -> None:
+        self._web_client = client
+        super().__init__(client, settings)
 
     def list_prefix(self, prefix: ObjectUri) -> list[str]:
-        raise only_read()
+        raise only_read(self._web_client.scheme)
 
     def read(self, uri: ObjectUri) -> bytes | None:
         """The bytes of a list, at most 256 MiB of them, within a quarter of an hour."""
@@ -66,16 +52,37 @@ class WebBackend(BucketBackend):
         return sync(get_loop(), get)  # type: ignore[no-any-return]
 
     def check_writable(self, folder: ObjectUri) -> None:
-        raise only_read()
+        raise only_read(self._web_client.scheme)
 
     def check_room(self, folder: ObjectUri, size: int) -> None:
-        raise only_read()
+        raise only_read(self._web_client.scheme)
 
     def makedirs(self, folder: ObjectUri) -> None:
-        raise only_read()
+        raise only_read(self._web_client.scheme)
 
     def delta_table_uri(self, folder: ObjectUri) -> str:
-        raise only_read()
+        raise only_read(self._web_client.scheme)
+
+
+class WebBackend(ReadOnlyBackend):
+    """`StorageBackend` for `https://`. A web server lists nothing."""
+
+    def __init__(self, settings: WebSettings) -> None:
+        super().__init__(WebClient(settings), settings)
+
+    def check(self, pattern: str) -> None:
+        _named([pattern])
+
+    def inventory(self, patterns: Sequence[str], include: UriFilter, skips: Skips) -> pl.DataFrame:
+        """The objects that the patterns name; there is no telling what else a pattern matches."""
+        uris = list(filter(include, _named(patterns)))
+        found = []
+        for uri, told in zip(uris, self.head_many(uris), strict=True):
+            if isinstance(told, Failure):
+                skips.add(uri, told.message)
+            elif told is not None:
+                found.append(told)
+        return to_inventory(found)
 
 
 def _named(patterns: Sequence[str]) -> list[str]:

@@ -50,22 +50,27 @@ class WebClient:
         async with asyncio.timeout(2 * self._settings.timeout):
             try:
                 async with self._web.request("HEAD", str(uri)) as answer:
-                    found = _facts(answer)
+                    found = facts_of(answer)
             except RefusedByServer as error:
                 if error.status not in _KNOWS_NO_HEAD:
                     raise
                 found = None
             if found is None:
-                async with self._web.request("GET", str(uri), _range(1)) as answer:
-                    found = _facts(answer)
+                async with self._get(uri, 1) as (answer, found):
+                    pass
         return found
+
+    @asynccontextmanager
+    async def _get(self, uri: ObjectUri, length: int | None = None) -> AsyncIterator[tuple[Any, Head | None]]:
+        """The answer to a GET, its body unread, and what it tells of the whole object."""
+        async with self._web.request("GET", str(uri), range_of(length)) as answer:
+            yield answer, facts_of(answer)
 
     @asynccontextmanager
     async def get(
         self, uri: ObjectUri, version: str = "", length: int | None = None
     ) -> AsyncIterator[tuple[int, ReadPart]]:
-        async with self._web.request("GET", str(uri), _range(length)) as answer:
-            found = _facts(answer)
+        async with self._get(uri, length) as (answer, found):
             if version and (found is None or found[0] != version):
                 raise Replaced("it is no longer what was listed")
             size = answer.content_length
@@ -76,7 +81,7 @@ class WebClient:
     async def read_whole(self, uri: ObjectUri, max_bytes: int) -> bytes:
         """A small file, whose server need not say how long it is. Raises StoreRefusal past `max_bytes`."""
         held = bytearray()
-        async with self._web.request("GET", str(uri)) as answer:
+        async with self._get(uri) as (answer, _):
             if (size := answer.content_length) is not None and size > max_bytes:
                 raise _file_too_large(uri, max_bytes)
             async for part in answer.content.iter_chunked(2**16):
@@ -86,13 +91,13 @@ class WebClient:
         return bytes(held)
 
     async def list_page(self, **arguments: object) -> Page:
-        raise only_read()
+        raise only_read(self.scheme)
 
     async def put(self, uri: ObjectUri, content: bytes, only_new: bool = False) -> str:
-        raise only_read()
+        raise only_read(self.scheme)
 
     async def delete(self, uri: ObjectUri, written: str = "") -> None:
-        raise only_read()
+        raise only_read(self.scheme)
 
     async def retry(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         return await retried(attempt, self._settings.attempts, is_transient)
@@ -124,12 +129,12 @@ class WebClient:
         return redact(" ".join(str(error).split()) or type(error).__name__)[:_LONGEST_MESSAGE]
 
     def delta_options(self) -> dict[str, str]:
-        raise only_read()
+        raise only_read(self.scheme)
 
 
-def only_read() -> StoreRefusal:
-    """The error of what can neither be written to nor listed."""
-    return StoreRefusal("https:// is only read, object by object: name the objects in `listing`, and write elsewhere")
+def only_read(scheme: Scheme) -> StoreRefusal:
+    """The error of what cannot be written to."""
+    return StoreRefusal(f"{scheme}:// is only read; a catalog, and what else is written, belongs elsewhere")
 
 
 def is_transient(error: BaseException) -> bool:
@@ -143,11 +148,11 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, ClientError) and not isinstance(error, InvalidURL)
 
 
-def _range(length: int | None) -> dict[str, str]:
+def range_of(length: int | None) -> dict[str, str]:
     return {} if length is None else {"Range": f"bytes=0-{length - 1}"}
 
 
-def _facts(answer: Any) -> Head | None:
+def facts_of(answer: Any) -> Head | None:
     """What an answer tells of the whole object; None if it does not tell its size."""
     size = answer.content_length
     if answer.status == 206:

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import ssl
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
@@ -33,10 +33,14 @@ class Forbidden(Exception):
 
 
 class RefusedByServer(Exception):
-    """An answer that is not what was asked for. `moved`: another host has given it, to which the first redirected."""
+    """An answer that is not what was asked for. `moved`: another host has given it, to which the first redirected.
+    `code`: the word of a hub for it.
+    """
 
-    def __init__(self, status: int, moved: bool = False) -> None:
-        super().__init__(f"the answer is {status}" + (", from where its address redirects to" if moved else ""))
+    def __init__(self, status: int, moved: bool = False, code: str = "") -> None:
+        where = ", from where its address redirects to" if moved else ""
+        self.code = code if code.isascii() and code.isalnum() and len(code) < 40 else ""
+        super().__init__(f"the answer is {status}{f' ({self.code})' if self.code else ''}{where}")
         self.status, self.moved = status, moved
 
 
@@ -47,15 +51,23 @@ class WebSession:
     address by being looked up twice. Behind a proxy (`HTTPS_PROXY`, `NO_PROXY`) it is the proxy that looks them up.
     """
 
-    def __init__(self, settings: WebSettings) -> None:
+    def __init__(self, settings: WebSettings, private_addresses: bool = False) -> None:
         self._settings = settings
+        self._private_addresses = private_addresses or settings.private_addresses
         self._sessions: dict[bool, Any] = {}
 
     @asynccontextmanager
     async def request(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, secret: Mapping[str, str] | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        secret: Mapping[str, str] | None = None,
+        json: Any = None,
+        told: Callable[[Mapping[str, str]], None] = lambda headers: None,
     ) -> AsyncIterator[Any]:
-        """The answer of 2xx, its body unread. `secret`: headers for the host of `url` alone.
+        """The answer of 2xx, its body unread. `secret`: headers for the host of `url` alone. `told` is given the
+        headers of every answer of that host, of redirects too. What is posted (`json`) is not posted again elsewhere.
 
         Raises RefusedByServer, Forbidden, and what aiohttp raises.
         """
@@ -68,18 +80,22 @@ class WebSession:
             own = secret if _origin(at) == home else None
             # What a URL would be made of by others, e.g. of `%2F`, is another object's.
             asked = {"headers": {**(headers or {}), **(own or {})}, "proxy": proxy, "allow_redirects": False}
-            async with session.request(method, URL(at, encoded=True), **asked) as answer:
-                if answer.status not in _REDIRECTS or "Location" not in answer.headers:
+            async with session.request(method, URL(at, encoded=True), json=json, **asked) as answer:
+                if _origin(at) == home:
+                    told(answer.headers)
+                if answer.status not in _REDIRECTS or "Location" not in answer.headers or json is not None:
                     if answer.status >= 300 or answer.headers.get("Content-Encoding", "identity") != "identity":
-                        raise RefusedByServer(answer.status, moved=_origin(at) != home)
+                        raise RefusedByServer(
+                            answer.status, _origin(at) != home, answer.headers.get("X-Error-Code", "")
+                        )
                     yield answer
                     return
-                at = _target(at, answer.headers["Location"])
+                at = _target(at, answer.headers["Location"], urlsplit(url).scheme)
         raise Forbidden(f"it redirects more than {MOST_REDIRECTS} times")
 
     def _check(self, url: str) -> None:
         host = urlsplit(url).hostname or ""
-        if not self._settings.private_addresses and _is_address(host) and not is_public(host):
+        if not self._private_addresses and _is_address(host) and not is_public(host):
             raise _private(host)
 
     def _opened(self, url: str) -> tuple[Any, str | None]:
@@ -87,8 +103,8 @@ class WebSession:
         import aiohttp
 
         host = urlsplit(url).hostname or ""
-        proxy = None if proxy_bypass(host) else getproxies().get("https") or getproxies().get("all")
-        guarded = proxy is None and not self._settings.private_addresses
+        proxy = None if proxy_bypass(host) else getproxies().get(urlsplit(url).scheme) or getproxies().get("all")
+        guarded = proxy is None and not self._private_addresses
         if guarded not in self._sessions:
             resolver = _public_resolver() if guarded else None
             self._sessions[guarded] = session = aiohttp.ClientSession(
@@ -159,15 +175,15 @@ def _origin(url: str) -> tuple[str | None, int | None]:
     return parts.hostname, parts.port
 
 
-def _target(url: str, location: str) -> str:
-    """Where an answer redirects to. Raises Forbidden."""
+def _target(url: str, location: str, scheme: str) -> str:
+    """Where an answer redirects to: to HTTPS, unless what was asked for first was not. Raises Forbidden."""
     try:
         target = urljoin(url, location.strip())
         parts = urlsplit(target)
         _ = parts.port
     except ValueError:
         raise Forbidden("it redirects to what is no address") from None
-    if parts.scheme != "https" or not parts.hostname or holds_user(target) or not target.isascii():
+    if parts.scheme not in ("https", scheme) or not parts.hostname or holds_user(target) or not target.isascii():
         raise Forbidden("it redirects to what is no https:// address without a password")
     return target.partition("#")[0]
 

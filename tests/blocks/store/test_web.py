@@ -13,7 +13,7 @@ from sightflow.blocks.store.web.session import is_public
 from sightflow.schemas.failure import Cause, Failure, StoreError, StoreRefusal
 from sightflow.schemas.run.discovered import Skips
 from tests.loopback.http_server import OnLoopback, QuietHandler
-from tests.loopback.web_server import WebServer
+from tests.loopback.web.server import WebServer
 
 CHANGED = datetime(2026, 11, 25, 2, tzinfo=UTC)
 
