@@ -45,9 +45,10 @@ class PrefectServer:
 
     `for_one_run`: without schedules, triggers, stored events, the UI and whatever else only deployments need.
     `held_open`: descriptors that the process shares with this one. `on_end` is called with the exit status, in a thread
-    of its own, should the process end by itself after it had answered.
+    of its own, should the process end by itself after it had answered. `database`: another than one of its own in the
+    folder, as Prefect takes it, e.g. `postgresql+asyncpg://...`.
 
-    The database has one connection. Where there are more, each may wait a minute for another's lock, and if Python
+    Its own database has one connection. Where there are more, each may wait a minute for another's lock, and if Python
     collects a forgotten cursor of one that waits, which asks SQLite for that connection, the whole process stands
     still for as long: nobody can let go of the lock.
     """
@@ -57,8 +58,10 @@ class PrefectServer:
         folder: Path,
         for_one_run: bool = False,
         held_open: Sequence[int] = (),
+        database: str | None = None,
     ) -> None:
         self.folder = folder
+        self._given_database = database
         self._held_open = tuple(held_open)
         self._ended = threading.Event()
         self.on_end: Callable[[int], None] = lambda status: None
@@ -110,7 +113,8 @@ class PrefectServer:
     def start(self) -> None:
         """Start the process and return at once; see `wait`."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._is_migrated = self.database.exists() or begin_with_template(self.database)
+        if self._given_database is None:
+            self._is_migrated = self.database.exists() or begin_with_template(self.database)
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += [
             "--host",
@@ -185,10 +189,12 @@ class PrefectServer:
         return environment
 
     def _database(self) -> str:
-        """A file, by a name that has Prefect keep one connection, as it does for databases in memory.
+        """What was given; else a file, by a name that has Prefect keep one connection, as for databases in memory.
 
         SQLite passes over parameters that it does not know.
         """
+        if self._given_database:
+            return self._given_database
         return f"sqlite+aiosqlite:///file:{quote(str(self.database.resolve()))}?uri=true&as=:memory:"
 
     def wait(self) -> None:
@@ -200,7 +206,7 @@ class PrefectServer:
             if answered_status(self.api_url, "health", None) == HTTPStatus.OK:
                 # The first one takes it longer than hundreds after it.
                 answered_status(self.api_url, "admin/version", self._auth_string)
-                if not self._is_migrated:
+                if self._given_database is None and not self._is_migrated:
                     leave_template(self.database)
                 self._watch()
                 return

@@ -5,7 +5,9 @@ name an endpoint; `abfss://container@account.dfs.core.windows.net/key` is the sa
 where it is given (`split_account`).
 
 A key stands in a URI as it is: nothing is percent-encoded, decoded or normalised, so that `a//b`, `a/../b`, `50%` and
-`what?#1` are keys like any other, and two different keys never have the same URI.
+`what?#1` are keys like any other, and two different keys never have the same URI. An address of the web,
+`https://host/path?query`, is one where its bucket is a host; `web.address` gives it the one form in which it is a URI.
+Files of the Hugging Face hub are `hf://datasets/owner/name/path` (`web.dataset`).
 
 Frames and loops over millions of objects hold URIs as plain text. An `ObjectUri` is for where one place is meant.
 """
@@ -26,6 +28,8 @@ class Scheme(StrEnum):
     S3 = "s3"
     GOOGLE = "gs"
     AZURE = "az"
+    HTTPS = "https"
+    HUB = "hf"
     FILE = "file"
 
     @property
@@ -33,11 +37,17 @@ class Scheme(StrEnum):
         """Whether a bucket stands before the key; local files have none."""
         return self is not Scheme.FILE
 
+    @property
+    def is_only_read(self) -> bool:
+        """Whether nothing can be written there, so that no catalog lies there."""
+        return self in (Scheme.HTTPS, Scheme.HUB)
+
 
 _SCHEMES = "|".join(Scheme)
+_BUCKETS = [scheme for scheme in Scheme if scheme.has_buckets and not scheme.is_only_read]
 ALLOWED = (
-    f"{', '.join(f'{scheme}://bucket/key' for scheme in Scheme if scheme.has_buckets)}, "
-    "abfss://container@account.dfs.core.windows.net/key and local paths"
+    f"{', '.join(f'{scheme}://bucket/key' for scheme in _BUCKETS)}, "
+    "abfss://container@account.dfs.core.windows.net/key, https://host/path, hf://datasets/owner/name and local paths"
 )
 """What a user may write, in words."""
 URI_PATTERN = rf"^({_SCHEMES})://"

@@ -12,13 +12,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
 
-from sightflow.schemas.object_uri import AZURE_SUFFIX, AzureAccount, ObjectUri, split_account, split_scheme
+from sightflow.schemas.object_uri import (
+    AZURE_SUFFIX,
+    AzureAccount,
+    InvalidUriError,
+    ObjectUri,
+    Scheme,
+    split_account,
+    split_scheme,
+)
+from sightflow.schemas.web.address import canonical_address, canonical_address_pattern
+from sightflow.schemas.web.dataset import split_dataset
 
 _LITERAL = re.compile(r"(?:[^*?\[]|\[[^!^]\])*")
 """What a pattern without braces begins with: characters that stand for themselves, as they are or as `[*]`."""
@@ -83,6 +93,10 @@ def canonical_source(text: str, folder: str | None = None) -> str:
     A segment with `[` or `{` that is there by just this name is that name. Raises ValueError for what names no place.
     """
     scheme, rest = split_scheme(text)
+    if scheme is Scheme.HTTPS:
+        return _address(text, canonical_address_pattern)
+    if scheme is Scheme.HUB:
+        split_dataset(literal_prefix(text))
     if scheme.has_buckets:
         return text if "/" in rest else f"{text}/"
     base = folder or os.getcwd()
@@ -107,8 +121,8 @@ def canonical_source(text: str, folder: str | None = None) -> str:
 
 def canonical_place(text: str, folder: str | None = None) -> str:
     """A folder or a file as its URI, no pattern; a relative path is taken from `folder`, or the working directory."""
-    if split_scheme(text)[0].has_buckets:
-        return text
+    if (scheme := split_scheme(text)[0]).has_buckets:
+        return _address(text, canonical_address) if scheme is Scheme.HTTPS else text
     base = folder or os.getcwd()
     path = os.path.join(base, os.path.expanduser(_local_text(text, base)))
     return str(ObjectUri.from_path(_real_path(path)))
@@ -153,15 +167,25 @@ def _with_account(store: Any, accounts: Iterable[AzureAccount]) -> Any:
 
 
 def canonical_object(uri: str) -> str:
-    """The URI of a local file as a listing would give it, its folder's links resolved; any other URI as it is.
+    """The URI of a local file as a listing would give it, its folder's links resolved; an address of the web in its one
+    form; any other URI as it is.
 
     Raises ValueError for what is no URI and no absolute path.
     """
+    if "://" in uri and split_scheme(uri.strip())[0] is Scheme.HTTPS:
+        return canonical_address(uri)
     parsed = ObjectUri.from_path(uri) if uri.startswith("/") else ObjectUri.parse(uri)
     if parsed.scheme.has_buckets:
         return uri
     above, name = os.path.split(parsed.local_path)
     return str(ObjectUri.from_path(os.path.join(os.path.realpath(above), name)))
+
+
+def _address(text: str, canonical: Callable[[str], str]) -> str:
+    try:
+        return canonical(text)
+    except ValueError as error:
+        raise InvalidUriError(f"{text!r}: {error}; write https://host/path") from None
 
 
 def missing_part(path: str) -> str:

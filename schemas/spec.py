@@ -83,6 +83,7 @@ class StoreSettings(_Section):
     google_endpoint_url: ServerAddress | None = Field(default=None, description="of Google's API, if not the usual")
     google_project: str | None = Field(default=None, description="who pays for `requester_pays` at Google")
     anonymous: bool = False
+    private_addresses: bool = Field(default=False, description="https:// may lead to this machine and private networks")
 
 
 class Limits(_Section):
@@ -195,9 +196,15 @@ def _kind_alone(value: Any) -> Any:
 URI_FILES = (".parquet", ".csv", ".jsonl", ".txt")
 
 
+def uri_list_form(address: str) -> str | None:
+    """Which of `URI_FILES` an entry of `listing` is, by its name; None for an S3 inventory."""
+    path = address.partition("?")[0] if split_scheme(address)[0] is Scheme.HTTPS else address
+    return next((form for form in URI_FILES if path.lower().endswith(form)), None)
+
+
 def is_uri_list(address: str) -> bool:
     """Whether an entry of `listing` is a file of URIs, and not an S3 inventory."""
-    return address.lower().endswith(URI_FILES)
+    return uri_list_form(address) is not None
 
 
 class ModelEntry(NamedTuple):
@@ -326,7 +333,7 @@ def _check_uri(uri: str) -> None:
             f"{uri!r} lacks slashes behind {half[0]}; write s3://bucket/key, or ./{uri.strip()} for a folder"
         )
     scheme, rest = split_scheme(uri)
-    if scheme.has_buckets:
+    if scheme.has_buckets and not scheme.is_only_read:
         bucket = rest.partition("/")[0]
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}|\$(?:web|root|logs)", bucket):
             raise ValueError(f"{uri!r} names no valid bucket; write {scheme}://bucket/key")
@@ -335,6 +342,8 @@ def _check_uri(uri: str) -> None:
 def _check_catalog_folder(uri: str, place: str) -> None:
     """Refuse names that readers of Delta tables do not agree on how to escape; a folder that is there has its name."""
     scheme, folder = split_scheme(place)
+    if scheme.is_only_read:
+        raise ValueError(f"{uri!r} can only be read; a catalog lies in a bucket or a local folder")
     if scheme.has_buckets:
         bucket, _, key = folder.partition("/")
         if not key.strip("/"):

@@ -10,7 +10,7 @@ from sightflow.blocks.store.saved_credentials import saved_credentials
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.spec import EnrichmentSpec, StoreSettings
 
-_OF_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "CLOUDSDK_", "STORAGE_EMULATOR_HOST")
+_OF_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "CLOUDSDK_", "STORAGE_EMULATOR_HOST", "SSL_CERT_")
 _OPENED: dict[tuple[object, ...], ObjectStore] = {}
 
 

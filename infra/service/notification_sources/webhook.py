@@ -1,114 +1,24 @@
-"""Where storage notifications come from: an SQS queue, or a webhook that MinIO calls."""
+"""Notifications that MinIO posts to a webhook."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import os
-import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Protocol
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from sightflow.infra.loopback import is_loopback
 from sightflow.infra.service.bounded_http import BoundedHandler, BoundedServer, HttpLimits
+from sightflow.infra.service.notification_sources.message_source import Message
 from sightflow.schemas.failure import SightflowError, SpecError
 
 WEBHOOK_TOKEN = "SIGHTFLOW_WEBHOOK_TOKEN"  # noqa: S105 - the name of a variable
-_LONGEST_POLL = 20  # seconds, what SQS allows
-_MOST_AT_ONCE = 10  # messages of one SQS request
 _LIMITS = HttpLimits()
 _MOST_WAITING = 200  # messages; with those of the largest size, 200 MiB
 _PATIENCE = 60.0  # seconds that a webhook's caller is kept waiting
-
-
-class SourceAway(SightflowError):
-    """The source does not answer now; what it holds stays there."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """A notification. `uri`: its own name, for the quarantine; `receipt`: what its source knows it by."""
-
-    uri: str
-    body: str
-    receipt: Any = field(repr=False, compare=False)
-
-
-class MessageSource(Protocol):
-    """Gives messages, and keeps them until it is told that they are durable elsewhere."""
-
-    def receive(self, wait: float) -> list[Message]:
-        """Some messages, none if none came within `wait` seconds. Raises SourceAway."""
-
-    def delete(self, messages: Sequence[Message]) -> None:
-        """Forget messages, which are durable elsewhere. Raises SourceAway, and they come again."""
-
-
-class SqsQueue:
-    """An SQS queue, reached with the keys of the environment, profile or role.
-
-    Raises SpecError if `url` is no address of a queue or holds a password, SightflowError if there is no such queue or
-    it may not be read.
-    """
-
-    def __init__(self, url: str) -> None:
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
-        from botocore.session import get_session
-
-        try:
-            parts = urlsplit(url)
-        except ValueError:  # e.g. half an IPv6 address
-            parts = urlsplit("")
-        host = parts.hostname or ""
-        if "@" in parts.netloc:
-            raise SpecError(
-                "the address of the queue holds a user name or a password; leave them out: a queue is reached with the "
-                "keys of the environment, profile or role"
-            )
-        if parts.scheme not in ("http", "https") or not parts.path.strip("/"):
-            raise SpecError(f"{url} is no address of a queue; one is https://sqs.REGION.amazonaws.com/ACCOUNT/NAME")
-        region = re.fullmatch(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?", host)
-        self._url, self._name = url, parts.path.rpartition("/")[2]
-        try:
-            self._client = get_session().create_client(
-                "sqs",
-                endpoint_url=None if region else f"{parts.scheme}://{parts.netloc}",
-                region_name=region[1] if region else None,
-                config=Config(retries={"total_max_attempts": 3, "mode": "standard"}, read_timeout=_LONGEST_POLL + 10),
-            )
-            self._client.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])
-        except (ClientError, BotoCoreError, ValueError) as error:  # ValueError: an address that is none
-            raise SightflowError(f"the queue {url} cannot be read: {error}") from None
-
-    def receive(self, wait: float) -> list[Message]:
-        answer = self._called(
-            "receive_message", MaxNumberOfMessages=_MOST_AT_ONCE, WaitTimeSeconds=round(min(wait, _LONGEST_POLL))
-        )
-        return [
-            Message(f"sqs://{self._name}/{message['MessageId']}", message["Body"], message["ReceiptHandle"])
-            for message in answer.get("Messages", [])
-        ]
-
-    def delete(self, messages: Sequence[Message]) -> None:
-        for first in range(0, len(messages), _MOST_AT_ONCE):
-            some = messages[first : first + _MOST_AT_ONCE]
-            entries = [{"Id": str(k), "ReceiptHandle": message.receipt} for k, message in enumerate(some)]
-            # One that could not be deleted comes again, and costs nothing.
-            self._called("delete_message_batch", Entries=entries)
-
-    def _called(self, name: str, **arguments: Any) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            return getattr(self._client, name)(QueueUrl=self._url, **arguments)
-        except (ClientError, BotoCoreError) as error:
-            raise SourceAway(f"the queue {self._name} does not answer: {error}") from None
 
 
 class Webhook:
@@ -119,6 +29,8 @@ class Webhook:
 
     Raises SpecError if other machines could connect and there is no token, SightflowError if it cannot listen.
     """
+
+    keep_every: float | None = None
 
     def __init__(
         self,
@@ -164,6 +76,9 @@ class Webhook:
 
     def receive(self, wait: float) -> list[Message]:
         return self._waiting.take(max(wait, 0.01))
+
+    def keep(self, messages: Sequence[Message]) -> None:
+        """Each has a caller that waits."""
 
     def delete(self, messages: Sequence[Message]) -> None:
         for message in messages:
