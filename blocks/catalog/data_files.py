@@ -38,10 +38,11 @@ _URIS_NAMED = 10_000  # more are only told by their range
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that the table holds. `first` and `last`: bounds of its URIs, None if the log does not say."""
+    """A file that the table holds. `rows`, and `first` and `last`, bounds of its URIs: None if the log does not say."""
 
     path: str
     size: int
+    rows: int | None
     partition: Mapping[str, str | None]
     first: str | None
     last: str | None
@@ -70,6 +71,7 @@ class DataFiles:
             DataFile(
                 path=entry["path"],
                 size=entry["size_bytes"],
+                rows=entry.get("num_records"),
                 partition={column: entry[f"partition.{column}"] for column in self.partition_columns},
                 first=entry.get("min.uri"),
                 last=entry.get("max.uri"),
@@ -103,8 +105,9 @@ class DataFiles:
     def between(self, files: Iterable[DataFile], column: str, first: str, before: str | None) -> pl.LazyFrame:
         """The rows of some files of one partition whose text in a column lies in a range."""
         rows = pl.concat([self._scan([file.path]) for file in files], how="diagonal_relaxed")
-        within = pl.col(column) >= first
-        return rows.filter(within if before is None else within & (pl.col(column) < before))
+        if before is not None:  # what has no value comes first
+            rows = rows.filter((pl.col(column) < before) | (pl.col(column).is_null() & (first == "")))
+        return rows.filter(pl.col(column) >= first) if first else rows
 
     def _scan(self, paths: Sequence[str]) -> pl.LazyFrame:
         """The rows of files, lazily, each with its `path`."""

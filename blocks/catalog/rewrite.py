@@ -17,7 +17,7 @@ import pyarrow as pa
 from sightflow.blocks.catalog.commit_log import COUNT_PREFIX, Commit, Untold, read_commit
 from sightflow.blocks.catalog.data_files import FILE_BYTES, KEY, DataFile, DataFiles
 
-_ROWS_WRITTEN = 4096  # a batch of plain strings holds 2 GiB a column
+ROWS_WRITTEN = 4096  # a batch of plain strings holds 2 GiB a column
 
 
 @dataclass
@@ -101,7 +101,7 @@ def replace(
         added += files.write(_with_replaced(files, file, gone, here), file.partition, most_bytes=FILE_BYTES * 3 // 2)
     more = numbered.filter(~pl.col("replacement").is_in(list(placed))).drop("replacement").sort(KEY)
     for values, part in _by_partition(more, files.partition_columns):
-        added += files.write(map(files.arrow, part.iter_slices(_ROWS_WRITTEN)), values)
+        added += files.write(map(files.arrow, part.iter_slices(ROWS_WRITTEN)), values)
     removed = [held[str(path)] for path in found["path"].unique()]
     return Rewrite(files.version, removed, added, rows.select(KEY), counts)
 
