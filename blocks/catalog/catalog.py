@@ -52,6 +52,8 @@ _REFUSAL = re.compile(
     r"|AccessDenied|AllAccessDisabled|AccountProblem|ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch"
     r"|RequestTimeTooSkewed|NoSuchBucket|QuotaExceeded|StorageFull|InsufficientStorage|403 Forbidden|401 Unauthorized"
 )
+# What delta-rs says of a log whose entries or checkpoint are damaged or missing.
+_DAMAGED_LOG = re.compile(r"Invalid Checkpoint|Parquet error|Json error|Generic delta kernel error|Expected contiguous")
 _ROOM = 1 << 16  # bytes, beside the rows themselves, of a commit
 _STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
 
@@ -124,7 +126,17 @@ class Catalog(Block):
         except (DeltaError, OSError) as error:
             if version is not None and isinstance(error, DeltaError):
                 raise StoreError(f"{self.uri} has no version {version}; see: sightflow catalog history") from None
+            if isinstance(error, DeltaError) and _DAMAGED_LOG.search(str(error)):
+                raise self._damaged(name, error) from None
             raise self._store_error(error, "read") from None
+
+    def _damaged(self, name: TableName, error: BaseException) -> StoreError:
+        said = _first_line(self.store.redact(str(error)))
+        return StoreError(
+            f"the log of the catalog's table {name} is damaged: {said}. Bring back what is missing or broken in "
+            f"{self.table_uri(name)}/_delta_log from a backup or the bucket's earlier versions; if only the checkpoint is "
+            f"broken and every commit since 0 is there, removing it and _last_checkpoint is enough"
+        )
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; empty, with the right columns, if the table does not exist yet."""

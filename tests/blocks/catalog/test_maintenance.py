@@ -269,3 +269,36 @@ def test_what_no_kept_version_needs_is_removed_and_nothing_else(catalog: Catalog
         catalog.restore(recent - 3)
     assert set(content(catalog, "enrichments")["fingerprint"]) == {"fourth"}
     assert catalog.restore(recent - 2) == reached + 1
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "no checkpoint", "gap", "entry"])
+def test_a_damaged_log_is_told_with_what_to_do(catalog: Catalog, damage: str) -> None:
+    for k in range(3):
+        catalog.publish(rows(range(k, k + 1)))
+    catalog.table("enrichments").create_checkpoint()
+    for k in range(3, 5):
+        catalog.publish(rows(range(k, k + 1)))
+    log = Path(catalog.table_uri("enrichments").removeprefix("file://")) / "_delta_log"
+    (checkpoint,) = log.glob("*.checkpoint.parquet")
+    if "checkpoint" in damage:
+        for version in range(3):
+            (log / f"{version:020d}.json").unlink()
+    if damage == "no checkpoint":
+        checkpoint.unlink()
+    elif damage == "checkpoint":
+        checkpoint.write_bytes(b"no parquet" * 100)
+    elif damage == "gap":
+        (log / f"{4:020d}.json").unlink()
+    else:
+        (log / f"{5:020d}.json").write_text("{nonsense")
+    with pytest.raises(StoreError, match=r"table enrichments is damaged: .*_delta_log from a backup"):
+        catalog.publish(rows(range(9)))
+    assert not maintain_is_possible(catalog)
+
+
+def maintain_is_possible(catalog: Catalog) -> bool:
+    try:
+        maintain(catalog, DUE, even_if_not_due=True)
+    except StoreError:
+        return False
+    return True
