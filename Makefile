@@ -10,7 +10,7 @@ NPM_CI := ["ci", "--prefix", ".tools/azurite", "--omit=dev", "--ignore-scripts",
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo test test-unit test-e2e test-postgres fuzz check bench bench-gpu format lock relock clean
+.PHONY: help demo test test-unit test-e2e test-postgres fuzz kills check bench bench-gpu format lock relock clean
 help:     ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -34,6 +34,10 @@ test-postgres: .venv/ready ## deployments, uploads and workers with Prefect on a
 FOR ?= 60
 fuzz: .venv/ready ## hostile inputs for the readers of replies, messages, specs, listings and media, FOR=60 seconds in all
 	@SIGHTFLOW_FUZZ_SECONDS=$(FOR) $(BIN)/python -m pytest -n 2 tests/fuzz
+
+TIMES ?= 100
+kills: .venv/ready ## writers of a catalog killed TIMES=100 times in all, in a folder, in S3 or at CATALOG=address
+	@SIGHTFLOW_KILLS=$(TIMES) SIGHTFLOW_KILLS_CATALOG=$(CATALOG) $(BIN)/python -m pytest -n 2 -rP tests/kills
 
 check: .venv/ready ## ruff, formatting, mypy --strict, import contracts
 	@$(BIN)/ruff check .

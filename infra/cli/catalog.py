@@ -121,7 +121,7 @@ def history(uri: Uri, limit: Annotated[int, typer.Option(min=1)] = 20, endpoint_
     """List the catalog's versions, newest first."""
     from datetime import UTC, datetime
 
-    from sightflow.blocks.catalog.table_writes import COUNT_PREFIX
+    from sightflow.blocks.catalog.commit_log import COUNT_PREFIX
 
     delta = find_catalog(uri, endpoint_url).table("enrichments")
     rows = []
