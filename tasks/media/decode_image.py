@@ -22,16 +22,16 @@ from sightflow.tasks.media.image_formats import IMAGE_FORMATS, camera_raw, media
 from sightflow.tasks.media.image_metadata import SIDEWAYS, UPRIGHT, jpeg_segments, orientation, without_metadata
 from sightflow.tasks.media.isolated_decoder import decode_isolated
 from sightflow.tasks.media.tiff_directories import ORIENTATION, PHOTOMETRIC, orientation_of
-from sightflow.tasks.memory.allocator import limit_arenas
+from sightflow.tasks.memory.allocator import keep_little
 from sightflow.tasks.memory.pixel_budget import NeverFits, NoRoom
 
 # Pillow's own guard raises at open; here the size is read from the header and told in the failure.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
-# Pillow takes pixels in blocks of 16 MiB, which glibc keeps for the thread that freed them: gigabytes over the threads
-# of a shard. Blocks of more than 32 MiB (its DEFAULT_MMAP_THRESHOLD_MAX) go back to the system.
+# Pillow takes pixels in blocks of 16 MiB, which glibc would keep: gigabytes over the threads of a shard. Larger ones go
+# back to the system.
 _imaging.set_block_size(64 * 2**20)
-limit_arenas()  # as early: a thread keeps the arena that it first took
+keep_little()  # as early: a thread keeps the arena that it first took
 # What is wrong with metadata is nobody's concern here, and would be written on the screen.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # A progressive JPEG has some ten scans. Each costs a pass over all its pixels, and may be a few bytes long.

@@ -52,7 +52,9 @@ def check_memory(spec: EnrichmentSpec) -> None:
     """Raise SpecError if the policy asks for more memory than this process may take."""
     asked, limit = spec.policy.memory, memory_limit()
     if asked is not None and asked > limit:
-        problem = f"{in_gib(asked)} is more than the {in_gib(limit)} that this process may take; write less, or nothing"
+        problem = (
+            f"{in_gib(asked)} is more than the {in_gib(limit)} that this process may take; write less, or leave it out"
+        )
         raise SpecError(spec.explain(("policy", "memory"), problem))
 
 

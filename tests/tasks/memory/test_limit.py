@@ -63,12 +63,10 @@ def test_half_of_it_is_for_media_and_rows_unless_the_policy_says_otherwise() -> 
 
 def test_more_than_there_is_is_refused_with_its_line_before_anything_is_listed(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
-    text = (
-        "source: s3://media/**\ncatalog: s3://bucket/c\nenrichments: [{capability: image captioning}]\npolicy:\n  memory: 900TB"
-    )
-    path.write_text(text)
+    text = "source: s3://media/**\ncatalog: s3://bucket/c\nenrichments: [{capability: image captioning}]\n"
+    path.write_text(f"{text}policy:\n  memory: 900TB")
     spec = read_spec(path)
-    says = rf"spec.yaml:6: policy.memory: 838,190.\d GiB is more than the {memory_limit() / 2**30:,.1f} GiB that this"
+    says = rf"spec.yaml:5: policy.memory: 838,190.\d GiB is more than the {memory_limit() / 2**30:,.1f} GiB that this"
     with pytest.raises(SpecError, match=says):
         resolve_enrichments(spec)
     check_memory(EnrichmentSpec.model_validate({**spec.model_dump(), "policy": {"memory": "64MiB"}}))
