@@ -52,10 +52,10 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
         catalog.check_writable()
     with (
         task_runner(spec.runner, needed=run_plan.to_compute > 0) as workers,
-        Publisher(catalog, run_plan, spec.policy, workers.worker_count) as publisher,
+        Publisher(catalog, run_plan, spec.policy, workers.worker_count, workers.memory) as publisher,
     ):
         # Each stage is given the future of the one before it, which Prefect waits for.
-        for shard in publisher.throttled(shards_of(run_plan, spec.policy, publisher.shard_sizer)):
+        for shard in publisher.throttled(shards_of(run_plan, publisher.policy, publisher.shard_sizer)):
             fetched = fetch.submit(shard, spec)
             with workers.on_a_device():
                 replies = infer.submit(shard, fetched, spec)  # type: ignore[call-overload]

@@ -179,6 +179,8 @@ class PrefectServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+            # To remember which block types it has registered, a server would import ours: seconds and 100 MiB.
+            "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         }
         if self.for_one_run:
             environment |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _OF_DEPLOYMENTS}

@@ -38,6 +38,11 @@ _HALF_A_SCHEME = re.compile(r"(?:s3a?|gs|az|abfss?|https?|file(?!:/)):(?!//)", r
 """`s3:/bucket/key` would be a local folder, and so would `file:folder`."""
 
 
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(b|[kmgt]i?b)?\s*", re.IGNORECASE)
+_UNITS = {"b": 1} | {f"{letter}ib": 2 ** (10 * k) for k, letter in enumerate("kmgt", 1)}
+_UNITS |= {f"{letter}b": 10 ** (3 * k) for k, letter in enumerate("kmgt", 1)}
+_LEAST_MEMORY = 64 * 2**20
+
 WHERE_KEYS_BELONG = "keys belong into the environment or a saved block"
 
 
@@ -86,6 +91,20 @@ class StoreSettings(_Section):
     private_addresses: bool = Field(default=False, description="https:// may lead to this machine and private networks")
 
 
+def _memory_size(given: Any) -> Any:
+    """A size in bytes from `4GiB`; the units are those of IEC (KiB, MiB, GiB, TiB) and SI (kB, MB, GB, TB)."""
+    if given is None or (isinstance(given, int) and not isinstance(given, bool)):
+        size = given
+    else:
+        found = _SIZE.fullmatch(given) if isinstance(given, str) else None
+        if not found:
+            raise ValueError("is no amount of memory; write it like 4GiB or 512MiB")
+        size = int(float(found[1]) * _UNITS[(found[2] or "b").lower()])
+    if size is not None and size < _LEAST_MEMORY:
+        raise ValueError("is too little to decode images in; write 64MiB or more, or leave it out")
+    return size
+
+
 class Limits(_Section):
     """What is refused before it is decoded."""
 
@@ -120,6 +139,9 @@ class Policy(_Section):
     shard_size: int = Field(default=2048, ge=1, le=10_000, description="most objects of a shard")
     shard_bytes: int = Field(default=128 * 2**20, gt=0, description="most bytes of a shard, as listed")
     shards_ahead: int = Field(default=3, ge=1, le=64, description="shards in flight at once")
+    memory: Annotated[int | None, BeforeValidator(_memory_size)] = Field(
+        default=None, description="for media and rows in each process that works; unset: half of what it may take"
+    )
     commit_rows: int = Field(default=5000, ge=1)
     commit_seconds: float = Field(default=5.0, gt=0)
     limits: Limits = Limits()

@@ -16,11 +16,14 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, ModelError, Stage
 from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, StartStep, timed
-from sightflow.schemas.spec import EnrichmentSpec, Limits
+from sightflow.schemas.spec import EnrichmentSpec, Policy
 from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.reply_assembler import ReplyAssembler
-from sightflow.tasks.media.request_batches import InferenceItem, image_batches, video_batches
+from sightflow.tasks.media.request_batches import InferenceItem, image_batches
+from sightflow.tasks.media.video_batches import video_batches
+from sightflow.tasks.memory.limit import memory_budget
+from sightflow.tasks.memory.pixel_budget import PixelBudget
 from sightflow.tasks.runtime.cancellation import ShardSkipped, is_asked_to_stop, is_halted
 from sightflow.tasks.runtime.loaded_models import LoadedModel, load_model
 from sightflow.tasks.validate import failures_of
@@ -67,7 +70,7 @@ def _answer(
 ) -> None:
     """Give the assembler every answer. Raises what ends the shard, when it has been given those before."""
     begun = is_down = False
-    for batch in _batches(shard, fetched, spec.policy.limits, loaded.model, spans):
+    for batch in _batches(shard, fetched, spec.policy, loaded.model, spans):
         failed = [(item, _failed_answer(item, loaded.model)) for item in batch if item.request is None]
         items = [item for item in batch if item.request is not None]
         requests = [item.request for item in items if item.request]
@@ -97,11 +100,11 @@ def _answer(
 
 
 def _batches(
-    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
+    shard: Shard, fetched: Fetched, policy: Policy, model: VisionModel, spans: list[Span]
 ) -> Iterator[list[InferenceItem]]:
-    if shard.media_kind is MediaKind.VIDEO:
-        return video_batches(shard, fetched, limits, model, spans)
-    return image_batches(shard, fetched, limits, model, spans)
+    batches = video_batches if shard.media_kind is MediaKind.VIDEO else image_batches
+    budget = PixelBudget(memory_budget(policy).pixels)
+    return batches(shard, fetched, policy.limits, model, spans, budget)
 
 
 def _failed_answer(item: InferenceItem, model: VisionModel) -> Answer:

@@ -11,6 +11,7 @@ from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.run.plan import Candidate, ResolvedEnrichment, Route, RoutedEnrichment
 from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.tasks.memory.limit import check_memory
 
 
 def route(enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -> Route:
@@ -122,9 +123,12 @@ def resolve_enrichments(spec: EnrichmentSpec) -> tuple[RoutedEnrichment, ...]:
     """Bind every enrichment, for each kind of media it is asked of, to its systems and its recipe.
 
     A kind of media that no system takes is left out if another kind is served. Raises SpecError, before anything
-    is listed, as `check_models` does, and if an enrichment cannot be served at all, with the reason of every candidate.
+    is listed, as `check_models` does, if an enrichment cannot be served at all, with the reason of every candidate, and
+    if `policy.memory` is more than this process may take.
     """
     check_models(spec)
+    if spec.runner.kind == "threads":  # else the machines of others are asked
+        check_memory(spec)
     routed: list[RoutedEnrichment] = []
     problems: list[str] = []
     for index, enrichment in enumerate(spec.enrichments):

@@ -18,7 +18,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec_reader import read_spec
-from sightflow.tasks.media import request_batches as batch
+from sightflow.tasks.media import video_batches as batch
 from tests.videos import write_video
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
