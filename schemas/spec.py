@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -182,6 +183,16 @@ def is_uri_list(address: str) -> bool:
     return address.lower().endswith(URI_FILES)
 
 
+class ModelEntry(NamedTuple):
+    """What a spec says of one model: the name it goes by there, and its settings; `system` or `class` among these say
+    what it is, where the name is the user's own. `may_name_code`: whether the class that `class` names may be imported.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    may_name_code: bool = False
+
+
 class EnrichmentSpec(_Section):
     """Everything a run needs to know. `spec_reader.read_spec` reads one from a file."""
 
@@ -208,8 +219,20 @@ class EnrichmentSpec(_Section):
     def read_at(self, places: SpecPlaces) -> EnrichmentSpec:
         """The same spec, which knows where in its file each of its values stands."""
         copied = self.model_copy()
-        copied._places = places
+        copied._places = replace(places, is_a_file=True)
         return copied
+
+    def model_entry(self, name: str) -> ModelEntry:
+        """What is said of a model; an entry that it names with `boxes_from: NAME` stands there in full.
+
+        Classes of one's own are imported only for a spec that was read from a file its user gave: what a deployment or
+        a catalog has stored names no code.
+        """
+        settings = dict(self.models.get(name) or {})
+        other = settings.get("boxes_from")
+        if isinstance(other, str):
+            settings["boxes_from"] = {"system": other} | (self.models.get(other) or {})
+        return ModelEntry(name, settings, self._places.is_a_file)
 
     def explain(self, place: Place, problem: str) -> str:
         """A problem at a place, e.g. `("models", "gpt-4o")`, as `file:line: place: what is wrong`."""

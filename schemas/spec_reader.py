@@ -79,13 +79,18 @@ def _switches_for_numbers(spec: EnrichmentSpec, places: SpecPlaces) -> list[tupl
 
 def _resolved(spec: EnrichmentSpec, folder: Path) -> EnrichmentSpec:
     """The spec with the local paths of its weights taken from a folder."""
-    models = {
-        system: settings | {"id": str((folder / settings["id"]).resolve())}
-        if str(settings.get("id", "")).startswith((".", "/"))
-        else settings
-        for system, settings in spec.models.items()
-    }
+    models = {name: _with_its_folder(settings, folder) for name, settings in spec.models.items()}
     return spec.model_copy(update={"models": models})
+
+
+def _with_its_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a model, and of the one whose boxes it takes, with local paths taken from a folder."""
+    resolved = dict(settings)
+    if str(settings.get("id", "")).startswith((".", "/")):
+        resolved["id"] = str((folder / settings["id"]).resolve())
+    if isinstance(settings.get("boxes_from"), dict):
+        resolved["boxes_from"] = _with_its_folder(settings["boxes_from"], folder)
+    return resolved
 
 
 def _explain(places: SpecPlaces, problem: Any) -> str:

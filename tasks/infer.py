@@ -42,7 +42,7 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
 
     What is raised after the first answer is returned beside the answers instead: they may have been paid for.
     """
-    loaded = load_model(shard.system, spec.models.get(shard.system))
+    loaded = load_model(*spec.model_entry(shard.system))
     spans = list(fetched.spans)
     assembler = ReplyAssembler(shard, fetched)
     try:
@@ -106,7 +106,7 @@ def _failed_answer(item: InferenceItem, model: VisionModel) -> Answer:
     """The answer to what could not be made a request."""
     assert item.failure is not None
     uri, enrichment = item.shard_item.uri, item.resolved.enrichment
-    reply = VisionReply(uri, enrichment.name, item.failure, model.system, model.ref.id)
+    reply = VisionReply(uri, enrichment.name, item.failure, model.name_in_spec, model.ref.id)
     return Answer(item.shard_item, item.resolved, None, reply)
 
 
@@ -118,9 +118,9 @@ def _run_unless_skipped(
     given, error = _run(loaded, sent)
     replies = iter(given)
     model = loaded.model
-    failure = Failure(Cause.MODEL, f"not asked: {model.system} failed for all that was asked before", attempts=0)
+    failure = Failure(Cause.MODEL, f"not asked: {model.name_in_spec} failed for all that was asked before", attempts=0)
     return [
-        VisionReply(request.uri, request.enrichment.name, failure, model.system, model.ref.id)
+        VisionReply(request.uri, request.enrichment.name, failure, model.name_in_spec, model.ref.id)
         if skip
         else next(replies)
         for request, skip in zip(requests, skipped, strict=True)
@@ -170,7 +170,7 @@ def _fall_back(
         system = next(iter(waiting.values()))
         indices = [index for index, wanted in waiting.items() if wanted == system]
         try:
-            loaded = load_model(system, spec.models.get(system))
+            loaded = load_model(*spec.model_entry(system))
         except Exception as raised:  # whatever it is, it is raised when what was answered before has been kept
             error = raised
             continue

@@ -29,15 +29,14 @@ from sightflow.blocks.models.contract import (
     Prompt,
     ReplyError,
 )
+from sightflow.blocks.models.replies.combine import combine
 from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import (
     OUTPUT_SCHEMA_VERSION,
     Enrichment,
     FrameSampling,
-    RegionsResult,
     Result,
-    TracksResult,
 )
 from sightflow.schemas.failure import Cause, Failure
 from sightflow.schemas.geometry import BoxFormat, GeometryError, ImageTransform
@@ -70,6 +69,7 @@ class VisionModel(Block):
     revision: str | None = Field(default=None, description="Commit, tag or dated snapshot to pin.")
     max_new_tokens: int = Field(default=512, ge=1, description="Longest reply, in tokens.")
 
+    _called: str = PrivateAttr(default="")
     _engine: Engine | None = PrivateAttr(default=None)
     _opening: Any = PrivateAttr(default_factory=threading.Lock)
 
@@ -94,6 +94,16 @@ class VisionModel(Block):
     @property
     def system(self) -> str:
         return self.rating.system
+
+    @property
+    def name_in_spec(self) -> str:
+        """The name by which a spec knows this model and a row says who answered; unless given, its system's."""
+        return self._called or self.system
+
+    def called(self, name: str) -> Self:
+        """Itself, under a name of the user's."""
+        self._called = name
+        return self
 
     @property
     def ref(self) -> ModelRef:
@@ -124,7 +134,7 @@ class VisionModel(Block):
 
     def unsupported_reason(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
         """Why this model cannot serve an enrichment, or None if it can."""
-        if not self.rating.of(enrichment.capability):
+        if self.rating.of(enrichment.capability) == 0:
             return f"{self.system} cannot do {enrichment.capability} (rated 0)"
         if media_kind not in self.media_kinds:
             return f"{self.system} takes no {media_kind}"
@@ -315,7 +325,7 @@ class VisionModel(Block):
             raw = failure.raw_reply or raw_reply
             outcome = Failure(failure.cause, failure.message, failure.stage, attempts, raw)
         model_id = served[0] if served else self.ref.id
-        return VisionReply(request.uri, request.enrichment.name, outcome, self.system, model_id, raw_reply, usage)
+        return VisionReply(request.uri, request.enrichment.name, outcome, self.name_in_spec, model_id, raw_reply, usage)
 
     def _parsed(self, request: VisionRequest, prompt: Prompt, generated: Generated) -> Result | Failure:
         if generated.truncated:
@@ -333,13 +343,3 @@ class VisionModel(Block):
             _logger.exception("%s: the parser failed on a reply to %s", self.system, request.uri)
             message = f"the reply could not be parsed: {type(error).__name__}: {error}"
             return Failure(Cause.MALFORMED, message[:500])
-
-
-def combine(enrichment: Enrichment, results: Sequence[Result]) -> Result:
-    """The results of an enrichment's prompts as one: regions and tracks are joined, text stands alone."""
-    if enrichment.capability.gives_text:
-        (only,) = results
-        return only
-    if enrichment.capability is Capability.OBJECT_TRACKING:
-        return TracksResult(tuple(t for r in results if isinstance(r, TracksResult) for t in r.tracks))
-    return RegionsResult(tuple(g for r in results if isinstance(r, RegionsResult) for g in r.regions))

@@ -23,11 +23,12 @@ _SHORT = {
     Capability.OBJECT_TRACKING: "track",
     Capability.VIDEO_CAPTIONING: "film",
 }
+_STAR = {0: "-", None: "?"}
 
 
 @app.callback()
 def models(context: typer.Context) -> None:
-    """Show the comparison table (0 to 5, 0: cannot) and whether each system can be used here and now."""
+    """Show the comparison table (1 to 5; -: cannot; ?: unrated) and whether each system can be used here and now."""
     if context.invoked_subcommand is not None:
         return
     from sightflow.blocks.models.hosted_model import HostedModel
@@ -38,7 +39,7 @@ def models(context: typer.Context) -> None:
     for system in SYSTEMS:
         model = open_model(system)
         available = model.availability()
-        stars = (str(model.rating.of(capability) or "-") for capability in _SHORT)
+        stars = (_STAR.get(rating := model.rating.of(capability), str(rating)) for capability in _SHORT)
         rows.append((system, *stars, "yes" if available.usable else "no"))
         where = f"hosted by {model.vendor}" if isinstance(model, HostedModel) else "local"
         remedy = f"; {available.remedy}" if available.remedy else ""

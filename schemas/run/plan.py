@@ -30,12 +30,13 @@ class Status(StrEnum):
 class Candidate(BaseModel):
     """One system in the ranking for an enrichment, and why it is or is not the choice.
 
-    `rating`: 0 (cannot) to 5. `price_per_item`: US dollars.
+    `system`: its name, or that of an entry of `models`. `rating`: 0 (cannot) to 5; None: unrated. `price_per_item`: US
+    dollars.
     """
 
     system: str
     model_id: str
-    rating: int
+    rating: int | None
     hosted: bool
     price_per_item: float
     usable: bool
