@@ -174,6 +174,11 @@ class VisionModel(Block):
         """The expected price of one item in US dollars; local models cost nothing here."""
         return 0.0
 
+    @property
+    def price_is_known(self) -> bool:
+        """Whether `price_per_item` is what will be paid."""
+        return True
+
     # --- the engine's part ----------------------------------------------------------------------
 
     @property

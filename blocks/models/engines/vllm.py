@@ -44,6 +44,8 @@ class VllmSystem(Protocol):
     @property
     def ref(self) -> ModelRef: ...
     @property
+    def default(self) -> ModelRef: ...
+    @property
     def supports_video(self) -> bool: ...
     @property
     def supports_vllm(self) -> bool: ...
@@ -109,7 +111,7 @@ class VllmEngine(Engine):
             return Availability(False, "vLLM is not installed", remedy)
         if "+" not in version and not torch.cuda.is_available():  # builds for other devices carry a suffix: 0.33.0+cpu
             return Availability(False, f"vLLM {version} finds no GPU here", _OTHERWISE)
-        return weights_availability(self._system.system, self._system.ref)
+        return weights_availability(self._system.system, self._system.ref, self._system.default)
 
     def load(self) -> None:
         """Start vLLM with the weights that are on this machine, once. Raises ModelError."""

@@ -56,6 +56,11 @@ def answer_of(text: str) -> str:
     return answer
 
 
+def marks_thinking(text: str) -> bool:
+    """Whether a reply holds a mark at which thinking begins or ends."""
+    return bool(_OPEN.search(text) or _CLOSE.search(text))
+
+
 def special_token_in(text: str) -> str | None:
     """A token of a tokenizer or a chat template that stands in a text, or None."""
     found = _SPECIAL.search(text)

@@ -9,9 +9,9 @@ import logging
 import random
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
@@ -59,6 +59,8 @@ class Account:
     """How a provider is reached: the model id, the key that opens it, and the limits.
 
     `prices`: US dollars for a million tokens in and out. `successor`: the id that the vendor names for this one.
+    `headers`: of every request. `azure_api_version`, `deployment`: of Azure OpenAI. `token`: gives the token that
+    stands in the key's place.
     """
 
     vendor: str
@@ -74,6 +76,10 @@ class Account:
     tokens_per_minute: int | None = None
     prices: tuple[float, float] = (0.0, 0.0)
     successor: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    azure_api_version: str | None = None
+    deployment: str | None = None
+    token: Callable[[], str] | None = field(default=None, repr=False)
 
 
 class ProviderSystem(Protocol):
