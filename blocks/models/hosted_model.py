@@ -100,6 +100,11 @@ class HostedModel(VisionModel):
         return self.key_variables
 
     @property
+    def vendor_place(self) -> str:
+        """Where requests go, in words."""
+        return self.base_url or self.vendor
+
+    @property
     def needs_key(self) -> bool:
         """Whether it is a key that opens the account, and not a token or a credential that its SDK finds."""
         return True
@@ -125,7 +130,7 @@ class HostedModel(VisionModel):
             remedy = "set usd_per_million_input and usd_per_million_output"
             return Availability(False, f"the price of {model_id} is not known", remedy)
         ends = f"; it ends {known.ends}, its successor is {known.successor}" if known.ends else ""
-        return Availability(True, f"{model_id} at {self.base_url or self.vendor}{ends}")
+        return Availability(True, f"{model_id} at {self.vendor_place}{ends}")
 
     # --- what a subclass says -------------------------------------------------------------------
 

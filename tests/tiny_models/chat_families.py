@@ -108,7 +108,10 @@ def gemma3(folder: Path) -> Path:
         boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
         eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
     )
-    return _saved(folder, transformers.Gemma3ForConditionalGeneration(config), processor)
+    model = transformers.Gemma3ForConditionalGeneration(config)
+    projector: Any = model.model.multi_modal_projector
+    torch.nn.init.normal_(projector.mm_input_projection_weight, std=0.3)  # zeros at first, which see nothing
+    return _saved(folder, model, processor)
 
 
 def internvl(folder: Path) -> Path:

@@ -26,7 +26,14 @@ from sightflow.blocks.models.contract import (
     Prompt,
     ReplyError,
 )
-from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, AnswerTooLarge, broken_bound, within
+from sightflow.blocks.models.engines.providers.bounded_answers import (
+    TIMEOUTS,
+    TRUST,
+    AnswerTooLarge,
+    broken_bound,
+    is_untrusted,
+    within,
+)
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage, encode_image
 from sightflow.blocks.models.engines.providers.messages import (
     CallRecord,
@@ -293,6 +300,9 @@ class ProviderEngine(Engine):
         if (bound := broken_bound(error)) is not None:
             cause = Cause.MALFORMED if isinstance(bound, AnswerTooLarge) else None
             return ProviderError(None, str(bound), cause=cause)
+        if is_untrusted(error):
+            why = f"{self.account.base_url or self.account.vendor} shows a certificate that is not trusted here"
+            return ProviderError(None, why, fatal_reason=f"{why}; {TRUST}")
         try:
             return self.map_error(error)
         except Exception as unknown:  # an SDK that trips over a strange reply raises anything

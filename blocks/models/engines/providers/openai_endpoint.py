@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from sightflow.blocks.models.contract import ENDPOINT_KEY_VARIABLE, Availability, Choices, Prompt
-from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, within
+from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, TRUST, is_untrusted, within
 from sightflow.blocks.models.engines.providers.engine import Account
 from sightflow.blocks.models.engines.providers.messages import ProviderError, ProviderRequest, ProviderResponse
 from sightflow.blocks.models.engines.providers.openai_chat import OpenAIChat, response_format
@@ -147,7 +147,9 @@ class OpenAIEndpoint(OpenAIChat):
             why = f"{url} refuses the key (HTTP {error.status_code})"
             remedy = f"set {variables[0]}, or the endpoint_key of a saved block"
             return Availability(False, why, remedy)
-        except openai.APIConnectionError:
+        except openai.APIConnectionError as error:
+            if is_untrusted(error):
+                return Availability(False, f"{url} shows a certificate that is not trusted here", TRUST)
             remedy = f"check endpoint_url, or start a server: vllm serve {model_id}"
             return Availability(False, f"no server answers at {url}", remedy)
         except Exception:  # it is there, and has no list that can be read: not every server has
