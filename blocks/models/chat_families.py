@@ -47,7 +47,7 @@ FAMILIES: dict[str, Family] = {
     "smolvlm": Family(r"smolvlm"),
     "gemma3": Family(r"gemma-3-"),
     "gemma3n": Family(r"gemma-3n"),
-    "llava_onevision": Family(r"llava-onevision|llava-ov"),
+    "llava_onevision": Family(r"llava-onevision|llava-ov", shares=True),
     "llava_next": Family(r"llava-v1[._]6|llava-next(?!-video)"),
     "llava": Family(r"llava-1[._]5"),
     "lfm2_vl": Family(r"lfm2[._0-9]*-vl"),

@@ -61,9 +61,8 @@ SEES_ONLY_IMAGES = {"llava-next", "instruct-blip"}
 
 def served(system: str, capability: Capability, kind: MediaKind) -> bool:
     """What the comparison table promises."""
-    return systems.system_class(system).rating.of(capability) != 0 and not (
-        kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES
-    )
+    rated_0 = systems.system_class(system).rating.of(capability) == 0
+    return not rated_0 and not (kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES)
 
 
 def asked(system: str, capability: Capability, kind: MediaKind) -> dict[str, Any]:

@@ -172,12 +172,14 @@ def test_an_unknown_way_of_writing_boxes_is_refused_and_may_be_said(folders: dic
 
 
 def test_boxes_in_pixels_are_those_of_the_picture_that_the_processor_makes(
-    models: dict[str, Chat], monkeypatch: pytest.MonkeyPatch
+    models: dict[str, Chat],
 ) -> None:
     text = json.dumps([{"bbox_2d": [0, 0, 14, 28], "label": "circle"}])
-    squeezed, grid, cut = (models[name] for name in ("gemma3", "qwen3_vl", "llava_onevision"))
-    for model in (squeezed, grid, cut):
-        monkeypatch.setattr(model, "box_format", "pixels")
+    in_pixels = []
+    for name in ("gemma3", "qwen3_vl", "llava_onevision"):
+        in_pixels.append(Chat(id=models[name].id, box_format="pixels"))
+        in_pixels[-1].on_loaded(models[name]._processor, models[name]._config)
+    squeezed, grid, cut = in_pixels
     asked = request(DETECT, blank(280, 140))
     result = squeezed.parse(asked, Prompt(""), text)
     assert isinstance(result, RegionsResult)
