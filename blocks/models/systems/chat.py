@@ -23,7 +23,7 @@ from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, ModelError
 from sightflow.schemas.geometry import ImageTransform
-from sightflow.schemas.media import DecodedImage, DecodedVideo
+from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
 from sightflow.schemas.rating import Rating, unrated
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
@@ -233,6 +233,11 @@ class Chat(OpenWeightsModel):
     def on_loaded(self, processor: Any, config: Any) -> None:
         super().on_loaded(processor, config)
         check_template(processor)
+
+    def processor_overrides(self, media: Media | None) -> dict[str, Any]:
+        """The frames are those that were sampled here: no processor is to sample among them again."""
+        takes_videos = getattr(self._processor, "video_processor", None) is not None
+        return {"videos_kwargs": {"do_sample_frames": False}} if takes_videos else {}
 
     def finish_inputs(self, inputs: Any) -> None:
         """Raises ReplyError if a prompt holds no place for what it is about: the model would answer without having
