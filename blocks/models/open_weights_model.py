@@ -139,16 +139,17 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
         return not self.hosted or self.prices is not None
 
     def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
-        """The price of one item of 1920 x 1080 pixels, of a video its frames, at the prices that the settings name."""
+        """The price of one item of 1920 x 1080 pixels, a video of a minute, at the prices that the settings name."""
         if self.engine != "endpoint" or self.prices is None or self.unsupported_reason(enrichment, media_kind):
             return 0.0
-        prompts, images = self.prompts(enrichment, media_kind), 1
+        prompts, images = self.effective_prompts(enrichment, media_kind), 1
         if media_kind is MediaKind.VIDEO:
             sampling = self.sampling(enrichment)
             images = sampling.frames or math.ceil(60 * (sampling.fps or 0.5))
-        tokens = sum(images * _TYPICAL_TOKENS + text_tokens(prompt.text) for prompt in prompts)
+        times = images if self.runs_per_frame(enrichment, media_kind) else 1
+        tokens = sum(images * _TYPICAL_TOKENS + times * text_tokens(prompt.text) for prompt in prompts)
         into, out = self.prices
-        return (tokens * into + len(prompts) * expected_tokens(enrichment) * out) / 1e6
+        return (tokens * into + times * len(prompts) * expected_tokens(enrichment) * out) / 1e6
 
     def availability(self) -> Availability:
         path = None if self.engine == "endpoint" else self.local_path()

@@ -23,10 +23,20 @@ _AZURE_SCOPE = "https://cognitiveservices.azure.com/.default"
 _AZURE_VARIABLE = "AZURE_OPENAI_API_KEY"
 
 
+# What opens a store, an orchestrator or an account: a spec that somebody else wrote is not to send it anywhere.
+_OF_SOMETHING_ELSE = re.compile(
+    r"AWS_(?!BEARER_TOKEN_BEDROCK$)|PREFECT_|AZURE_(?:STORAGE|CLIENT|USERNAME|PASSWORD)|GOOGLE_APPLICATION|GITHUB_|GH_"
+    r"|SSH_|DOCKER_|KUBE|SIGHTFLOW_(?!ENDPOINT_KEY$)",
+    re.IGNORECASE,
+)
+
+
 def _variable(name: str) -> str:
     # What stands there instead may be the key itself, and is not shown.
     if not _VARIABLE.fullmatch(name):
         raise ValueError("is the name of an environment variable that holds the value, never the value itself")
+    if _OF_SOMETHING_ELSE.match(name):
+        raise ValueError("is a variable that opens something else, and is sent to no model; use one of its own")
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,7 +19,7 @@ from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.box_forms import BOX_FORMS, BoxForm
 from sightflow.blocks.models.replies.text import read_text
 from sightflow.blocks.models.systems.qwen2_vl import frames_at_times
-from sightflow.blocks.models.weights import model_type
+from sightflow.blocks.models.weights import is_folder, model_type
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, ModelError
@@ -73,11 +74,12 @@ class Chat(OpenWeightsModel):
     )
 
     _family: str | None = PrivateAttr(default=None)
+    _takes_videos: bool | None = PrivateAttr(default=None)
     _seen: dict[Size, Size] = PrivateAttr(default_factory=dict)
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
-        copied._family, copied._seen = None, {}
+        copied._family, copied._takes_videos, copied._seen = None, None, {}
         return copied
 
     # --- which family ---------------------------------------------------------------------------
@@ -109,7 +111,14 @@ class Chat(OpenWeightsModel):
     @property
     def supports_video(self) -> bool:  # type: ignore[override]
         """Whether a video's frames are looked at together: by the model itself, or as pictures at an endpoint."""
-        return self.engine == "endpoint" or chat_families.takes_videos(self.family, self.local_path())
+        if self.engine == "endpoint":
+            return True
+        if self._takes_videos is None:
+            path = self.local_path()
+            if path is None:
+                return False
+            self._takes_videos = chat_families.takes_videos(self.family, path)
+        return self._takes_videos
 
     @property
     def prompt_conditioned_vision(self) -> bool:  # type: ignore[override]
@@ -121,7 +130,11 @@ class Chat(OpenWeightsModel):
         return {} if self.thinking is None else {"enable_thinking": self.thinking}
 
     def generation_settings(self) -> dict[str, Any]:
-        return super().generation_settings() | self.template_settings
+        settings = super().generation_settings() | self.template_settings
+        if self.engine != "endpoint" and is_folder(self.ref.id) and (path := self.local_path()):
+            # Of a folder the digest of the weights does not tell; of the hub the commit does.
+            settings["template"] = hashlib.sha256((read_template(path) or "").encode()).hexdigest()[:16]
+        return settings
 
     # --- whether it can be asked ----------------------------------------------------------------
 
@@ -140,6 +153,8 @@ class Chat(OpenWeightsModel):
         reason = super().unsupported_reason(enrichment, media_kind)
         if reason or enrichment.capability.gives_text:
             return reason
+        if self.family is None and self.engine != "endpoint" and self.local_path() is None:
+            return None  # the weights are not here, which is said first
         if self.box_form is None:
             forms = ", ".join(BOX_FORMS)
             return f"nobody has said how {self.family or self.ref.id} writes boxes; set box_format to one of: {forms}"

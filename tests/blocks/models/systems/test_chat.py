@@ -244,6 +244,14 @@ def test_a_template_of_absurd_length_or_none_at_all_is_refused_before_anything_i
     assert "holds no chat template" in refused.why and "instruction-tuned" in refused.remedy
 
 
+def test_another_template_is_another_recipe(folders: dict[str, Path], tmp_path: Path) -> None:
+    template = (folders["smolvlm"] / "chat_template.jinja").read_text()
+    model = with_template(folders["smolvlm"], tmp_path, template)
+    before = model.recipe(CAPTION, MediaKind.IMAGE)
+    (Path(model.id) / "chat_template.jinja").write_text("Be brief. " + template)
+    assert Chat(id=model.id, max_new_tokens=LIMIT).recipe(CAPTION, MediaKind.IMAGE) != before
+
+
 def test_a_template_in_the_tokenizer_s_config_is_found(folders: dict[str, Path], tmp_path: Path) -> None:
     model = with_template(folders["smolvlm"], tmp_path, "")
     template = (folders["smolvlm"] / "chat_template.jinja").read_text()

@@ -88,6 +88,8 @@ def test_a_key_or_a_header_that_is_not_there_is_named_before_anything_is_sent(mo
         {"headers": {"Authorization": "Bearer the-key-itself"}},
         {"headers": {"X-Team": "of two words"}},
         {"headers": {"Host": "ELSEWHERE"}},
+        {"headers": {"X-Team": "AWS_SECRET_ACCESS_KEY"}},
+        {"api_key_variable": "PREFECT_API_KEY"},
         {"headers": {"X-Bad\r\nX-Other": "TEAM"}},
         {"headers": ["X-Team"]},
         {"azure_api_version": "latest"},
