@@ -29,7 +29,8 @@ from sightflow.blocks.catalog.data_files import KEY
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.run_writer import RunWriter
 from sightflow.blocks.catalog.table_writes import append_next
-from sightflow.schemas.spec import EnrichmentSpec, Upkeep
+from sightflow.schemas.policy import Upkeep
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
 
 _TRIES, _REWRITES = 5, 3

@@ -13,16 +13,9 @@ from pydantic import BaseModel, ValidationError
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, FrameSampling
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.policy import Limits, Policy, Upkeep
 from sightflow.schemas.redaction import Place, names_a_secret, secrets_in
-from sightflow.schemas.spec import (
-    WHERE_KEYS_BELONG,
-    EnrichmentSpec,
-    Limits,
-    Policy,
-    RunnerSettings,
-    StoreSettings,
-    Upkeep,
-)
+from sightflow.schemas.spec import WHERE_KEYS_BELONG, EnrichmentSpec, RunnerSettings, StoreSettings
 from sightflow.schemas.spec_yaml import SpecPlaces, read_yaml
 
 _SECTION_WANTED = {"model_type", "model_attributes_type", "dict_type"}

@@ -14,9 +14,10 @@ from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, ModelError, Stage
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, StartStep, timed
-from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.reply_assembler import ReplyAssembler

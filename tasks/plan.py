@@ -12,11 +12,12 @@ from sightflow.blocks.store.inventory import kind_by_name
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.discovered import Discovered
 from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RoutedEnrichment, RunPlan, Status
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.run.timing import Span, StartStep, timed
-from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.frames import storable
 from sightflow.schemas.tables.quarantine import FailedItem
 from sightflow.tasks.open import open_catalog

@@ -9,8 +9,9 @@ from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import Candidate, ResolvedEnrichment, Route, RoutedEnrichment
-from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.memory.limit import check_memory
 
 
@@ -81,6 +82,8 @@ def _forbidden_reason(model: VisionModel, policy: Policy, price: float) -> str |
         return f"its licence is {model.ref.licence}, and policy.licences allows {', '.join(policy.licences)}"
     if policy.commercial_use and model.ref.commercial_use != "yes":
         return f"commercial use: {model.ref.commercial_use}, and policy.commercial_use is set"
+    if policy.max_price_per_item is not None and not model.price_is_known:
+        return "its price is not known, and policy.max_price_per_item is set; set usd_per_million_input and _output"
     if policy.max_price_per_item is not None and price > policy.max_price_per_item:
         return f"${price:.4g} an item is above policy.max_price_per_item (${policy.max_price_per_item:.4g})"
     return None

@@ -25,7 +25,7 @@ from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError, StoreRefusal
 from sightflow.schemas.object_uri import ObjectUri, split_account, split_scheme
-from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.tables.catalog import CatalogRow
 from sightflow.schemas.tables.deferred_pandera import DataFrameModel
 from sightflow.schemas.tables.frames import polars_schema

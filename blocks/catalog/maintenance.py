@@ -15,8 +15,8 @@ from typing import Any
 from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName, retention_properties
 from sightflow.blocks.catalog.clustering import Group, groups_to_join, joined, small_files
 from sightflow.blocks.catalog.data_files import KEY, DataFile
+from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.run.report import MaintenanceResult
-from sightflow.schemas.spec import Upkeep
 
 _ORDER: Mapping[TableName, Sequence[str]] = {"enrichments": KEY, "quarantine": KEY, "runs": ["run_id"]}
 _GROUPS_OF_A_RUN = 4  # a run that is due joins no more at once, so that its own commits do not wait for long

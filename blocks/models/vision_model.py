@@ -33,12 +33,7 @@ from sightflow.blocks.models.replies.combine import combine
 from sightflow.blocks.models.video.association import ASSOCIATION_VERSION
 from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies
 from sightflow.schemas.capability import Capability, MediaKind
-from sightflow.schemas.enrichment import (
-    OUTPUT_SCHEMA_VERSION,
-    Enrichment,
-    FrameSampling,
-    Result,
-)
+from sightflow.schemas.enrichment import OUTPUT_SCHEMA_VERSION, Enrichment, FrameSampling, Result
 from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.geometry import BoxFormat, GeometryError, ImageTransform
 from sightflow.schemas.media import DecodedVideo
@@ -173,6 +168,11 @@ class VisionModel(LazyBlock):
     def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
         """The expected price of one item in US dollars; local models cost nothing here."""
         return 0.0
+
+    @property
+    def price_is_known(self) -> bool:
+        """Whether `price_per_item` is what will be paid."""
+        return True
 
     # --- the engine's part ----------------------------------------------------------------------
 

@@ -53,16 +53,18 @@ def local_path(ref: ModelRef) -> Path | None:
         return None
 
 
-def weights_availability(system: str, ref: ModelRef) -> Availability:
-    """Whether a system's weights are here, whole, and of the one form that is loaded."""
-    path = local_path(ref)
+def weights_availability(system: str, ref: ModelRef, default: ModelRef) -> Availability:
+    """Whether a system's weights are here, whole, and of the one form that is loaded. `default`: the system's own."""
+    path, command = local_path(ref), f"sightflow models pull {system}"
+    command += f" --id {ref.id}" if ref.id != default.id else ""
+    command += f" --revision {ref.revision}" if ref.revision and ref.revision != default.revision else ""
     if path is None:
-        remedy = "check the folder's path" if is_folder(ref.id) else f"run: sightflow models pull {system}"
+        remedy = "check the folder's path" if is_folder(ref.id) else f"run: {command}"
         return Availability(False, f"the weights of {ref.id} are not on this machine", remedy)
     if not any(path.glob("*.safetensors")):
         return Availability(False, f"{path} holds no .safetensors file", "only safetensors weights are loaded")
     if missing := missing_shards(path):
-        remedy = "copy them" if is_folder(ref.id) else f"run again: sightflow models pull {system}"
+        remedy = "copy them" if is_folder(ref.id) else f"run again: {command}"
         return Availability(False, f"{path} lacks {', '.join(missing[:3])} of its index", remedy)
     return Availability(True, f"weights in {path}")
 
@@ -146,18 +148,23 @@ def progress_bar() -> type[Any]:
 
 def config(path: Path) -> dict[str, Any]:
     """The `config.json` in a folder of weights; nothing if it cannot be read."""
+    return read_config(path / "config.json")
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A JSON file of a folder of weights; empty if it is not there, is no object, or larger than any config is."""
     try:
-        with (path / "config.json").open("rb") as file:
-            declared = json.loads(file.read(_LONGEST_CONFIG))
+        with file.open("rb") as stream:
+            content = stream.read(_LONGEST_CONFIG + 1)
+        value = json.loads(content) if len(content) <= _LONGEST_CONFIG else None
     except (OSError, ValueError, RecursionError):
         return {}
-    return declared if isinstance(declared, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def model_type(path: Path) -> str | None:
     """What the config in a folder of weights calls its model."""
-    declared = config(path)
-    return str(declared.get("model_type")) if declared else None
+    return str(declared) if (declared := config(path).get("model_type")) else None
 
 
 def missing_shards(path: Path) -> list[str]:

@@ -188,7 +188,7 @@ def upkeep(
 ) -> None:
     """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
     from sightflow.blocks.catalog.maintenance import maintain, retention_days
-    from sightflow.schemas.spec import Upkeep
+    from sightflow.schemas.policy import Upkeep
     from sightflow.schemas.spec_reader import is_spec_file, read_spec
 
     catalog = find_catalog(uri, endpoint_url)

@@ -60,11 +60,12 @@ def pull(
     system: Annotated[str, typer.Argument(help="A local system, e.g. florence-2.")],
     id: Annotated[str | None, typer.Option(help="Another hub id of the same family.")] = None,
     revision: Annotated[str | None, typer.Option(help="A commit or tag to pin.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="A spec whose `models` has an entry of this name.")] = None,
 ) -> None:
     """Download the weights of a local system (safetensors only); files that arrived stay if it breaks off."""
     from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 
-    model = _opened(system, {"id": id, "revision": revision})
+    model = _opened(system, {"id": id, "revision": revision}, spec)
     if not isinstance(model, OpenWeightsModel):
         raise SpecError(f"{system} is hosted: there is nothing to pull; check it with: sightflow models check {system}")
     console.print(f"pulling {safe(model.ref.id)} at {safe(model.ref.revision)}; licence {safe(model.ref.licence)}")
@@ -75,6 +76,7 @@ def pull(
 def check(
     system: Annotated[str, typer.Argument(help="A system, e.g. gpt-4o.")],
     id: Annotated[str | None, typer.Option(help="Another model id of the same family.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="A spec whose `models` has an entry of this name.")] = None,
 ) -> None:
     """Send one small real request (a red square: what colour is it?) and show the answer and what it cost."""
     from PIL import Image
@@ -84,7 +86,7 @@ def check(
     from sightflow.schemas.media import DecodedImage
     from sightflow.schemas.vision import VisionRequest
 
-    model = _opened(system, {"id": id})
+    model = _opened(system, {"id": id}, spec)
     available = model.availability()
     if not available.usable:
         raise ModelError(f"{system}: {available.why}; {available.remedy}")
@@ -100,10 +102,16 @@ def check(
     console.print(f"{system} ({safe(reply.model_id)}) says: {safe(reply.outcome.text)}; {tokens}")
 
 
-def _opened(system: str, settings: dict[str, Any]) -> Any:
+def _opened(name: str, changes: dict[str, Any], spec: Path | None) -> Any:
+    """The model of this name, as a spec configures it if one is given, with what the command line changes."""
     from sightflow.blocks.models.registry import open_model
+    from sightflow.schemas.spec import ModelEntry
+    from sightflow.schemas.spec_reader import read_spec
+    from sightflow.tasks.route import check_models
 
-    return open_model(system, {name: value for name, value in settings.items() if value})
+    entry = ModelEntry(name, {}) if spec is None else check_models(read_spec(spec)).model_entry(name)
+    given = {setting: value for setting, value in changes.items() if value}
+    return open_model(name, entry.settings | given, entry.may_name_code)
 
 
 def route(
@@ -117,7 +125,8 @@ def route(
 ) -> None:
     """Explain which system would serve a capability here: the ranking, line by line, and why others are not taken."""
     from sightflow.schemas.enrichment import Enrichment
-    from sightflow.schemas.spec import EnrichmentSpec, Policy
+    from sightflow.schemas.policy import Policy
+    from sightflow.schemas.spec import EnrichmentSpec
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.route import check_models
     from sightflow.tasks.route import route as ranked

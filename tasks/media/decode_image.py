@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError, _imaging
 
 from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media.image_formats import IMAGE_FORMATS, camera_raw, media_type, unsupported_format
 from sightflow.tasks.media.image_metadata import SIDEWAYS, UPRIGHT, jpeg_segments, orientation, without_metadata
 from sightflow.tasks.media.isolated_decoder import decode_isolated

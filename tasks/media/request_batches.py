@@ -16,9 +16,9 @@ from functools import partial
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.failure import Failure, Stage
 from sightflow.schemas.media import DecodedImage, MediaFacts
+from sightflow.schemas.policy import Limits
 from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
 from sightflow.schemas.run.timing import Span, timed
-from sightflow.schemas.spec import Limits
 from sightflow.schemas.vision import VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.decode_image import decode

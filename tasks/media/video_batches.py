@@ -19,9 +19,9 @@ from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.schemas.media import DecodedVideo, MediaFacts, MediaFile
+from sightflow.schemas.policy import Limits
 from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
 from sightflow.schemas.run.timing import Span, timed
-from sightflow.schemas.spec import Limits
 from sightflow.schemas.vision import VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.read_video import read_frames, sampled

@@ -10,7 +10,8 @@ from typing import Final
 import psutil
 
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.policy import Policy
+from sightflow.schemas.spec import EnrichmentSpec
 
 _MOST_BY_DEFAULT: Final = 4 * 2**30  # as much as the largest image that `policy.limits` lets in needs, twice over
 _ROOT: Final = Path("/")

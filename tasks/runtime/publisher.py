@@ -23,10 +23,10 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.run_writer import RunWriter
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, SightflowError, Stage, is_about_this_machine
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import RunPlan, Shard
 from sightflow.schemas.run.report import MaintenanceResult
 from sightflow.schemas.run.timing import Span, timed
-from sightflow.schemas.spec import Policy
 from sightflow.tasks.maintain import maintain
 from sightflow.tasks.memory.admission import Admission
 from sightflow.tasks.memory.limit import memory_budget

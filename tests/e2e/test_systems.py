@@ -56,6 +56,7 @@ BUILD: dict[str, Callable[[Path], Path]] = {
     "qwen2-vl": partial(qwen_vl.build, generation="qwen2_vl"),
     "instruct-blip": partial(instruct_blip.build, language_model="t5"),
     "detector": partial(detectors.build, family="owlv2"),
+    "chat": partial(qwen_vl.build, generation="qwen3_vl"),
 }
 HOSTED: dict[str, System] = {"gpt-4o": GPT, "gemini": GEMINI, "qwen-vl-max": QWEN}
 SEES_ONLY_IMAGES = {"llava-next", "instruct-blip"}
@@ -90,11 +91,11 @@ def written(system: str, unit: GenerationRequest) -> str:
         return f"<|box_start|>({first[0]},{first[1]}),({last[0]},{last[1]})<|box_end|>"
     if "JSON" not in prompt.text:
         return f"[{x_min:.2f}, {y_min:.2f}, {x_max:.2f}, {y_max:.2f}]"
-    scale = 1000 if system == "qwen2-vl" else 1
+    scale = 1000 if system in ("qwen2-vl", "chat") else 1
     label = "the red box" if capability is Capability.VISUAL_GROUNDING else "box"
     box = [scale * number for number in (x_min, y_min, x_max, y_max)]
     polygon = [[scale * x, scale * y] for x, y in corners]
-    return json.dumps([{"label": label, "box": box, "polygon": polygon}])
+    return json.dumps([{"label": label, "bbox_2d" if system == "chat" else "box": box, "polygon": polygon}])
 
 
 def perfect(system: System) -> Behaviour:

@@ -215,7 +215,7 @@ def test_a_time_range_outside_a_video_fails_that_enrichment_only(media: Path, wr
 _MEASURE = """
 import json, re, sys
 from pathlib import Path
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media.read_video import read_frames, sampled
 from sightflow.tasks.media.video_index import index_video
 from sightflow.schemas.enrichment import FrameSampling

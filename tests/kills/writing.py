@@ -17,7 +17,7 @@ from sightflow.blocks.catalog.data_files import KEY
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.run_writer import RunWriter
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
 from sightflow.schemas.tables.runs import RUNS_SCHEMA

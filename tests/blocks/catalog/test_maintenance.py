@@ -18,7 +18,7 @@ from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName
 from sightflow.blocks.catalog.data_files import DataFiles
 from sightflow.blocks.catalog.maintenance import maintain, retention_days
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.tables.runs import RUNS_SCHEMA
 from tests.blocks.catalog.test_catalog import cases, rows
 
@@ -184,7 +184,7 @@ KILLED = """
 import sys
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.maintenance import maintain
-from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.policy import Upkeep
 
 catalog = Catalog(uri=sys.argv[1])
 catalog.table("enrichments")

@@ -6,7 +6,8 @@ import psutil
 import pytest
 
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.policy import Policy
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.memory.limit import MemoryBudget, check_memory, memory_budget, memory_limit
 from sightflow.tasks.route import resolve_enrichments

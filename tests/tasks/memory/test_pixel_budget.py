@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media.request_batches import InferenceItem, image_batches
 from sightflow.tasks.memory import pixel_budget
 from sightflow.tasks.memory.pixel_budget import NeverFits, NoRoom, PixelBudget, PixelMemory
@@ -156,7 +156,7 @@ from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from PIL import Image
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media import request_batches
 from sightflow.tasks.memory.pixel_budget import PixelBudget
 request_batches._DECODERS = 8

@@ -8,7 +8,7 @@ import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import ModelError, StoreError
-from sightflow.schemas.spec import Policy, Upkeep
+from sightflow.schemas.policy import Policy, Upkeep
 from sightflow.tasks.runtime import publisher as publishing
 from sightflow.tasks.runtime.cancellation import RunStopped, ShardSkipped, is_halted
 from sightflow.tasks.runtime.publisher import Publisher, concerns_the_run

@@ -111,7 +111,7 @@ class TransformersEngine(Engine):
         return max(LEAST_OBJECTS, largest if self.memory_meter() is None else 2 * largest)
 
     def availability(self) -> Availability:
-        return weights_availability(self._system.system, self._system.ref)
+        return weights_availability(self._system.system, self._system.ref, self._system.default)
 
     def weights_digest(self) -> str:
         return weights_digest(self._system.ref)
