@@ -58,7 +58,7 @@ def test_large_images_stay_within_the_memory_they_are_given(tmp_path: Path, writ
     catalog = Catalog(uri=read_spec(paths[1]).catalog)
     assert catalog.scan("enrichments").collect().height == 24 + 1
     (failed,) = catalog.scan("quarantine").collect().iter_rows(named=True)
-    assert failed["cause"] == "too_large" and "policy.memory leaves 64 MiB for pixels" in failed["error"]
+    assert failed["cause"] == "too_large" and "policy.memory leaves 64 MiB for pixels" in failed["message"]
     # Of pixels 64 MiB; a group of 16 and half the next would be 600: an image takes 25 MiB, and 50 as it is decoded.
     found = re.search(r"grown (\d+)", done.stdout)
     assert found and int(found[1]) < 250
