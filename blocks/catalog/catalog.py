@@ -132,9 +132,9 @@ class Catalog(LazyBlock):
     def _damaged(self, name: TableName, error: BaseException) -> StoreError:
         said = _first_line(self.store.redact(str(error)))
         return StoreError(
-            f"the log of the catalog's table {name} is damaged: {said}. Bring back what is missing or broken in "
-            f"{self.table_uri(name)}/_delta_log from a backup or the bucket's earlier versions; if only the checkpoint "
-            f"is broken and every commit since 0 is there, removing it and _last_checkpoint is enough"
+            f"the log of the catalog's table {name} is damaged: {said}. Bring back what is missing or broken "
+            f"in {self.table_uri(name)}/_delta_log from a backup or the earlier versions of the bucket; if only the "
+            f"checkpoint is broken and every commit since 0 is there, removing it and _last_checkpoint is enough"
         )
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
