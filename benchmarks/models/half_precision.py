@@ -1,6 +1,6 @@
 """How many rows differ between a batch and single calls, in single and in half precision, with the demo's weights.
 
-    python -m benchmarks.half_precision --device cpu
+    python -m benchmarks.models.half_precision --device cpu
 
 In float32 on a CPU none may; in bfloat16 sums come out differently by the shape of the batch.
 """
