@@ -10,5 +10,6 @@ SYSTEMS: dict[str, str] = {
     "gemini": "sightflow.blocks.models.systems.gemini:Gemini",
     "qwen-vl-max": "sightflow.blocks.models.systems.qwen_vl_max:QwenVLMax",
     "detector": "sightflow.blocks.models.systems.detector:Detector",
+    "segmenter": "sightflow.blocks.models.systems.segmenter:Segmenter",
 }
 """Where each class is; it is imported when it is first used."""

@@ -110,7 +110,9 @@ class TransformersEngine(Engine):
         return max(LEAST_OBJECTS, 2 * largest)
 
     def availability(self) -> Availability:
-        return weights_availability(self._system.system, self._system.ref)
+        system, ref = self._system, self._system.ref
+        another = "" if ref.id == system.default.id else f" --id {ref.id}"
+        return weights_availability(system.system + another, ref)
 
     def weights_digest(self) -> str:
         return weights_digest(self._system.ref)
