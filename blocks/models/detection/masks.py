@@ -64,8 +64,8 @@ class Sam3Generator:
         texts = {name: value.to(model.device) for name, value in inputs.texts.items()}
         outputs = model(vision_embeds=shared, **texts)
         refuse_what_is_no_number(outputs.pred_logits, outputs.pred_boxes, outputs.pred_masks)
-        processor = self.weights.processor
-        found = processor.post_process_object_detection(outputs, threshold=self._least.score)
+        images = self.weights.processor.image_processor  # that of a processor for videos, too
+        found = images.post_process_object_detection(outputs, threshold=self._least.score)
         scores = outputs.pred_logits.sigmoid() * outputs.presence_logits.sigmoid()
         replies = []
         for index, each in enumerate(batch):
