@@ -41,6 +41,13 @@ class FrameSampling(BaseModel):
     start: float = Field(default=0.0, ge=0, description="seconds from the start")
     end: float | None = Field(default=None, gt=0, description="seconds from the start")
 
+    @classmethod
+    def usual(cls, capability: Capability) -> Self:
+        """What is looked at if nothing is said: of text 8 frames, of regions one a second, of tracks four a second."""
+        if capability.gives_text:
+            return cls(frames=8)
+        return cls(fps=4 if capability is Capability.OBJECT_TRACKING else 1)
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         chosen = [n for n, on in (("frames", self.frames), ("fps", self.fps), ("keyframes", self.keyframes)) if on]

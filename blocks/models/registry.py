@@ -99,9 +99,13 @@ def settings_problems(name: str, settings: Mapping[str, Any], may_name_code: boo
     own = {key: value for key, value in settings.items() if key not in _IDENTITY}
     try:
         with blamed_on(name, chosen):
-            return _own_settings_problems(chosen, own)
+            problems = _own_settings_problems(chosen, own)
     except SpecError as error:
         return [("", str(error))]
+    if isinstance(source := own.get("boxes_from"), Mapping) and not problems:
+        found = settings_problems("boxes", {"system": "detector", **source})
+        problems = [("boxes_from", f"{f'{key}: ' if key else ''}{problem}") for key, problem in found]
+    return problems
 
 
 def _own_settings_problems(model_class: type[VisionModel], settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -138,7 +142,14 @@ def open_model(name: str, settings: dict[str, Any] | None = None, may_name_code:
         raise SpecError("; ".join(f"models.{name}: {f'{key}: ' if key else ''}{said}" for key, said in problems))
     own = {key: value for key, value in settings.items() if key not in _IDENTITY}
     with blamed_on(name, chosen):
-        return _configured(chosen, name, own).called(name)
+        model = _configured(chosen, name, own).called(name)
+    if isinstance(source := getattr(model, "boxes_from", None), dict):
+        boxed = {key: value for key, value in source.items() if key != "system"}
+        try:
+            model.take_boxes_from(open_model(source.get("system", "detector"), boxed))  # type: ignore[attr-defined]
+        except (SpecError, ValueError) as error:
+            raise SpecError(f"models.{name}.boxes_from: {error}") from None
+    return model
 
 
 def _configured(model_class: type[VisionModel], system: str, settings: dict[str, Any]) -> VisionModel:

@@ -118,6 +118,10 @@ class VisionModel(LazyBlock):
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         """The questions that this enrichment needs, the same for every object."""
 
+    def prompts_about(self, requests: Sequence[VisionRequest]) -> Sequence[tuple[Prompt, ...] | Failure]:
+        """The questions about each of these objects, or why none can be put."""
+        return [self.prompts(request.enrichment, request.media.kind) for request in requests]
+
     @abstractmethod
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         """Turn one reply into a result in catalog coordinates. Raises ReplyError or GeometryError."""
@@ -145,11 +149,7 @@ class VisionModel(LazyBlock):
         """Which frames of a video this model is shown for an enrichment: of text 8, evenly spread; of regions one a
         second; of tracks four a second.
         """
-        if enrichment.sampling is not None:
-            return enrichment.sampling
-        if enrichment.capability.gives_text:
-            return FrameSampling(frames=8)
-        return FrameSampling(fps=4 if enrichment.capability is Capability.OBJECT_TRACKING else 1)
+        return enrichment.sampling or FrameSampling.usual(enrichment.capability)
 
     def image_transform(self, request: VisionRequest) -> ImageTransform:
         """How the image the model sees lies over the original; the whole of it unless overridden."""
@@ -262,7 +262,8 @@ class VisionModel(LazyBlock):
         self.prepare()
         frames = [self._frames(request) for request in requests]
         singles = [single for request, apart in zip(requests, frames, strict=True) for single in apart or [request]]
-        prompts = [self.prompts(single.enrichment, single.media.kind) for single in singles]
+        asked = self.prompts_about(singles)
+        prompts = [() if isinstance(own, Failure) else own for own in asked]
         batch = [GenerationRequest(s, p) for s, own in zip(singles, prompts, strict=True) for p in own]
         stopped: Incomplete | None = None
         made: Sequence[Output | None]
@@ -273,7 +274,8 @@ class VisionModel(LazyBlock):
         if len(made) != len(batch):
             raise ModelError(f"{self.name_in_spec}: its engine gave {len(made)} outputs for {len(batch)} requests")
         outputs = iter(made)
-        given = [[(prompt, next(outputs)) for prompt in own] for own in prompts]
+        given: list[list[tuple[Prompt, Output | None]]]
+        given = [[(Prompt(""), o)] if isinstance(o, Failure) else [(p, next(outputs)) for p in o] for o in asked]
         replies = iter([self._reply_if_complete(*each) for each in zip(singles, given, strict=True)])
         merged: list[VisionReply | None] = []
         for request, apart in zip(requests, frames, strict=True):

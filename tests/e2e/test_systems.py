@@ -19,6 +19,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models import registry as systems
 from sightflow.blocks.models.contract import Generated, GenerationRequest
 from sightflow.blocks.models.detection.generator import DetectionGenerator
+from sightflow.blocks.models.detection.masks import Sam3Generator
 from sightflow.blocks.models.engines.transformers.chat_generation import ChatGenerator
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.detections import Detection, write_detections
@@ -28,11 +29,12 @@ from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.masks import encode_mask
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.route import resolve_enrichments
 from tests.loopback.hosted_systems import GEMINI, GPT, KEY, QWEN, System, image_with_box, seen_box
 from tests.loopback.server import Behaviour, Received, Say
-from tests.tiny_models import detectors, instruct_blip, llava_next, qwen_vl, video_llava
+from tests.tiny_models import detectors, instruct_blip, llava_next, qwen_vl, segmenters, video_llava
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -57,6 +59,7 @@ BUILD: dict[str, Callable[[Path], Path]] = {
     "instruct-blip": partial(instruct_blip.build, language_model="t5"),
     "detector": partial(detectors.build, family="owlv2"),
     "chat": partial(qwen_vl.build, generation="qwen3_vl"),
+    "segmenter": partial(segmenters.build, family="sam3"),
 }
 HOSTED: dict[str, System] = {"gpt-4o": GPT, "gemini": GEMINI, "qwen-vl-max": QWEN}
 SEES_ONLY_IMAGES = {"llava-next", "instruct-blip"}
@@ -86,6 +89,11 @@ def written(system: str, unit: GenerationRequest) -> str:
     if system == "detector":
         side = max(SIZE)  # the image is put into a square
         return write_detections([Detection(unit.prompt.text, [edge / side for edge in BOX], 0.9)])
+    if system == "segmenter":
+        mask = np.zeros(SIZE[::-1], dtype=bool)
+        mask[int(BOX[1]) : int(BOX[3]), int(BOX[0]) : int(BOX[2])] = True
+        counts = encode_mask(mask) if capability is Capability.SEGMENTATION else None
+        return write_detections([Detection(prompt.text, [x_min, y_min, x_max, y_max], 0.9, counts)])
     if system == "qwen2-vl" and capability is not Capability.SEGMENTATION:
         first, last = ((int(1000 * x), int(1000 * y)) for x, y in (corners[0], corners[2]))
         return f"<|box_start|>({first[0]},{first[1]}),({last[0]},{last[1]})<|box_end|>"
@@ -150,7 +158,7 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
         def generate(_self: Any, batch: Sequence[GenerationRequest], _inputs: Any) -> list[Generated]:
             return [Generated(written(system, each)) for each in batch]
 
-        for generator in (ChatGenerator, Florence2Generator, DetectionGenerator):
+        for generator in (ChatGenerator, Florence2Generator, DetectionGenerator, Sam3Generator):
             monkeypatch.setattr(generator, "generate", generate)
     with provider as endpoint:
         if system in HOSTED:
@@ -194,5 +202,5 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
 def test_no_cell_is_skipped() -> None:
     counts = {system: sum(served(system, *cell) for cell in CELLS) for system in SYSTEMS}
     assert len(CELLS) == 12
-    few = dict.fromkeys(SEES_ONLY_IMAGES, 4) | {"detector": 4}
+    few = dict.fromkeys(SEES_ONLY_IMAGES, 4) | {"detector": 4, "segmenter": 6}
     assert counts == {system: few.get(system, 12) for system in SYSTEMS}

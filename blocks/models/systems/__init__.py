@@ -11,5 +11,6 @@ SYSTEMS: dict[str, str] = {
     "qwen-vl-max": "sightflow.blocks.models.systems.qwen_vl_max:QwenVLMax",
     "chat": "sightflow.blocks.models.systems.chat:Chat",
     "detector": "sightflow.blocks.models.systems.detector:Detector",
+    "segmenter": "sightflow.blocks.models.systems.segmenter:Segmenter",
 }
 """Where each class is; it is imported when it is first used."""

@@ -127,6 +127,19 @@ def test_a_package_that_is_broken_is_named(installed: Any, tmp_path: Path, code:
         check_models(read_spec(spec_file(tmp_path, "mine: {system: broken}")))
 
 
+def test_the_one_in_the_docs_works(installed: Any) -> None:
+    page = (outside_package.ROOT / "docs" / "own-system.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    assert len(code.splitlines()) <= 40
+    installed("documented", "documented = documented:Spots", code)
+    image = Image.new("RGB", (20, 10), "white")
+    image.paste("black", (4, 2, 8, 6))
+    (reply,) = open_model("documented").run([request(DETECT, DecodedImage(image, 20, 10, "0" * 64))])
+    assert isinstance(reply.outcome, RegionsResult)
+    (region,) = reply.outcome.regions
+    assert (region.label, region.box.x_max) == ("spot", pytest.approx(8))
+
+
 def test_nothing_is_imported_that_nobody_named_and_ours_keep_their_names(installed: Any, tmp_path: Path) -> None:
     installed("greedy", "florence-2 = greedy:Model\nother = greedy:Model", "")
     installed("second", "other = second:Model", "")
