@@ -49,11 +49,13 @@ _COMMIT_ATTEMPTS = 60
 _REFUSAL = re.compile(
     r"No space left|Disk quota exceeded|File too large|Read-only file system|Permission denied|NotImplemented"
     r"|AccessDenied|AllAccessDisabled|AccountProblem|ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch"
+    r"|AuthenticationFailed|AuthorizationFailure|AuthorizationPermissionMismatch|ContainerNotFound|AccountIsDisabled"
     r"|RequestTimeTooSkewed|NoSuchBucket|QuotaExceeded|StorageFull|InsufficientStorage|403 Forbidden|401 Unauthorized"
 )
 # What delta-rs says of a log whose entries or checkpoint are damaged or missing.
 _DAMAGED_LOG = re.compile(r"Invalid Checkpoint|Parquet error|Json error|Generic delta kernel error|Expected contiguous")
 _ROOM = 1 << 16  # bytes, beside the rows themselves, of a commit
+_DECORATION = re.compile(r"\x1b\[[0-9;]*m|[↳└]")  # of delta-rs' chains of causes
 _STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
@@ -336,7 +338,12 @@ def retention_properties(days: int) -> Mapping[str, str]:
 
 
 def _first_line(message: str) -> str:
-    """The first line of an error, and the store's own code, which stands in a body further down."""
-    first = message.splitlines()[0].removeprefix("Kernel error -> ").partition("<")[0][:300].rstrip()
+    """The first line of an error, or where that says little its cause, the last of those below it; and the store's own
+    code, which stands in a body further down.
+    """
+    lines = [_DECORATION.sub("", line).strip() for line in message.splitlines()]
+    says_little = lines[0].startswith("Generic ") and ":" not in lines[0] and len(lines) > 1
+    first = f"{lines[0]}: {lines[-1]}" if says_little else lines[0]
+    first = first.removeprefix("Kernel error -> ").partition("<")[0][:300].rstrip()
     code = _STORE_CODE.search(message)
     return f"{first} ({code[1]})" if code else first

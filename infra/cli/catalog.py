@@ -14,8 +14,12 @@ from sightflow.schemas.object_uri import InvalidUriError
 app = typer.Typer(no_args_is_help=True, help="Show, query, compare, restore and look after a published catalog.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="What failed, with its cause.")
 
-Uri = Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/catalog, a local folder, or the spec file.")]
-Endpoint = Annotated[str | None, typer.Option(help="Of an S3-compatible store; AWS_ENDPOINT_URL works too.")]
+Uri = Annotated[
+    str, typer.Argument(metavar="URI", help="s3://bucket/catalog (gs://, az://), a local folder, or the spec file.")
+]
+Endpoint = Annotated[
+    str | None, typer.Option(help="Of an S3-compatible store; AWS_ENDPOINT_URL works too. Or Azure's.")
+]
 Version = Annotated[int | None, typer.Option(help="An earlier version; see `catalog history`.")]
 
 

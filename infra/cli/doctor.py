@@ -21,7 +21,7 @@ from sightflow.schemas.spec import EnrichmentSpec
 _PACKAGES = {
     "prefect": "", "deltalake": "", "polars": "", "pandera": "", "s3fs": "", "duckdb": "", "av": "",
     "torch": "local", "transformers": "local", "openai": "openai", "google-genai": "gemini", "dashscope": "dashscope",
-    "prefect-dask": "dask",
+    "google-auth": "google", "azure-identity": "azure", "prefect-dask": "dask",
 }  # fmt: skip
 """Distributions, and the extra that brings each; empty: every installation has it."""
 Finding = tuple[str, str, str, str]

@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import SecretStr
-
-from sightflow.blocks.store.buckets.client import BucketSettings, ErrorKind, Head, ReadPart, retried
+from sightflow.blocks.store.buckets.client import ErrorKind, Head, ReadPart, retried
 from sightflow.blocks.store.buckets.listing import NotAListing, Page
 from sightflow.blocks.store.buckets.pages import check_page
 from sightflow.blocks.store.s3.answers import bounded_session, check_body
+from sightflow.blocks.store.s3.credentials import S3Credentials, S3Settings
 from sightflow.blocks.store.s3.errors import (
     BAD_KEY_CODES,
     CLOCK_CODES,
@@ -40,17 +39,6 @@ logger = logging.getLogger(__name__)
 _LONGEST_MESSAGE = 300
 
 
-class S3Settings(BucketSettings, Protocol):
-    """What S3 needs of the settings of an `ObjectStore`, where they are described."""
-
-    endpoint_url: str | None
-    region: str | None
-    access_key_id: SecretStr | None
-    secret_access_key: SecretStr | None
-    session_token: SecretStr | None
-    anonymous: bool
-
-
 class S3Client:
     """`BucketClient` for `s3://`, by aiobotocore as s3fs opens it."""
 
@@ -60,6 +48,12 @@ class S3Client:
 
     def __init__(self, settings: S3Settings) -> None:
         self._settings = settings
+        self._credentials = S3Credentials(settings)
+        # What goes with every request about an object or a listing, and with what is written.
+        self._payer = {"RequestPayer": "requester"} if settings.requester_pays else {}
+        self._encryption = (
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": settings.kms_key_id} if settings.kms_key_id else {}
+        )
         self._filesystem: Any = None
 
     async def open(self) -> None:
@@ -78,12 +72,12 @@ class S3Client:
         """
         client = await self._opened()
         async with asyncio.timeout(2 * self._settings.timeout):
-            return await getattr(client, operation)(Bucket=uri.bucket, Key=uri.key, **arguments)
+            return await getattr(client, operation)(Bucket=uri.bucket, Key=uri.key, **self._payer, **arguments)
 
     async def list_page(self, **arguments: Any) -> Page:
         client = await self._opened()
         async with asyncio.timeout(2 * self._settings.timeout):
-            page: Page = await client.list_objects_v2(**arguments)
+            page: Page = await client.list_objects_v2(**self._payer, **arguments)
         check_page(page, arguments["Bucket"], arguments["Prefix"])
         return page
 
@@ -100,13 +94,13 @@ class S3Client:
         if length is not None:
             wanted["Range"] = f"bytes=0-{length - 1}"
         client = await self._opened()
-        answer = await client.get_object(Bucket=uri.bucket, Key=uri.key, **wanted)
+        answer = await client.get_object(Bucket=uri.bucket, Key=uri.key, **self._payer, **wanted)
         async with answer["Body"] as body:
             yield int(answer["ContentLength"]), body.read
 
     async def put(self, uri: ObjectUri, content: bytes, only_new: bool = False) -> str:
         condition = {"IfNoneMatch": "*"} if only_new else {}
-        written = await self._call("put_object", uri, Body=content, **condition)
+        written = await self._call("put_object", uri, Body=content, **self._encryption, **condition)
         return str(written.get("VersionId") or "")
 
     async def delete(self, uri: ObjectUri, written: str = "") -> None:
@@ -119,6 +113,8 @@ class S3Client:
         code, where = code_of(error), self._settings.endpoint_url or "AWS S3"
         # The traceback ends here, since it may hold keys; what was raised is told to who looks for it.
         logger.debug("a request about %s failed: %s: %s", uri, type(error).__name__, self.redacted(error))
+        if getattr(error, "operation_name", "") == "AssumeRole":
+            return self._role_error(error)
         if code == "NoSuchBucket":
             named = "source" if attempted == "read" else "catalog"
             return StoreRefusal(f"there is no bucket {uri.bucket!r} at {where}; check the name in `{named}`")
@@ -157,9 +153,7 @@ class S3Client:
 
     def delta_options(self) -> dict[str, str]:
         """The connection in the words of delta-rs; holds secrets."""
-        from botocore.session import get_session
-
-        session, settings = get_session(), self._settings
+        session, settings = self._credentials.session(), self._settings
         options = {"aws_conditional_put": "etag"}  # two writers of one commit: the second is told
         endpoint = settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint:
@@ -169,31 +163,34 @@ class S3Client:
         if settings.anonymous:
             options["aws_skip_signature"] = "true"
         options["aws_region"] = settings.region or session.get_config_variable("region") or "us-east-1"
-        credentials = {f"aws_{name}": value for name, value in self._credentials(session).items() if value}
-        for secret in credentials.values():
-            remember(secret)
-        return options | credentials
+        if settings.requester_pays:
+            options["aws_request_payer"] = "true"
+        if settings.kms_key_id:
+            options |= {"aws_server_side_encryption": "aws:kms", "aws_sse_kms_key_id": settings.kms_key_id}
+        try:
+            return options | {f"aws_{name}": value for name, value in self._credentials.for_delta().items()}
+        except Exception as error:  # the SDK has no common class of errors, and some hold keys
+            raise self._role_error(error) from None
 
-    def _credentials(self, session: Any) -> dict[str, str | None]:
-        settings = self._settings
-        if settings.access_key_id and settings.secret_access_key:
-            return _own_credentials(settings)
-        if not settings.anonymous and (found := session.get_credentials()):
-            # delta-rs reads the environment but no profiles: ask botocore, which reads both.
-            frozen = found.get_frozen_credentials()
-            return dict(zip(_CREDENTIALS, (frozen.access_key, frozen.secret_key, frozen.token), strict=True))
-        return {}
+    def _role_error(self, error: Exception) -> StoreError:
+        """Why a role could not be taken on, or a login of a profile not renewed."""
+        what = f"the role {self._settings.role_arn}" if self._settings.role_arn else "the AWS login"
+        kind = StoreError if is_transient(error) else StoreRefusal
+        code = code_of(error) or type(error).__name__
+        return kind(
+            f"{what} is not given to us ({code}): {self.redacted(error)}; check `store.role_arn`, "
+            "`store.role_external_id` and the role's trust policy"
+        )
 
     def _open_filesystem(self) -> Any:
         import s3fs
         from aiobotocore.session import AioSession
 
-        session, settings = AioSession(), self._settings
+        session, settings = AioSession(profile=self._settings.profile), self._settings
         # The SDK's own reader of times takes two thirds of the time that reading a page of a listing takes.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
         session.register("before-parse.s3.ListObjectsV2", check_body)
         session.register("before-send.s3", _remember_sent)
-        own = _own_credentials(settings).values()
         return s3fs.S3FileSystem(
             session=session,
             anon=settings.anonymous,
@@ -211,17 +208,8 @@ class S3Client:
             },
             skip_instance_cache=True,
             use_listings_cache=False,
-            **{name: value for name, value in zip(("key", "secret", "token"), own, strict=True) if value},
+            **self._credentials.for_requests(session),
         )
-
-
-_CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
-
-
-def _own_credentials(settings: S3Settings) -> dict[str, str | None]:
-    """The keys that the settings hold themselves, by name."""
-    held: dict[str, SecretStr | None] = {name: getattr(settings, name) for name in _CREDENTIALS}
-    return {name: remember(secret.get_secret_value()) if secret else None for name, secret in held.items()}
 
 
 def _remember_sent(request: Any, **_: Any) -> None:

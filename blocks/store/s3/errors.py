@@ -64,6 +64,8 @@ def kind_of(error: BaseException) -> ErrorKind:
     if isinstance(error, BotoCoreError):
         about_one = is_transient(error) or isinstance(error, ParamValidationError)
         return ErrorKind.OTHER if about_one else ErrorKind.CALLER
+    if getattr(error, "operation_name", "") == "AssumeRole":
+        return ErrorKind.CALLER
     code = code_of(error)
     return next((kind for codes, kind in _KINDS if code in codes), ErrorKind.OTHER)
 
