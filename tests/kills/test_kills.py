@@ -19,6 +19,7 @@ import pytest
 from sightflow.blocks.catalog.catalog import Catalog
 from tests.kills.writing import Job, check_read, run, wanted, write
 
+pytestmark = pytest.mark.e2e
 KILLS = int(os.environ.get("SIGHTFLOW_KILLS", "3"))
 SEED = int(os.environ.get("SIGHTFLOW_KILLS_SEED", "1"))
 GIVEN = os.environ.get("SIGHTFLOW_KILLS_CATALOG")
