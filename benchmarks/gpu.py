@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.random_weights import SHAPES
+from benchmarks.models.random_weights import SHAPES
 from benchmarks.sharing import ASKED_OF_A_SCENE, QUESTIONS
 from sightflow.blocks.models.contract import GenerationRequest
 from sightflow.blocks.models.engines.transformers.chat_generation import ChatGenerator

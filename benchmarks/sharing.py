@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.random_weights import florence2, qwen2_vl
+from benchmarks.models.random_weights import florence2, qwen2_vl
 from sightflow.blocks.models.contract import Generated, GenerationRequest
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.systems.florence2 import Florence2

@@ -25,8 +25,9 @@ from benchmarks.planning import inventory_of, rows_of, spec_for
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.sql_views import connect
+from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.run.discovered import Discovered
-from sightflow.schemas.spec import EnrichmentSpec, Upkeep
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.plan import plan
 
 _TRIES = 5

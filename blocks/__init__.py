@@ -1,6 +1,7 @@
 """What is configured and holds a connection or a key, as Prefect blocks: `prefect block register -m sightflow.blocks`.
 
-A class is imported when it is first asked for: a process that uses one model imports one system.
+A class is made when it is first asked for: a process that uses one model imports one system. These are the classes that
+Prefect knows, and so they import Prefect; what they are made of, in the modules below, does not.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ __all__ = list(_BLOCKS)
 def __getattr__(name: str) -> Any:
     if name not in _BLOCKS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_BLOCKS[name]), name)
+    from sightflow.blocks.lazy_block import block_type
+
+    return block_type(getattr(import_module(_BLOCKS[name]), name))
 
 
 def __dir__() -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import HttpUrl
-
 _REPOSITORY = "github.com/sightflow/sightflow"
-LOGO = HttpUrl("https://raw.githubusercontent.com/sightflow/sightflow/main/docs/images/logo.png")
+LOGO = "https://raw.githubusercontent.com/sightflow/sightflow/main/docs/images/logo.png"
 
 
-def documentation(page: str) -> HttpUrl:
+def documentation(page: str) -> str:
     """The address of a page in docs/, e.g. `models.md`."""
-    return HttpUrl(f"https://{_REPOSITORY}/blob/main/docs/{page}")
+    return f"https://{_REPOSITORY}/blob/main/docs/{page}"

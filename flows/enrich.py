@@ -21,6 +21,7 @@ from sightflow.tasks.open import open_catalog
 from sightflow.tasks.plan import plan
 from sightflow.tasks.report import close_manifest, prune, report
 from sightflow.tasks.runtime.publisher import Publisher
+from sightflow.tasks.runtime.run_start import run_start
 from sightflow.tasks.runtime.sharding import shards_of
 from sightflow.tasks.runtime.task_runner import task_runner
 from sightflow.tasks.validate import validate
@@ -44,19 +45,17 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
 
     Raises QuarantineExceeded, with everything good published, if more failed than the policy allows.
     """
-    started_at = datetime.now(UTC)
-    run_id = flow_run.id or ""
+    start, run_id = run_start(), flow_run.id or ""
     catalog = open_catalog(spec)
-    discovered = discover(spec, selection)
-    run_plan = plan(discovered, spec, selection)
+    run_plan = start.run_plan or plan(discover(spec, selection), spec, selection)
     if run_plan.to_compute:
         catalog.check_writable()
     with (
         task_runner(spec.runner, needed=run_plan.to_compute > 0) as workers,
-        Publisher(catalog, run_plan, spec.policy, workers.worker_count) as publisher,
+        Publisher(catalog, run_plan, spec.policy, workers.worker_count, workers.memory) as publisher,
     ):
         # Each stage is given the future of the one before it, which Prefect waits for.
-        for shard in publisher.throttled(shards_of(run_plan, spec.policy, publisher.shard_sizer)):
+        for shard in publisher.throttled(shards_of(run_plan, publisher.policy, publisher.shard_sizer)):
             fetched = fetch.submit(shard, spec)
             with workers.on_a_device():
                 replies = infer.submit(shard, fetched, spec)  # type: ignore[call-overload]
@@ -64,7 +63,7 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
             publisher.publish(shard, fetched, replies, validated)
     pruned = prune(catalog, run_plan, spec)
     maintenance = [*publisher.maintenance, *maintain(catalog, publisher.commits + bool(pruned.rows), spec.policy)]
-    run_report = report(run_id, started_at, publisher, run_plan, pruned, maintenance, spec)
+    run_report = report(run_id, start, publisher, run_plan, pruned, maintenance, spec)
     close_manifest(catalog, selection)
     create_artifacts(run_report, spec)
     if not run_report.within_policy:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import os
+import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from sightflow.schemas.failure import SightflowError
@@ -25,6 +30,44 @@ class PrefectAway(SightflowError):
             "`prefect config unset PREFECT_API_URL` (or unset the variable) to let this run start one of its own"
         )
         self.address = redact(address)
+
+
+def configured_url() -> str | None:
+    """The address of the API of the server that Prefect is configured with, or None.
+
+    Prefect, which takes longer to import than a run with nothing to do takes, is asked only where it might know one.
+    """
+    if not _may_be_configured():
+        return None
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url or None
+
+
+def _may_be_configured() -> bool:
+    """Whether anything that Prefect reads its settings from could name a server.
+
+    It reads the environment, `.env`, `prefect.toml` and `pyproject.toml` of the working folder, and a profile
+    (https://docs.prefect.io/v3/concepts/settings-and-profiles).
+    """
+    names = {name.upper() for name, value in os.environ.items() if value}
+    if "prefect" in sys.modules or names & {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}:
+        return True
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    dotenv = Path(".env")
+    try:
+        if Path("prefect.toml").exists() or (dotenv.exists() and "prefect" in dotenv.read_text().lower()):
+            return True
+        if "prefect" in _read_toml(Path("pyproject.toml")).get("tool", {}):
+            return True
+        profiles = _read_toml(home / "profiles.toml")
+        return "PREFECT_API_URL" in profiles.get("profiles", {}).get(profiles.get("active"), {})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return True  # Prefect says what is wrong with it
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text()) if path.exists() else {}
 
 
 def configured_api() -> str:

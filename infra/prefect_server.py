@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sightflow.infra.configured_server import configured_api
+from sightflow.infra.configured_server import configured_api, configured_url
 from sightflow.infra.loopback import bypass_proxies
 from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.failure import SightflowError
@@ -35,12 +35,8 @@ def prefect_api(for_one_run: bool = True, say: Callable[[str], None] = _to_stder
 
     Raises SightflowError if the configured server does not answer or refuses the credentials, or ours has ended.
     """
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
-
-    from sightflow.tasks.runtime.cancellation import STOP, RunStopped
-
     bypass_proxies()
-    if get_current_settings().api.url:
+    if configured_url():
         configured_api()
         yield None
         return
@@ -49,6 +45,11 @@ def prefect_api(for_one_run: bool = True, say: Callable[[str], None] = _to_stder
         PrefectServer(folder.path, for_one_run=for_one_run, held_open=[folder.lock]) as server,
         _environment_of(server),
     ):
+        # Only now: while Prefect is imported the server starts.
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        from sightflow.tasks.runtime.cancellation import STOP, RunStopped
+
         stop = threading.Event()
         token = STOP.set(stop)
         # Nobody would miss them, and a flow that ends waits up to a second for the thread that sends them.
@@ -80,10 +81,10 @@ def _cause(status: int) -> str:
 @contextmanager
 def _environment_of(server: PrefectServer) -> Iterator[None]:
     """Within, this process, and those that it starts, talk to `server`."""
-    from prefect.context import refresh_global_settings_context
-
     before = {name: os.environ.get(name) for name in server.client_environment}
     os.environ.update(server.client_environment)
+    from prefect.context import refresh_global_settings_context
+
     refresh_global_settings_context()
     try:
         yield

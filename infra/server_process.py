@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from sightflow.infra.configured_server import answered_status
 from sightflow.infra.loopback import bypass_proxies, free_port
+from sightflow.infra.server_database import begin_with_template, leave_template
 from sightflow.schemas.failure import SightflowError
 
 _START_SECONDS = 180.0
@@ -44,9 +45,10 @@ class PrefectServer:
 
     `for_one_run`: without schedules, triggers, stored events, the UI and whatever else only deployments need.
     `held_open`: descriptors that the process shares with this one. `on_end` is called with the exit status, in a thread
-    of its own, should the process end by itself after it had answered.
+    of its own, should the process end by itself after it had answered. `database`: another than one of its own in the
+    folder, as Prefect takes it, e.g. `postgresql+asyncpg://...`.
 
-    The database has one connection. Where there are more, each may wait a minute for another's lock, and if Python
+    Its own database has one connection. Where there are more, each may wait a minute for another's lock, and if Python
     collects a forgotten cursor of one that waits, which asks SQLite for that connection, the whole process stands
     still for as long: nobody can let go of the lock.
     """
@@ -56,8 +58,10 @@ class PrefectServer:
         folder: Path,
         for_one_run: bool = False,
         held_open: Sequence[int] = (),
+        database: str | None = None,
     ) -> None:
         self.folder = folder
+        self._given_database = database
         self._held_open = tuple(held_open)
         self._ended = threading.Event()
         self.on_end: Callable[[int], None] = lambda status: None
@@ -65,6 +69,7 @@ class PrefectServer:
         self.port = free_port()
         self._auth_string = f"{_USER}:{secrets.token_urlsafe(32)}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_migrated = False
 
     @property
     def api_url(self) -> str:
@@ -91,6 +96,11 @@ class PrefectServer:
         """Where the server's own words go."""
         return self.folder / "prefect-server.log"
 
+    @property
+    def database(self) -> Path:
+        """The file of its SQLite database."""
+        return self.folder / "prefect.db"
+
     def write_login(self) -> Path:
         """Write the password that the UI asks for into a file that only this user can read; return its path."""
         path = self.folder / "ui-login"
@@ -103,6 +113,8 @@ class PrefectServer:
     def start(self) -> None:
         """Start the process and return at once; see `wait`."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._given_database is None:
+            self._is_migrated = self.database.exists() or begin_with_template(self.database)
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += [
             "--host",
@@ -167,6 +179,8 @@ class PrefectServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+            # To remember which block types it has registered, a server would import ours: seconds and 100 MiB.
+            "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         }
         if self.for_one_run:
             environment |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _OF_DEPLOYMENTS}
@@ -177,11 +191,13 @@ class PrefectServer:
         return environment
 
     def _database(self) -> str:
-        """A file, by a name that has Prefect keep one connection, as it does for databases in memory.
+        """What was given; else a file, by a name that has Prefect keep one connection, as for databases in memory.
 
         SQLite passes over parameters that it does not know.
         """
-        return f"sqlite+aiosqlite:///file:{quote(str(self.folder.resolve() / 'prefect.db'))}?uri=true&as=:memory:"
+        if self._given_database:
+            return self._given_database
+        return f"sqlite+aiosqlite:///file:{quote(str(self.database.resolve()))}?uri=true&as=:memory:"
 
     def wait(self) -> None:
         """Return when the server answers. Raises SightflowError that names the log if it ends or never answers."""
@@ -192,6 +208,8 @@ class PrefectServer:
             if answered_status(self.api_url, "health", None) == HTTPStatus.OK:
                 # The first one takes it longer than hundreds after it.
                 answered_status(self.api_url, "admin/version", self._auth_string)
+                if self._given_database is None and not self._is_migrated:
+                    leave_template(self.database)
                 self._watch()
                 return
             time.sleep(0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
@@ -42,6 +41,13 @@ class FrameSampling(BaseModel):
     max_frames: int = Field(default=64, ge=1, le=512, description="the most frames shown at once, of one window")
     start: float = Field(default=0.0, ge=0, description="seconds from the start")
     end: float | None = Field(default=None, gt=0, description="seconds from the start")
+
+    @classmethod
+    def usual(cls, capability: Capability) -> Self:
+        """What is looked at if nothing is said: of text 8 frames, of regions one a second, of tracks four a second."""
+        if capability.gives_text:
+            return cls(frames=8)
+        return cls(fps=4 if capability is Capability.OBJECT_TRACKING else 1)
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -236,13 +242,3 @@ class FieldsResult:
 
 
 Result = TextResult | RegionsResult | TracksResult | FieldsResult
-
-
-def combine(enrichment: Enrichment, results: Sequence[Result]) -> Result:
-    """The results of an enrichment's prompts as one: regions and tracks are joined, text and fields stand alone."""
-    if not enrichment.capability.gives_places:
-        (only,) = results
-        return only
-    if enrichment.capability is Capability.OBJECT_TRACKING:
-        return TracksResult(tuple(t for r in results if isinstance(r, TracksResult) for t in r.tracks))
-    return RegionsResult(tuple(g for r in results if isinstance(r, RegionsResult) for g in r.regions))

@@ -1,7 +1,13 @@
-"""Where an object, a folder or a table lies: `s3://bucket/key` and `file:///absolute/path`, taken apart in one place.
+"""Where an object, a folder or a table lies: `s3://bucket/key`, `file:///absolute/path`, taken apart in one place.
+
+Google's is `gs://bucket/key`. Azure's is `az://container/key`, whose account the store's settings name, as those of S3
+name an endpoint; `abfss://container@account.dfs.core.windows.net/key` is the same object, and is turned into that form
+where it is given (`split_account`).
 
 A key stands in a URI as it is: nothing is percent-encoded, decoded or normalised, so that `a//b`, `a/../b`, `50%` and
-`what?#1` are keys like any other, and two different keys never have the same URI.
+`what?#1` are keys like any other, and two different keys never have the same URI. An address of the web,
+`https://host/path?query`, is one where its bucket is a host; `web.address` gives it the one form in which it is a URI.
+Files of the Hugging Face hub are `hf://datasets/owner/name/path` (`web.dataset`).
 
 Frames and loops over millions of objects hold URIs as plain text. An `ObjectUri` is for where one place is meant.
 """
@@ -9,6 +15,7 @@ Frames and loops over millions of objects hold URIs as plain text. An `ObjectUri
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -19,6 +26,10 @@ class Scheme(StrEnum):
     """The kinds of storage there are: the one list of them. `blocks.store.object_store` has a backend for each."""
 
     S3 = "s3"
+    GOOGLE = "gs"
+    AZURE = "az"
+    HTTPS = "https"
+    HUB = "hf"
     FILE = "file"
 
     @property
@@ -26,14 +37,30 @@ class Scheme(StrEnum):
         """Whether a bucket stands before the key; local files have none."""
         return self is not Scheme.FILE
 
+    @property
+    def is_only_read(self) -> bool:
+        """Whether nothing can be written there, so that no catalog lies there."""
+        return self in (Scheme.HTTPS, Scheme.HUB)
+
 
 _SCHEMES = "|".join(Scheme)
-ALLOWED = f"{', '.join(f'{scheme}://bucket/key' for scheme in Scheme if scheme.has_buckets)} and local paths"
+_BUCKETS = [scheme for scheme in Scheme if scheme.has_buckets and not scheme.is_only_read]
+ALLOWED = (
+    f"{', '.join(f'{scheme}://bucket/key' for scheme in _BUCKETS)}, "
+    "abfss://container@account.dfs.core.windows.net/key, https://host/path, hf://datasets/owner/name and local paths"
+)
 """What a user may write, in words."""
 URI_PATTERN = rf"^({_SCHEMES})://"
 """A regular expression (of Python and of Polars) that every URI begins to match."""
 ROOT_PATTERN = rf"^(?:{_SCHEMES})://[^/]*/?"
 """A regular expression of what stands before the key of a URI."""
+
+
+AZURE_SUFFIX = "core.windows.net"
+"""Of the addresses of Azure's storage; other clouds of Azure's have another."""
+_ABFS = re.compile(
+    r"abfss?://(\$?[a-z0-9-]{1,63})@([a-z0-9-]{1,63})\.(?:dfs|blob)\.([a-z0-9.-]{1,100})(?:/(.*))?", re.DOTALL
+)
 
 
 class InvalidUriError(ValueError):
@@ -97,6 +124,29 @@ class ObjectUri:
     @property
     def _folder_key(self) -> str:
         return self.key if not self.key or self.key.endswith("/") else f"{self.key}/"
+
+
+@dataclass(frozen=True, slots=True)
+class AzureAccount:
+    """A storage account as an `abfss://` address names it. `suffix`: what follows `.dfs.` in its host."""
+
+    name: str
+    suffix: str = AZURE_SUFFIX
+
+
+def split_account(text: str) -> tuple[str, AzureAccount | None]:
+    """A URI, and the storage account that it names: `abfss://` becomes `az://`, all else stays as it is.
+
+    Raises InvalidUriError for an `abfss://` that names no container and account.
+    """
+    if not re.match(r"abfss?://", text):
+        return text, None
+    if not (found := _ABFS.fullmatch(text)):
+        raise InvalidUriError(
+            f"{text!r} names no container and account; write abfss://container@account.dfs.{AZURE_SUFFIX}/key"
+        )
+    container, name, suffix, key = found.groups()
+    return f"{Scheme.AZURE}://{container}/{key or ''}", AzureAccount(name, suffix)
 
 
 def split_scheme(text: str) -> tuple[Scheme, str]:

@@ -1,6 +1,7 @@
 """A system's column of the comparison table: the prior that the router starts from.
 
-Each system states its own column in its file. A rating is 0..5; 0 means "cannot".
+Each system states its own column in its file. A rating is 0..5; 0 means "cannot", None that nobody has rated it:
+then it is used where an enrichment names it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Rating(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     system: str = Field(pattern=r"^[a-z0-9][a-z0-9\-]*$")
-    capabilities: dict[Capability, int]
+    capabilities: dict[Capability, int | None]
     deployment: Difficulty
     getting_started: Start
     weights: Literal["open", "closed"]
@@ -34,17 +35,17 @@ class Rating(BaseModel):
     def _complete(self) -> Self:
         if missing := [c for c in Capability if c not in self.capabilities]:
             raise ValueError(f"{self.system} has no rating for {', '.join(missing)}")
-        if bad := [c for c, stars in self.capabilities.items() if not 0 <= stars <= 5]:
+        if bad := [c for c, stars in self.capabilities.items() if stars is not None and not 0 <= stars <= 5]:
             raise ValueError(f"{self.system}: ratings are 0..5; look at {', '.join(bad)}")
         return self
 
-    def of(self, capability: Capability) -> int:
+    def of(self, capability: Capability) -> int | None:
         return self.capabilities[capability]
 
     @property
     def can(self) -> frozenset[Capability]:
         """The capabilities that are not rated 0."""
-        return frozenset(c for c, stars in self.capabilities.items() if stars)
+        return frozenset(c for c, stars in self.capabilities.items() if stars != 0)
 
     @property
     def summary(self) -> str:
@@ -64,7 +65,7 @@ def stars(
     tracking: int,
     video_captioning: int,
     extraction: int | None = None,
-) -> dict[Capability, int]:
+) -> dict[Capability, int | None]:
     """The rows of the comparison table, 0..5 each; detection and segmentation share one.
 
     `extraction`: of fields by a schema, which the table does not rate: as answering, unless it is said.
@@ -80,3 +81,8 @@ def stars(
         Capability.VIDEO_CAPTIONING: video_captioning,
         Capability.STRUCTURED_EXTRACTION: answering if extraction is None else extraction,
     }
+
+
+def unrated(*capabilities: Capability) -> dict[Capability, int | None]:
+    """The column of a system that nobody has rated: it can do these, and nothing else."""
+    return {each: None if each in capabilities else 0 for each in Capability}

@@ -27,6 +27,8 @@ _lock = threading.Lock()
 # Lengths are bounded, so that hostile text costs time in proportion to its length.
 _USER_INFO = re.compile(
     r"(?<=:/)(/?)"  # one slash: an address that was taken for a path
+    # No user, but a container of Azure: abfss://container@account.dfs.core.windows.net/folder
+    r"(?!(?:(?<=abfss://)|(?<=abfs://))[a-z0-9$-]{1,63}@[a-z0-9-]{1,63}\.(?:dfs|blob)\.)"
     # `user:password`: the password may hold slashes, as AWS's do; digits and a slash after the colon are a port.
     r"(?:[^\s/?#@:'\"<>]{0,256}:(?!\d{1,5}[/?#])[^\s'\"<>]{0,256}|[^\s/?#@'\"<>]{1,256})@"
 )
@@ -37,7 +39,7 @@ _VENDOR_KEYS = re.compile(
 )
 _WORDS = (
     r"token|secret|password|passwd|passphrase|signature|credential|api[_-]?key|access[_-]?key(?:[_-]?id)?"
-    r"|secret[_-]?key|auth[_-]?string"
+    r"|secret[_-]?key|auth[_-]?string|account[_-]?key|connection[_-]?string"
 )
 _IN_QUERY = r"[?&](?:[\w.-]{0,40}[_.-])?(?:key|sig|auth|code|pwd)="  # `subscription-key=` and the like
 _ASSIGNED = re.compile(
@@ -45,6 +47,7 @@ _ASSIGNED = re.compile(
     r"[^\s\"'&,;(){}\[\]<>]+",
     re.IGNORECASE,
 )
+_ADDRESS = re.compile(r"(?:https?|az|abfss?)://")
 _HEADERS = re.compile(
     r"((?:authorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:(?:basic|bearer|digest|token|aws4-hmac-sha256)\s{1,3})?)"
     r"|\bx-[\w-]{0,40}(?:key|token|secret)\s{0,3}:\s{0,3}"
@@ -53,7 +56,7 @@ _HEADERS = re.compile(
     re.IGNORECASE,
 )
 _SECRET_VARIABLE = re.compile(
-    r"(?:KEY|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|AUTH_STRING|_PWD)(?:_(?!FILE|PATH|DIR)|$)"
+    r"(?:KEY|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|AUTH_STRING|CONNECTION_STRING|_PWD)(?:_(?!FILE|PATH|DIR)|$)"
 )
 _SECRET_NAME = re.compile(rf"(?:^|[_-])(?:{_WORDS}|key|auth|pwd)s?$", re.IGNORECASE)
 
@@ -121,7 +124,7 @@ def secrets_in(document: Any) -> Iterator[tuple[Place, str]]:
         match value:
             case str() if ":/" in value and holds_user(value):
                 yield place, "holds a user name or a password"
-            case str() if value.startswith(("http://", "https://")) and _ASSIGNED.search(value):
+            case str() if _ADDRESS.match(value) and _ASSIGNED.search(value):
                 yield place, "holds a key in its query"
             case str() if _VENDOR_KEYS.search(value) or any(secret in value for secret in own):
                 yield place, "holds what looks like a key"

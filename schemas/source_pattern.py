@@ -12,9 +12,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
+from typing import Any
 
-from sightflow.schemas.object_uri import ObjectUri, split_scheme
+from pydantic import BaseModel
+
+from sightflow.schemas.object_uri import (
+    AZURE_SUFFIX,
+    AzureAccount,
+    InvalidUriError,
+    ObjectUri,
+    Scheme,
+    split_account,
+    split_scheme,
+)
+from sightflow.schemas.web.address import canonical_address, canonical_address_pattern
+from sightflow.schemas.web.dataset import split_dataset
 
 _LITERAL = re.compile(r"(?:[^*?\[]|\[[^!^]\])*")
 """What a pattern without braces begins with: characters that stand for themselves, as they are or as `[*]`."""
@@ -22,6 +36,7 @@ _ONE_CHARACTER = re.compile(r"\[([^!^])\]")
 _SPECIAL = re.compile(r"[*?\[{]")
 _RANGE = re.compile(r"\{[\w-]+\.\.[\w-]+(?:\.\.[\w-]+)?\}")
 _MOST_ALTERNATIVES = 1000
+_PLACES = ("source", "catalog", "listing")
 
 
 def alternatives(pattern: str) -> list[str]:
@@ -78,6 +93,10 @@ def canonical_source(text: str, folder: str | None = None) -> str:
     A segment with `[` or `{` that is there by just this name is that name. Raises ValueError for what names no place.
     """
     scheme, rest = split_scheme(text)
+    if scheme is Scheme.HTTPS:
+        return _address(text, canonical_address_pattern)
+    if scheme is Scheme.HUB:
+        split_dataset(literal_prefix(text))
     if scheme.has_buckets:
         return text if "/" in rest else f"{text}/"
     base = folder or os.getcwd()
@@ -102,23 +121,71 @@ def canonical_source(text: str, folder: str | None = None) -> str:
 
 def canonical_place(text: str, folder: str | None = None) -> str:
     """A folder or a file as its URI, no pattern; a relative path is taken from `folder`, or the working directory."""
-    if split_scheme(text)[0].has_buckets:
-        return text
+    if (scheme := split_scheme(text)[0]).has_buckets:
+        return _address(text, canonical_address) if scheme is Scheme.HTTPS else text
     base = folder or os.getcwd()
     path = os.path.join(base, os.path.expanduser(_local_text(text, base)))
     return str(ObjectUri.from_path(_real_path(path)))
 
 
+def with_one_account(document: Any) -> Any:
+    """The values of a spec, with `abfss://container@account...` as `az://container` and the account in `store`.
+
+    One object has one URI however it is spelled, and an account stands for all addresses of a spec, as an endpoint of
+    S3 does. Raises ValueError for addresses of two accounts.
+    """
+    if not isinstance(document, Mapping):
+        return document
+    accounts = set[AzureAccount]()
+
+    def plain(given: Any) -> Any:
+        if isinstance(given, list | tuple):
+            return [plain(each) for each in given]
+        text, account = split_account(given) if isinstance(given, str) else (given, None)
+        accounts.update([account] if account else [])
+        return text
+
+    changed = {place: plain(document[place]) for place in _PLACES if place in document}
+    if not accounts:
+        return document
+    store = document.get("store") or {}
+    held = store.model_dump(exclude_unset=True) if isinstance(store, BaseModel) else store
+    return {**document, **changed, "store": _with_account(held, accounts)}
+
+
+def _with_account(store: Any, accounts: Iterable[AzureAccount]) -> Any:
+    if not isinstance(store, Mapping):
+        return store  # which is told elsewhere
+    account, *others = sorted(accounts, key=lambda each: each.name)
+    named = {store.get("azure_account") or account.name, account.name}
+    if others or len(named) > 1:
+        names = ", ".join(sorted({*named, *(each.name for each in others)}))
+        raise ValueError(f"there are addresses of several Azure accounts ({names}); write a spec for each")
+    usual = account.suffix == AZURE_SUFFIX or store.get("azure_endpoint_url")
+    address = {} if usual else {"azure_endpoint_url": f"https://{account.name}.blob.{account.suffix}"}
+    return {**store, "azure_account": account.name, **address}
+
+
 def canonical_object(uri: str) -> str:
-    """The URI of a local file as a listing would give it, its folder's links resolved; any other URI as it is.
+    """The URI of a local file as a listing would give it, its folder's links resolved; an address of the web in its one
+    form; any other URI as it is.
 
     Raises ValueError for what is no URI and no absolute path.
     """
+    if "://" in uri and split_scheme(uri.strip())[0] is Scheme.HTTPS:
+        return canonical_address(uri)
     parsed = ObjectUri.from_path(uri) if uri.startswith("/") else ObjectUri.parse(uri)
     if parsed.scheme.has_buckets:
         return uri
     above, name = os.path.split(parsed.local_path)
     return str(ObjectUri.from_path(os.path.join(os.path.realpath(above), name)))
+
+
+def _address(text: str, canonical: Callable[[str], str]) -> str:
+    try:
+        return canonical(text)
+    except ValueError as error:
+        raise InvalidUriError(f"{text!r}: {error}; write https://host/path") from None
 
 
 def missing_part(path: str) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationInfo,
@@ -22,8 +21,15 @@ from pydantic import (
 
 from sightflow.schemas.enrichment import Enrichment, Words
 from sightflow.schemas.object_uri import Scheme, split_scheme
+from sightflow.schemas.policy import Policy, Section
 from sightflow.schemas.redaction import Place, holds_user, names_a_secret, secrets_in
-from sightflow.schemas.source_pattern import canonical_place, canonical_source, check_pattern, missing_part
+from sightflow.schemas.source_pattern import (
+    canonical_place,
+    canonical_source,
+    check_pattern,
+    missing_part,
+    with_one_account,
+)
 from sightflow.schemas.spec_yaml import SpecPlaces
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
@@ -51,60 +57,27 @@ ServerAddress = Annotated[str, AfterValidator(_without_keys)]
 """`http://` or `https://`, a host, and no key."""
 
 
-class _Section(BaseModel):
-    # Its errors show no values, which may be keys; numbers without an end could not be stored as JSON.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
-
-
-class StoreSettings(_Section):
-    """How the object store is reached. Keys come from the usual AWS environment, profile or role, or from a
-    Prefect block (`block: name`), never from this file.
+class StoreSettings(Section):
+    """How the object store is reached. Keys come from each cloud's usual environment, profile, role or login, or from
+    Prefect blocks (`block`, `credentials`), never from this file.
     """
 
     block: str | None = Field(default=None, description="name of a saved ObjectStore block")
+    credentials: Words = Field(
+        default=(), description="saved blocks of prefect-aws, prefect-gcp and prefect-azure, as type/name"
+    )
     endpoint_url: ServerAddress | None = Field(default=None, description="S3-compatible endpoint")
     region: str | None = None
+    role_arn: str | None = Field(default=None, description="AWS role that is taken on, of this or another account")
+    role_external_id: str | None = Field(default=None, description="what the role's owner asks for beside it")
+    kms_key_id: str | None = Field(default=None, description="KMS key by which S3 encrypts what is written")
+    requester_pays: bool = Field(default=False, description="accept to be charged for requests (S3, Google)")
+    azure_account: str | None = Field(default=None, description="Azure storage account of az:// addresses")
+    azure_endpoint_url: ServerAddress | None = Field(default=None, description="of its blob service, if not the usual")
+    google_endpoint_url: ServerAddress | None = Field(default=None, description="of Google's API, if not the usual")
+    google_project: str | None = Field(default=None, description="who pays for `requester_pays` at Google")
     anonymous: bool = False
-
-
-class Limits(_Section):
-    """What is refused before it is decoded."""
-
-    max_bytes: int = Field(default=64 * 2**20, gt=0)
-    max_pixels: int = Field(default=64_000_000, gt=0)
-    max_video_bytes: int = Field(default=4 * 2**30, gt=0)
-    max_seconds: float = Field(default=4 * 3600, gt=0)
-
-
-class Upkeep(_Section):
-    """How the catalog's tables are looked after at the end of a run; no row is changed by it."""
-
-    compact_files: int | None = Field(
-        default=100, ge=2, description="small files in a partition that are joined; null: only by `catalog upkeep`"
-    )
-    keep_days: int = Field(default=30, ge=7, le=3650, description="how far back diff, restore and readers reach")
-
-
-class Policy(_Section):
-    """What a run may do and when it fails."""
-
-    stale: Literal["recompute", "keep"] = "recompute"
-    prune: bool = False
-    allow_empty: bool = Field(default=False, description="a source may list no object at all")
-    max_quarantine_ratio: float = Field(default=0.1, ge=0, le=1)
-    hosted: Literal["deny", "allow"] = "deny"
-    licences: Words = Field(default=(), description="allowed licences; empty: all")
-    commercial_use: bool = Field(default=False, description="only models known to allow commercial use")
-    max_price_per_item: float | None = Field(default=None, ge=0, description="US dollars")
-    languages: Words = Field(default=(), description="ISO 639 codes preferred, e.g. zh")
-    fallback: bool = False
-    shard_size: int = Field(default=2048, ge=1, le=10_000, description="most objects of a shard")
-    shard_bytes: int = Field(default=128 * 2**20, gt=0, description="most bytes of a shard, as listed")
-    shards_ahead: int = Field(default=3, ge=1, le=64, description="shards in flight at once")
-    commit_rows: int = Field(default=5000, ge=1)
-    commit_seconds: float = Field(default=5.0, gt=0)
-    limits: Limits = Limits()
-    upkeep: Upkeep = Upkeep()
+    private_addresses: bool = Field(default=False, description="https:// may lead to this machine and private networks")
 
 
 _LOCAL_CLUSTER = "sightflow.tasks.runtime.local_cluster.local_workers"
@@ -119,7 +92,7 @@ _CODE = re.compile(
 """Settings, by the last of their dotted name, with which Dask, a worker or a queueing system runs what they hold."""
 
 
-class RunnerSettings(_Section):
+class RunnerSettings(Section):
     """Who works on the shards of a run: `threads` of its own process, or the workers of a Dask cluster.
 
     One that runs already (`address`), or one that is made for the run: by default processes of this machine, one for
@@ -177,12 +150,28 @@ def _kind_alone(value: Any) -> Any:
 URI_FILES = (".parquet", ".csv", ".jsonl", ".txt")
 
 
+def uri_list_form(address: str) -> str | None:
+    """Which of `URI_FILES` an entry of `listing` is, by its name; None for an S3 inventory."""
+    path = address.partition("?")[0] if split_scheme(address)[0] is Scheme.HTTPS else address
+    return next((form for form in URI_FILES if path.lower().endswith(form)), None)
+
+
 def is_uri_list(address: str) -> bool:
     """Whether an entry of `listing` is a file of URIs, and not an S3 inventory."""
-    return address.lower().endswith(URI_FILES)
+    return uri_list_form(address) is not None
 
 
-class EnrichmentSpec(_Section):
+class ModelEntry(NamedTuple):
+    """What a spec says of one model: the name it goes by there, and its settings; `system` or `class` among these say
+    what it is, where the name is the user's own. `may_name_code`: whether the class that `class` names may be imported.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    may_name_code: bool = False
+
+
+class EnrichmentSpec(Section):
     """Everything a run needs to know. `spec_reader.read_spec` reads one from a file."""
 
     source: Words = Field(min_length=1)
@@ -203,13 +192,25 @@ class EnrichmentSpec(_Section):
     def _holds_no_keys(cls, document: Any) -> Any:
         if found := [SpecPlaces().explain(place, why) for place, why in secrets_in(document)]:
             raise ValueError(f"{'; '.join(found)}; {WHERE_KEYS_BELONG}")
-        return document
+        return with_one_account(document)
 
     def read_at(self, places: SpecPlaces) -> EnrichmentSpec:
         """The same spec, which knows where in its file each of its values stands."""
         copied = self.model_copy()
-        copied._places = places
+        copied._places = replace(places, is_a_file=True)
         return copied
+
+    def model_entry(self, name: str) -> ModelEntry:
+        """What is said of a model; an entry that it names with `boxes_from: NAME` stands there in full.
+
+        Classes of one's own are imported only for a spec that was read from a file its user gave: what a deployment or
+        a catalog has stored names no code.
+        """
+        settings = dict(self.models.get(name) or {})
+        other = settings.get("boxes_from")
+        if isinstance(other, str):
+            settings["boxes_from"] = {"system": other} | (self.models.get(other) or {})
+        return ModelEntry(name, settings, self._places.is_a_file)
 
     def explain(self, place: Place, problem: str) -> str:
         """A problem at a place, e.g. `("models", "gpt-4o")`, as `file:line: place: what is wrong`."""
@@ -286,15 +287,17 @@ def _check_uri(uri: str) -> None:
             f"{uri!r} lacks slashes behind {half[0]}; write s3://bucket/key, or ./{uri.strip()} for a folder"
         )
     scheme, rest = split_scheme(uri)
-    if scheme.has_buckets:
+    if scheme.has_buckets and not scheme.is_only_read:
         bucket = rest.partition("/")[0]
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}", bucket):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}|\$(?:web|root|logs)", bucket):
             raise ValueError(f"{uri!r} names no valid bucket; write {scheme}://bucket/key")
 
 
 def _check_catalog_folder(uri: str, place: str) -> None:
     """Refuse names that readers of Delta tables do not agree on how to escape; a folder that is there has its name."""
     scheme, folder = split_scheme(place)
+    if scheme.is_only_read:
+        raise ValueError(f"{uri!r} can only be read; a catalog lies in a bucket or a local folder")
     if scheme.has_buckets:
         bucket, _, key = folder.partition("/")
         if not key.strip("/"):

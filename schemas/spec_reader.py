@@ -14,16 +14,9 @@ from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, FrameSampling
 from sightflow.schemas.extraction.named_schema import with_schemas_read
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.policy import Limits, Policy, Upkeep
 from sightflow.schemas.redaction import Place, names_a_secret, secrets_in
-from sightflow.schemas.spec import (
-    WHERE_KEYS_BELONG,
-    EnrichmentSpec,
-    Limits,
-    Policy,
-    RunnerSettings,
-    StoreSettings,
-    Upkeep,
-)
+from sightflow.schemas.spec import WHERE_KEYS_BELONG, EnrichmentSpec, RunnerSettings, StoreSettings
 from sightflow.schemas.spec_yaml import SpecPlaces, read_yaml
 
 _SECTION_WANTED = {"model_type", "model_attributes_type", "dict_type"}
@@ -83,13 +76,18 @@ def _switches_for_numbers(spec: EnrichmentSpec, places: SpecPlaces) -> list[tupl
 
 def _resolved(spec: EnrichmentSpec, folder: Path) -> EnrichmentSpec:
     """The spec with the local paths of its weights taken from a folder."""
-    models = {
-        system: settings | {"id": str((folder / settings["id"]).resolve())}
-        if str(settings.get("id", "")).startswith((".", "/"))
-        else settings
-        for system, settings in spec.models.items()
-    }
+    models = {name: _with_its_folder(settings, folder) for name, settings in spec.models.items()}
     return spec.model_copy(update={"models": models})
+
+
+def _with_its_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a model, and of the one whose boxes it takes, with local paths taken from a folder."""
+    resolved = dict(settings)
+    if str(settings.get("id", "")).startswith((".", "/")):
+        resolved["id"] = str((folder / settings["id"]).resolve())
+    if isinstance(settings.get("boxes_from"), dict):
+        resolved["boxes_from"] = _with_its_folder(settings["boxes_from"], folder)
+    return resolved
 
 
 def _explain(places: SpecPlaces, problem: Any) -> str:

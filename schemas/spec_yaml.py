@@ -42,15 +42,18 @@ _READ_AS = {
 class SpecPlaces:
     """Where the values of a spec stand in its file. It is no part of what a spec says: any two are equal.
 
-    `lines`: by place, counted from 1. `unquoted`: the words as written, where YAML reads them as no text.
+    `lines`: by place, counted from 1. `unquoted`: the words as written, where YAML reads them as no text. `is_a_file`:
+    whether the spec was read from a file that its user gave, in this process or the one that sent it here.
     """
 
     file: str = field(default="", compare=False)
     lines: Mapping[Place, int] = field(default_factory=dict, compare=False)
     unquoted: Mapping[Place, str] = field(default_factory=dict, compare=False)
+    is_a_file: bool = field(default=False, compare=False)
 
-    def __reduce__(self) -> tuple[type[SpecPlaces], tuple[()]]:
-        return SpecPlaces, ()  # another process has no use for it, and a spec goes along with every shard
+    def __reduce__(self) -> tuple[type[SpecPlaces], tuple[object, ...]]:
+        # Another process has no use for the lines, and a spec goes along with every shard.
+        return SpecPlaces, ("", {}, {}, self.is_a_file)
 
     def explain(self, place: Place, problem: str) -> str:
         """A problem as `file:line: place: what is wrong`; the line is of the nearest thing above that is there."""

@@ -107,6 +107,8 @@ def markdown(run_report: RunReport) -> str:
     lines += _table(("cause", "items"), causes)
     lines += ["", *(f"- {_text(each.summary)}" for each in run_report.skipped)] if run_report.skipped else []
     lines += ["", *(f"- upkeep of {_text(table.summary)}" for table in run_report.upkeep)] if run_report.upkeep else []
+    starting = [(step.replace("_", " "), f"{seconds:,.1f}") for step, seconds in run_report.start.steps.items()]
+    lines += _table(("start", "seconds"), starting)
     stages = [
         (stage, f"{t.busy:,.1f}", f"{t.waiting:,.1f}", f"{t.share:.0%}") for stage, t in run_report.stages.items()
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import polars as pl
 
@@ -17,8 +18,10 @@ from sightflow.schemas.failure import EmptySource, Failure, SpecError
 from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.run.discovered import Discovered, Skips
 from sightflow.schemas.run.selection import EVERYTHING, Selection
+from sightflow.schemas.run.timing import Span, StartStep, timed
 from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import EnrichmentSpec, is_uri_list
+from sightflow.schemas.tables.inventory import Inventory
 from sightflow.tasks.identify import identified
 from sightflow.tasks.open import open_catalog, open_store
 from sightflow.tasks.retries import retried_task
@@ -27,14 +30,25 @@ _SET = re.compile(r"\[[^\]/]{2,}\]")
 
 
 @retried_task()
-def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> Discovered:
+def discover(spec: EnrichmentSpec, selection: Selection = EVERYTHING, check: bool = True) -> Discovered:
     """Return the inventory: every object that matches the source, without the catalog's own files, each with its kind.
 
     With a `listing` in the spec, what that says.
     With a manifest, what is left of the objects it lists, as they are now; nothing, if it has been closed.
+    Unless `check`, the inventory is still to be held to its model before anything is computed: what breaks that is no
+    object that the catalog knows, and so something to do.
     Raises StoreError if a bucket or manifest cannot be read, EmptySource if a source lists nothing and the policy does
     not allow that.
     """
+    spans: list[Span] = []
+    with timed(spans, StartStep.LISTING):
+        found = _discovered(spec, selection)
+        if check:
+            Inventory.validate(found.inventory)
+    return replace(found, spans=tuple(spans))
+
+
+def _discovered(spec: EnrichmentSpec, selection: Selection) -> Discovered:
     store, skips, failed = open_store(spec.store), Skips(), dict[str, Failure]()
     in_source = source_filter(spec.source, spec.catalog)
     if selection.manifest is not None:

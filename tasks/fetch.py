@@ -10,11 +10,12 @@ from typing import Any
 from sightflow.blocks.store.backend import too_large
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.failure import Failure, Stage, StoreRefusal, is_about_this_machine
+from sightflow.schemas.failure import Cause, Failure, Stage, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, timed
 from sightflow.schemas.spec import EnrichmentSpec, StoreSettings
+from sightflow.tasks.memory.limit import in_gib, memory_budget
 from sightflow.tasks.open import open_store
 from sightflow.tasks.retries import retried_task
 from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
@@ -100,14 +101,22 @@ def fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
         ) from None
 
 
+def _no_memory_for(size: int, room: int) -> Failure:
+    message = f"{in_gib(size)}; policy.memory leaves {in_gib(room)} for what is fetched; raise it, and replay"
+    return Failure(Cause.TOO_LARGE, message, Stage.FETCH)
+
+
 def _fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
     spans: list[Span] = []
     limits = spec.policy.limits
     limit = limits.max_video_bytes if shard.media_kind is MediaKind.VIDEO else limits.max_bytes
+    room = limit if shard.media_kind is MediaKind.VIDEO else memory_budget(spec.policy).fetched
     contents: dict[str, bytes | MediaFile | Failure] = {}
     for item in shard.items:
         if item.bytes > limit:
             contents[item.uri] = too_large(item.bytes, limit)
+        elif item.bytes > room:
+            contents[item.uri] = _no_memory_for(item.bytes, room)
     wanted = [(item.uri, item.object_version) for item in shard.items if item.uri not in contents]
     store, folder = _store(spec.store), None
     read: Sequence[bytes | MediaFile | Failure]
@@ -116,6 +125,6 @@ def _fetch(shard: Shard, spec: EnrichmentSpec) -> Fetched:
             folder = TemporaryFolder("videos")
             read = store.download_many(wanted, folder.path, limit)
         else:
-            read = store.read_many(wanted, limit)
+            read = store.read_many(wanted, min(limit, room))
     contents.update((uri, content) for (uri, _), content in zip(wanted, read, strict=True))
     return Fetched(contents, spans, folder)

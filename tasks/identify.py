@@ -8,7 +8,6 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.spec import EnrichmentSpec
-from sightflow.schemas.tables.inventory import Inventory
 from sightflow.tasks.media.media_kind import START_BYTES, media_kind
 from sightflow.tasks.open import open_catalog, open_store
 
@@ -19,12 +18,12 @@ def identified(found: pl.DataFrame, spec: EnrichmentSpec, selection: Selection) 
     """
     unnamed = selection.of(found).filter(pl.col("media_kind").is_null())
     if unnamed.is_empty():
-        return Inventory.validate(found)
+        return found
     known, unknown = _known(open_catalog(spec), unnamed)
     kinds = pl.concat([known, _read(unknown, spec, selection.limit)])
     joined = found.join(kinds, on="uri", how="left", maintain_order="left", suffix="_read")
     either = pl.coalesce("media_kind", "media_kind_read")
-    return Inventory.validate(joined.with_columns(media_kind=either).drop("media_kind_read"))
+    return joined.with_columns(media_kind=either).drop("media_kind_read")
 
 
 def _known(catalog: Catalog, unnamed: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

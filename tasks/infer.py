@@ -10,16 +10,21 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sightflow.blocks.models.contract import Incomplete
+from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, ModelError, Stage
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import Shard
-from sightflow.schemas.run.timing import Span, timed
-from sightflow.schemas.spec import EnrichmentSpec, Limits
+from sightflow.schemas.run.timing import Span, StartStep, timed
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.reply_assembler import ReplyAssembler
-from sightflow.tasks.media.request_batches import InferenceItem, image_batches, video_batches
+from sightflow.tasks.media.request_batches import InferenceItem, image_batches
+from sightflow.tasks.media.video_batches import video_batches
+from sightflow.tasks.memory.limit import memory_budget
+from sightflow.tasks.memory.pixel_budget import PixelBudget
 from sightflow.tasks.runtime.cancellation import ShardSkipped, is_asked_to_stop, is_halted
 from sightflow.tasks.runtime.loaded_models import LoadedModel, load_model
 from sightflow.tasks.validate import failures_of
@@ -42,8 +47,9 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
 
     What is raised after the first answer is returned beside the answers instead: they may have been paid for.
     """
-    loaded = load_model(shard.system, spec.models.get(shard.system))
     spans = list(fetched.spans)
+    with timed(spans, StartStep.MODEL):
+        loaded = load_model(*spec.model_entry(shard.system))
     assembler = ReplyAssembler(shard, fetched)
     try:
         _answer(shard, fetched, spec, loaded, spans, assembler)
@@ -65,7 +71,7 @@ def _answer(
 ) -> None:
     """Give the assembler every answer. Raises what ends the shard, when it has been given those before."""
     begun = is_down = False
-    for batch in _batches(shard, fetched, spec.policy.limits, loaded.model, spans):
+    for batch in _batches(shard, fetched, spec.policy, loaded.model, spans):
         failed = [(item, _failed_answer(item, loaded.model)) for item in batch if item.request is None]
         items = [item for item in batch if item.request is not None]
         requests = [item.request for item in items if item.request]
@@ -95,18 +101,18 @@ def _answer(
 
 
 def _batches(
-    shard: Shard, fetched: Fetched, limits: Limits, model: VisionModel, spans: list[Span]
+    shard: Shard, fetched: Fetched, policy: Policy, model: VisionModel, spans: list[Span]
 ) -> Iterator[list[InferenceItem]]:
-    if shard.media_kind is MediaKind.VIDEO:
-        return video_batches(shard, fetched, limits, model, spans)
-    return image_batches(shard, fetched, limits, model, spans)
+    batches = video_batches if shard.media_kind is MediaKind.VIDEO else image_batches
+    budget = PixelBudget(memory_budget(policy).pixels)
+    return batches(shard, fetched, policy.limits, model, spans, budget)
 
 
 def _failed_answer(item: InferenceItem, model: VisionModel) -> Answer:
     """The answer to what could not be made a request."""
     assert item.failure is not None
     uri, enrichment = item.shard_item.uri, item.resolved.enrichment
-    reply = VisionReply(uri, enrichment.name, item.failure, model.system, model.ref.id)
+    reply = VisionReply(uri, enrichment.name, item.failure, model.name_in_spec, model.ref.id)
     return Answer(item.shard_item, item.resolved, None, reply)
 
 
@@ -118,9 +124,9 @@ def _run_unless_skipped(
     given, error = _run(loaded, sent)
     replies = iter(given)
     model = loaded.model
-    failure = Failure(Cause.MODEL, f"not asked: {model.system} failed for all that was asked before", attempts=0)
+    failure = Failure(Cause.MODEL, f"not asked: {model.name_in_spec} failed for all that was asked before", attempts=0)
     return [
-        VisionReply(request.uri, request.enrichment.name, failure, model.system, model.ref.id)
+        VisionReply(request.uri, request.enrichment.name, failure, model.name_in_spec, model.ref.id)
         if skip
         else next(replies)
         for request, skip in zip(requests, skipped, strict=True)
@@ -141,7 +147,8 @@ def _run(loaded: LoadedModel, requests: Sequence[VisionRequest]) -> tuple[list[V
     replies: list[VisionReply | None] = []
     error: Exception | None = None
     try:
-        replies += loaded.model.run(requests) if requests else []
+        with blamed_on(loaded.model.name_in_spec, type(loaded.model), ModelError):
+            replies += loaded.model.run(requests) if requests else []
     except Incomplete as stopped:
         replies, error = stopped.done, ModelError(str(stopped))
     except Exception as raised:  # whatever it is, it is raised when what was answered before has been kept
@@ -170,7 +177,7 @@ def _fall_back(
         system = next(iter(waiting.values()))
         indices = [index for index, wanted in waiting.items() if wanted == system]
         try:
-            loaded = load_model(system, spec.models.get(system))
+            loaded = load_model(*spec.model_entry(system))
         except Exception as raised:  # whatever it is, it is raised when what was answered before has been kept
             error = raised
             continue

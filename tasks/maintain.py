@@ -9,8 +9,8 @@ from prefect.logging import get_run_logger
 from sightflow.blocks.catalog import maintenance
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import StoreError
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.report import MaintenanceResult
-from sightflow.schemas.spec import Policy
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

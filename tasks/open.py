@@ -6,21 +6,30 @@ import os
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
+from sightflow.blocks.store.saved_credentials import saved_credentials
+from sightflow.schemas.failure import SpecError
 from sightflow.schemas.spec import EnrichmentSpec, StoreSettings
 
+_OF_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "CLOUDSDK_", "STORAGE_EMULATOR_HOST", "SSL_CERT_")
 _OPENED: dict[tuple[object, ...], ObjectStore] = {}
 
 
 def open_store(settings: StoreSettings) -> ObjectStore:
-    """The store that a spec names: a saved block, or one from the settings and the AWS environment.
+    """The store that a spec names: a saved block, or one from the settings and the environment.
 
     The same one each time in a process, with one pool of connections, as long as neither says anything else.
     """
     if settings.block:
-        store: ObjectStore = ObjectStore.load(settings.block)  # type: ignore[assignment]
+        store = ObjectStore.load(settings.block)
+        if settings.azure_account not in (None, store.azure_account):
+            raise SpecError(
+                f"the addresses are of the Azure account {settings.azure_account!r}, and the saved store "
+                f"{settings.block!r} is of {store.azure_account or 'that of the environment'}; give the block its name"
+            )
     else:
-        store = ObjectStore(endpoint_url=settings.endpoint_url, region=settings.region, anonymous=settings.anonymous)
-    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+        given = settings.model_dump(exclude={"block", "credentials"}, exclude_unset=True)
+        store = ObjectStore(**{**saved_credentials(settings.credentials), **given})
+    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(_OF_CLOUDS)))
     key = (environment, *(getattr(store, name) for name in ObjectStore.model_fields))
     return _OPENED.setdefault(key, store)
 

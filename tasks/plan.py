@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence, Set
+from dataclasses import replace
 
 import polars as pl
 
@@ -11,10 +12,12 @@ from sightflow.blocks.store.inventory import kind_by_name
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.discovered import Discovered
 from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RoutedEnrichment, RunPlan, Status
 from sightflow.schemas.run.selection import EVERYTHING, Selection
-from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.run.timing import Span, StartStep, timed
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.frames import storable
 from sightflow.schemas.tables.quarantine import FailedItem
 from sightflow.tasks.open import open_catalog
@@ -34,6 +37,13 @@ def plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection = EV
     Reads four columns of the catalog, more where rows are stale, to say why, and no media; the catalog streams past the
     inventory, so that memory grows with the inventory alone. Raises SpecError if an enrichment cannot be served.
     """
+    spans: list[Span] = []
+    with timed(spans, StartStep.PLANNING):
+        made = _plan(discovered, spec, selection)
+    return replace(made, spans=(*discovered.spans, *spans))
+
+
+def _plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection) -> RunPlan:
     catalog, inventory = open_catalog(spec), discovered.inventory
     routed = _without_unlisted_kinds(resolve_enrichments(spec), inventory)
     partial = selection.manifest is not None or spec.partial or not discovered.skips.complete

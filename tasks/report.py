@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import polars as pl
 from pydantic_core import to_json
@@ -18,14 +20,17 @@ from sightflow.schemas.run.discovered import Skipped, Skips
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import MaintenanceResult, RunReport
 from sightflow.schemas.run.selection import Selection
-from sightflow.schemas.run.timing import stage_times
+from sightflow.schemas.run.timing import stage_times, start_times
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.frames import to_frame
 from sightflow.schemas.tables.quarantine import quarantine_rows
 from sightflow.schemas.tables.runs import RUNS_SCHEMA, RunRow
 from sightflow.tasks.open import open_store
 from sightflow.tasks.retries import retried_task
-from sightflow.tasks.runtime.publisher import Publisher
+from sightflow.tasks.runtime.run_start import RunStart
+
+if TYPE_CHECKING:
+    from sightflow.tasks.runtime.publisher import Publisher
 
 _LOOKED_UP_AT_ONCE = 2000  # rows go right after, so that what comes back meanwhile is seen
 
@@ -56,7 +61,7 @@ def prune(catalog: Catalog, run_plan: RunPlan, spec: EnrichmentSpec) -> Pruned:
 @retried_task()
 def report(
     run_id: str,
-    started_at: datetime,
+    start: RunStart,
     publisher: Publisher,
     run_plan: RunPlan,
     pruned: Pruned,
@@ -72,32 +77,59 @@ def report(
     for gone in _gone(run_plan.orphaned_quarantine, spec, Skips()):
         resolved += catalog.resolve(gone)
     quarantined = catalog.quarantine(quarantine_rows(failed, run_id))
-    run_report = RunReport(
-        run_id=run_id,
-        catalog=spec.catalog,
-        started_at=started_at,
-        finished_at=datetime.now(UTC),
-        objects=run_plan.objects,
-        planned=run_plan.to_compute,
+    run_report = _report(
+        run_id,
+        start,
+        run_plan,
+        spec,
         published=publisher.published,
-        unchanged=run_plan.count(Status.UNCHANGED),
-        orphaned=run_plan.orphaned.height,
         pruned=pruned.rows,
-        not_asked=run_plan.not_asked,
         causes=dict(publisher.causes + Counter(item.failure.cause for item in failed)),
         skipped=[*run_plan.skipped, *pruned.skipped],
-        plans=list(run_plan.plans),
+        start=start_times([*start.spans, *run_plan.spans, *publisher.spans]),
         stages=stage_times(publisher.spans, publisher.elapsed_seconds),
         cost_usd=publisher.cost_usd,
         commits=publisher.commits + bool(pruned.rows) + bool(resolved) + (quarantined.version is not None),
         upkeep=list(maintenance),
         catalog_version=catalog.version(),
-        max_quarantine_ratio=spec.policy.max_quarantine_ratio,
-        spec=spec,
     )
     if run_report.commits:
         catalog.record_run(_row(run_report))
     return run_report
+
+
+def report_of_nothing(start: RunStart, run_plan: RunPlan, spec: EnrichmentSpec) -> RunReport:
+    """As `report`, of a run whose plan changes nothing: nothing is looked up, written or told to Prefect."""
+    return _report(
+        str(uuid4()),
+        start,
+        run_plan,
+        spec,
+        published=0,
+        pruned=0,
+        skipped=list(run_plan.skipped),
+        start=start_times([*start.spans, *run_plan.spans]),
+        catalog_version=run_plan.version,
+    )
+
+
+def _report(run_id: str, begun: RunStart, run_plan: RunPlan, spec: EnrichmentSpec, /, **done: Any) -> RunReport:
+    """What was planned, and what was `done` of it."""
+    return RunReport(
+        run_id=run_id,
+        catalog=spec.catalog,
+        started_at=begun.began,
+        finished_at=datetime.now(UTC),
+        objects=run_plan.objects,
+        planned=run_plan.to_compute,
+        unchanged=run_plan.count(Status.UNCHANGED),
+        orphaned=run_plan.orphaned.height,
+        not_asked=run_plan.not_asked,
+        plans=list(run_plan.plans),
+        max_quarantine_ratio=spec.policy.max_quarantine_ratio,
+        spec=spec,
+        **done,
+    )
 
 
 @retried_task()

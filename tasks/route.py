@@ -2,59 +2,74 @@
 
 from __future__ import annotations
 
-from sightflow.blocks.models.registry import open_model, settings_problems, system_class, system_problem
+from sightflow.blocks.models.outside_systems import blamed_on
+from sightflow.blocks.models.registry import model_class, open_model, settings_problems, system_problem
 from sightflow.blocks.models.systems import SYSTEMS
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import Candidate, ResolvedEnrichment, Route, RoutedEnrichment
-from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.memory.limit import check_memory
 
 
 def route(enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -> Route:
     """Rank the systems for an enrichment: usable ones first, then by language, rating, local before hosted, price.
 
-    A pinned model is the only candidate. Every candidate carries the reason of its place. Raises SpecError for a system
+    A pinned model is the only candidate. Else these are all systems of ours and what the spec's `models` names besides;
+    of equals such a one comes first. Every candidate carries the reason of its place. Raises SpecError for a system
     that is not known, or settings that do not fit it.
     """
-    systems = [enrichment.model] if enrichment.model else list(SYSTEMS)
-    candidates = [_candidate(system, enrichment, media_kind, spec) for system in systems]
+    names = [enrichment.model] if enrichment.model else list(dict.fromkeys([*SYSTEMS, *spec.models]))
+    candidates = [_candidate(name, enrichment, media_kind, spec) for name in names]
     languages = {enrichment.language, *spec.policy.languages} - {None}
 
     def rank(candidate: Candidate) -> tuple[object, ...]:
-        speaks = languages <= set(system_class(candidate.system).rating.languages)
+        speaks = languages <= set(model_class(*spec.model_entry(candidate.system)).rating.languages)
         return (
             not candidate.usable,
             not speaks,
-            -candidate.rating,
+            -(candidate.rating or 0),
             candidate.hosted,
             candidate.price_per_item,
+            candidate.system in SYSTEMS,
             candidate.system,
         )
 
     return Route(capability=enrichment.capability, media_kind=media_kind, candidates=sorted(candidates, key=rank))
 
 
-def _candidate(system: str, enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -> Candidate:
-    model = open_model(system, spec.models.get(system))
+def _candidate(name: str, enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec) -> Candidate:
+    model = open_model(*spec.model_entry(name))
+    with blamed_on(name, type(model)):
+        return _judged(name, model, enrichment, media_kind, spec)
+
+
+def _judged(
+    name: str, model: VisionModel, enrichment: Enrichment, media_kind: MediaKind, spec: EnrichmentSpec
+) -> Candidate:
     price = model.price_per_item(enrichment, media_kind)
     rating = model.rating.of(enrichment.capability)
+    stars = "unrated" if rating is None else f"rated {rating}"
+    unrated = f"unrated: it is used where an enrichment names it, model: {name}"
     obstacle = (
-        model.unsupported_reason(enrichment, media_kind)
+        (unrated if rating is None and not enrichment.model else None)
+        or model.unsupported_reason(enrichment, media_kind)
         or _forbidden_reason(model, spec.policy, price)
         or _unavailable_reason(model)
     )
     pinned = "pinned in the spec; " if enrichment.model else ""
     where = "hosted" if model.hosted else "local"
     return Candidate(
-        system=system,
+        system=name,
         model_id=model.ref.id,
         rating=rating,
         hosted=model.hosted,
         price_per_item=price,
         usable=obstacle is None,
-        why=obstacle or f"{pinned}rated {rating} for {enrichment.capability}, {where}",
+        why=obstacle or f"{pinned}{stars} for {enrichment.capability}, {where}",
         notice=model.notice,
     )
 
@@ -67,6 +82,8 @@ def _forbidden_reason(model: VisionModel, policy: Policy, price: float) -> str |
         return f"its licence is {model.ref.licence}, and policy.licences allows {', '.join(policy.licences)}"
     if policy.commercial_use and model.ref.commercial_use != "yes":
         return f"commercial use: {model.ref.commercial_use}, and policy.commercial_use is set"
+    if policy.max_price_per_item is not None and not model.price_is_known:
+        return "its price is not known, and policy.max_price_per_item is set; set usd_per_million_input and _output"
     if policy.max_price_per_item is not None and price > policy.max_price_per_item:
         return f"${price:.4g} an item is above policy.max_price_per_item (${policy.max_price_per_item:.4g})"
     return None
@@ -85,29 +102,36 @@ def check_models(spec: EnrichmentSpec) -> EnrichmentSpec:
     looked up: a saved block is not opened.
     """
     problems = []
-    for system, settings in spec.models.items():
-        if unknown := system_problem(system):
-            problems.append(spec.explain(("models", system), unknown))
-            continue
-        for name, problem in settings_problems(system, settings):
-            place = ("models", system, name) if name else ("models", system)
+    for name in spec.models:
+        for key, problem in settings_problems(*spec.model_entry(name)):
+            place = ("models", name, key) if key else ("models", name)
             advice = spec.quoting_advice(place) if "valid string" in problem else None
             problems.append(spec.explain(place, advice or problem))
     for index, enrichment in enumerate(spec.enrichments):
-        if enrichment.model is not None and (unknown := system_problem(enrichment.model)):
-            problems.append(spec.explain(("enrichments", index, "model"), f"{enrichment.model!r} {unknown}"))
+        model = enrichment.model
+        if model is not None and model not in spec.models and (unknown := _unknown_problem(model, spec)):
+            problems.append(spec.explain(("enrichments", index, "model"), f"{model!r} {unknown}"))
     if problems:
         raise SpecError("\n".join(problems))
     return spec
+
+
+def _unknown_problem(model: str, spec: EnrichmentSpec) -> str | None:
+    """Why an enrichment cannot name a model, or None."""
+    problem = system_problem(model)
+    return f"{problem}; or one of your `models`: {', '.join(spec.models)}" if problem and spec.models else problem
 
 
 def resolve_enrichments(spec: EnrichmentSpec) -> tuple[RoutedEnrichment, ...]:
     """Bind every enrichment, for each kind of media it is asked of, to its systems and its recipe.
 
     A kind of media that no system takes is left out if another kind is served. Raises SpecError, before anything
-    is listed, as `check_models` does, and if an enrichment cannot be served at all, with the reason of every candidate.
+    is listed, as `check_models` does, if an enrichment cannot be served at all, with the reason of every candidate, and
+    if `policy.memory` is more than this process may take.
     """
     check_models(spec)
+    if spec.runner.kind == "threads":  # else the machines of others are asked
+        check_memory(spec)
     routed: list[RoutedEnrichment] = []
     problems: list[str] = []
     for index, enrichment in enumerate(spec.enrichments):
@@ -118,8 +142,9 @@ def resolve_enrichments(spec: EnrichmentSpec) -> tuple[RoutedEnrichment, ...]:
             problem = f"enrichment {enrichment.name!r}: no system can serve it here:\n{reasons}"
             problems.append(spec.explain(("enrichments", index), problem))
         for chosen in served:
-            model = open_model(chosen.systems[0], spec.models.get(chosen.systems[0]))
-            recipe = model.recipe(enrichment, chosen.media_kind)
+            model = open_model(*spec.model_entry(chosen.systems[0]))
+            with blamed_on(chosen.systems[0], type(model)):
+                recipe = model.recipe(enrichment, chosen.media_kind)
             resolved = ResolvedEnrichment(enrichment, recipe, tuple(chosen.systems), chosen.media_kind)
             routed.append(RoutedEnrichment(resolved, chosen))
     if problems:

@@ -24,7 +24,11 @@ from hypothesis import settings
 from sightflow.infra.demo.bucket import MODEL_FOLDER, s3_on_loopback
 from sightflow.infra.prefect_server import deliver
 from sightflow.infra.server_process import PrefectServer
+from tests.clouds import Cloud, azure_cloud, google_cloud
 from tests.installed import Installed, install
+from tests.loopback.azurite import Azurite
+from tests.loopback.google_storage import GoogleStorage
+from tests.postgres import own_database
 from tests.stand_in_model import StandIn
 
 # The same examples in every run, however long one takes on a busy machine; `make fuzz` looks for others.
@@ -48,7 +52,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     """A Prefect server of this session; everything started from here talks to it."""
     from prefect.context import refresh_global_settings_context
 
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+    with PrefectServer(tmp_path_factory.mktemp("prefect"), database=own_database()) as server:
         os.environ.update(server.client_environment)
         refresh_global_settings_context()
         server.wait()
@@ -88,6 +92,30 @@ class Bucket:
 
     def delete(self, key: str) -> None:
         self.client.delete_object(Bucket=self.name, Key=key)
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[Azurite]:
+    with Azurite() as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def google_storage() -> Iterator[GoogleStorage]:
+    with GoogleStorage() as emulator:
+        yield emulator
+
+
+@pytest.fixture(params=["azure", "google"])
+def cloud(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """A fresh bucket of Google's, and a container of Azure's, with their keys in the environment."""
+    if request.param == "azure":
+        found = azure_cloud(request.getfixturevalue("azurite"))
+    else:
+        found = google_cloud(request.getfixturevalue("google_storage"))
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    return found
 
 
 @pytest.fixture

@@ -15,10 +15,12 @@ from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 
 import sightflow
+import sightflow.tasks.discover as discover_module
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.run.report import QuarantineExceeded
 from sightflow.schemas.run.selection import Selection
+from sightflow.schemas.run.timing import StartStep
 from tests.blocks.catalog.test_catalog import rows
 from tests.e2e.test_incremental import flat
 
@@ -108,8 +110,10 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("no_server", "stand_in")
-def test_a_run_that_fails_leaves_the_process_ready_for_the_next(tmp_path: Path, write_spec: Any) -> None:
-    """Each on a server of its own: what the first one's was configured with is gone with it."""
+def test_a_run_that_fails_leaves_the_process_ready_for_the_next(
+    tmp_path: Path, write_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each on a server of its own: what the first one's was configured with is gone with it. Each is planned once."""
     broken, whole = tmp_path / "broken.png", tmp_path / "whole.png"
     broken.write_bytes(b"no picture")
     path = write_spec(str(broken), models={}, policy={"max_quarantine_ratio": 0.0})
@@ -117,7 +121,11 @@ def test_a_run_that_fails_leaves_the_process_ready_for_the_next(tmp_path: Path, 
         sightflow.enrich(path)
     whole.write_bytes(flat((1, 2, 3)))
     path = write_spec(str(whole), models={})
-    assert sightflow.enrich(path).published == 1
+    listed, discovered = [], discover_module._discovered
+    monkeypatch.setattr(discover_module, "_discovered", lambda *asked: listed.append(asked) or discovered(*asked))
+    report = sightflow.enrich(path)
+    assert report.published == 1 and len(listed) == 1
+    assert set(report.start.steps) == set(StartStep) and report.start.until_first_answers
     assert get_current_settings().api.url is None
 
 

@@ -22,7 +22,7 @@ from sightflow.infra.demo.scenes import draw_scene
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, FrameSampling
 from sightflow.schemas.media import DecodedImage, DecodedVideo
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.schemas.vision import VisionRequest
 from sightflow.tasks.media.read_video import read_frames, sampled
 from sightflow.tasks.media.video_index import index_video

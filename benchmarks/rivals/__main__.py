@@ -55,6 +55,7 @@ def main() -> None:
         "first_row_seconds": float((job.out / "first").read_text()) - job.began,
         "load_seconds": _loading(job),
         "peak_memory_bytes": job.memory.peak_bytes,
+        "own_peak_memory_bytes": job.memory.own_peak_bytes,
         "setup_seconds": job.began - started,
     }
     print(json.dumps(said), flush=True)

@@ -63,10 +63,11 @@ class Job:
 
 
 class Memory:
-    """The most memory that this process and all below it held together, looked at four times a second."""
+    """The most memory that this process and all below it held together, and it alone; looked at four times a second."""
 
     def __init__(self) -> None:
         self.peak_bytes = 0
+        self.own_peak_bytes = 0
         self._stop = threading.Event()
 
     def watch(self) -> None:
@@ -82,7 +83,9 @@ class Memory:
     def _look(self) -> None:
         this = psutil.Process(os.getpid())
         while not self._stop.wait(0.25):
-            self.peak_bytes = max(self.peak_bytes, sum(_share(p) for p in [this, *this.children(recursive=True)]))
+            own, others = _share(this), sum(map(_share, this.children(recursive=True)))
+            self.peak_bytes = max(self.peak_bytes, own + others)
+            self.own_peak_bytes = max(self.own_peak_bytes, own)
 
 
 def end_all(processes: Sequence[psutil.Process]) -> None:

@@ -56,6 +56,8 @@ class Outcome:
     """How much of `seconds` went to loading the model in a process of the contender's own."""
     peak_memory_bytes: int
     """Of all its processes together, shared pages counted once."""
+    own_peak_memory_bytes: int
+    """Of the first of them alone: without a server that it started."""
     setup_seconds: float
     """From the process's start to the clock's: imports, the model, servers."""
     captions: dict[str, str]

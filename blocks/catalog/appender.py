@@ -7,16 +7,15 @@ commits name (https://github.com/delta-io/delta/blob/master/PROTOCOL.md, "Add Fi
 
 from __future__ import annotations
 
-import io
-import json
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
-from urllib.parse import unquote
+from collections.abc import Iterable
+from typing import Final
 
 import polars as pl
 
-from sightflow.blocks.catalog.catalog import KEY, Catalog, MergeResult, TableName
+from sightflow.blocks.catalog.catalog import Catalog, MergeResult, TableName
+from sightflow.blocks.catalog.commit_log import Untold, read_commit
+from sightflow.blocks.catalog.data_files import KEY, DataFiles
 from sightflow.blocks.catalog.table_writes import append_next
 
 KEY_SCHEMA: Final = pl.Schema({"uri": pl.String(), "enrichment": pl.String()})
@@ -52,16 +51,16 @@ class Appender:
 
         def append() -> MergeResult:
             nonlocal new
-            table = self._catalog.open_or_create(self._name)
+            files = self._catalog.files(self._name)
             try:
-                self._look_through(table)
-            except _Untold as error:
+                self._look_through(files)
+            except Untold as error:
                 _logger.info("%s: rows are merged: %s", self._catalog.table_uri(self._name), error)
                 return MergeResult(None)
             new = rows.join(pl.concat([self._others, self._last]), on=KEY, how="anti", maintain_order="left")
             if new.is_empty():
                 return MergeResult(None)
-            version = append_next(table, new.sort(KEY))
+            version = append_next(files.table, new.sort(KEY))
             return MergeResult(version, inserted=new.height)
 
         if not rows.is_empty():
@@ -77,42 +76,10 @@ class Appender:
         if version is not None:
             self._own.add(version)
 
-    def _look_through(self, table: Any) -> None:
-        """Take the keys of what others have committed up to the table's version. Raises _Untold."""
-        for version in range(self._seen + 1, table.version() + 1):
+    def _look_through(self, files: DataFiles) -> None:
+        """Take the keys of what others have committed up to the table's version. Raises Untold."""
+        for version in range(self._seen + 1, files.version + 1):
             if version not in self._own:
-                for keys in self._added_keys(version):
-                    self._others = pl.concat([self._others, keys])
+                self._others = pl.concat([self._others, *read_commit(files, version).new_keys(files)])
             self._own.discard(version)
             self._seen = version
-
-    def _added_keys(self, version: int) -> Iterator[pl.DataFrame]:
-        """The keys in each file that a commit has added with data of its own."""
-        folder = self._catalog.table_uri(self._name)
-        text = self._catalog.store.read(f"{folder}/_delta_log/{version:020d}.json")
-        if text is None:
-            raise _Untold(f"the log no longer holds version {version}")
-        for line in text.splitlines():
-            try:
-                add = json.loads(line).get("add")
-            except (ValueError, AttributeError):
-                raise _Untold(f"version {version} is no commit") from None
-            if add and add.get("dataChange", True):
-                yield self._keys_in(str(add["path"]))
-
-    def _keys_in(self, path: str) -> pl.DataFrame:
-        """The keys in a file of the table, whether or not the table still holds it."""
-        name = unquote(path)
-        if "://" in name or ".." in name.split("/"):
-            raise _Untold(f"{path} lies outside the table")
-        content = self._catalog.store.read(f"{self._catalog.table_uri(self._name)}/{name}")
-        if content is None:
-            raise _Untold(f"{path} is gone")
-        try:
-            return pl.read_parquet(io.BytesIO(content), columns=KEY).cast(KEY_SCHEMA)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise _Untold(f"{path} cannot be read: {type(error).__name__}") from None
-
-
-class _Untold(Exception):
-    """What another commit has added cannot be told."""

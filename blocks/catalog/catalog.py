@@ -11,23 +11,23 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-import pandera.polars as pa
 import polars as pl
-from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sightflow.blocks.block_links import LOGO, documentation
-from sightflow.blocks.catalog.table_writes import append_rows, delta_schema, replace_rows, rows_with
+from sightflow.blocks.block_links import documentation
+from sightflow.blocks.catalog.data_files import KEY, DataFiles
+from sightflow.blocks.catalog.rewrite import Rewrite, replace
+from sightflow.blocks.catalog.table_writes import append_rows, delta_schema
+from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError, StoreRefusal
-from sightflow.schemas.object_uri import ObjectUri, split_scheme
-from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.object_uri import ObjectUri, split_account, split_scheme
+from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.tables.catalog import CatalogRow
+from sightflow.schemas.tables.deferred_pandera import DataFrameModel
 from sightflow.schemas.tables.frames import polars_schema
 from sightflow.schemas.tables.quarantine import QuarantineRow
 from sightflow.schemas.tables.runs import RunRow
@@ -36,7 +36,7 @@ TableName = Literal["enrichments", "quarantine", "runs"]
 TABLES: tuple[TableName, ...] = get_args(TableName)
 T = TypeVar("T")
 
-MODELS: Mapping[TableName, type[pa.DataFrameModel]] = {
+MODELS: Mapping[TableName, type[DataFrameModel]] = {
     "enrichments": CatalogRow,
     "quarantine": QuarantineRow,
     "runs": RunRow,
@@ -45,16 +45,17 @@ SCHEMAS = {name: polars_schema(model) for name, model in MODELS.items()}
 _PARTITIONS: Mapping[str, list[str]] = {"enrichments": ["capability"]}
 # Of two committers of one table the second gets a conflict, and merges again on what the first has written.
 _COMMIT_ATTEMPTS = 60
-KEY = ["uri", "enrichment"]
-# delta-rs goes down a list of keys by recursion, on the stack of the thread: some 400 bytes a key.
-_KEYS_PER_COMMIT = 2000
 # What delta-rs passes on of a store or a disk that will refuse the next commit too.
 _REFUSAL = re.compile(
     r"No space left|Disk quota exceeded|File too large|Read-only file system|Permission denied|NotImplemented"
     r"|AccessDenied|AllAccessDisabled|AccountProblem|ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch"
+    r"|AuthenticationFailed|AuthorizationFailure|AuthorizationPermissionMismatch|ContainerNotFound|AccountIsDisabled"
     r"|RequestTimeTooSkewed|NoSuchBucket|QuotaExceeded|StorageFull|InsufficientStorage|403 Forbidden|401 Unauthorized"
 )
+# What delta-rs says of a log whose entries or checkpoint are damaged or missing.
+_DAMAGED_LOG = re.compile(r"Invalid Checkpoint|Parquet error|Json error|Generic delta kernel error|Expected contiguous")
 _ROOM = 1 << 16  # bytes, beside the rows themselves, of a commit
+_DECORATION = re.compile(r"\x1b\[[0-9;]*m|[↳└]")  # of delta-rs' chains of causes
 _STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
@@ -71,13 +72,12 @@ class MergeResult:
         return self.inserted + self.updated
 
 
-class Catalog(Block):
+class Catalog(LazyBlock):
     """The tables under one URI. A reader never sees half a commit or a key twice."""
 
     _block_type_name = "Sightflow catalog"
     _block_type_slug = "sightflow-catalog"
     _block_schema_capabilities: ClassVar[list[str]] = ["catalog"]
-    _logo_url = LOGO
     _documentation_url = documentation("catalog.md")
     _code_example = """
         ```python
@@ -89,18 +89,19 @@ class Catalog(Block):
     """
     model_config = ConfigDict(extra="forbid")
 
-    uri: str = Field(description="s3://bucket/folder or file:///folder.")
+    uri: str = Field(description="s3://bucket/folder, gs://, az:// or file:///folder.")
     store: ObjectStore = Field(default_factory=ObjectStore, description="How the URI is reached.")
 
     @classmethod
     def at(cls, place: str | Path, endpoint_url: str | None = None) -> Catalog:
         """The catalog at a URI or in a local folder, there or not, reached with the keys of the environment.
 
-        `endpoint_url`: of an S3-compatible store. Raises InvalidUriError if the URI's scheme is not known.
+        `endpoint_url`: of the store that the URI speaks of. Raises InvalidUriError if its scheme is not known.
         """
-        scheme, path = split_scheme(str(place))
-        uri = str(place) if scheme.has_buckets else str(ObjectUri.from_path(Path(path).expanduser().resolve()))
-        return cls(uri=uri, store=ObjectStore(endpoint_url=endpoint_url))
+        text, account = split_account(str(place))
+        scheme, path = split_scheme(text)
+        uri = text if scheme.has_buckets else str(ObjectUri.from_path(Path(path).expanduser().resolve()))
+        return cls(uri=uri, store=ObjectStore.reaching(scheme, endpoint_url, account))
 
     def table_uri(self, name: TableName) -> str:
         """Where one table lies."""
@@ -126,7 +127,17 @@ class Catalog(Block):
         except (DeltaError, OSError) as error:
             if version is not None and isinstance(error, DeltaError):
                 raise StoreError(f"{self.uri} has no version {version}; see: sightflow catalog history") from None
+            if isinstance(error, DeltaError) and _DAMAGED_LOG.search(str(error)):
+                raise self._damaged(name, error) from None
             raise self._store_error(error, "read") from None
+
+    def _damaged(self, name: TableName, error: BaseException) -> StoreError:
+        said = _first_line(self.store.redact(str(error)))
+        return StoreError(
+            f"the log of the catalog's table {name} is damaged: {said}. Bring back what is missing or broken "
+            f"in {self.table_uri(name)}/_delta_log from a backup or the earlier versions of the bucket; if only the "
+            f"checkpoint is broken and every commit since 0 is there, removing it and _last_checkpoint is enough"
+        )
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; empty, with the right columns, if the table does not exist yet."""
@@ -183,40 +194,28 @@ class Catalog(Block):
         """Write rows in the place of those with their keys; `keep_same`: but for those of the same fingerprint."""
         if rows.is_empty():
             return MergeResult(None)
-        rows = rows.sort(KEY)
 
-        def merge() -> MergeResult | None:
-            table = self.open_or_create(name)
-            held, lie_between = self._held(name, table, rows.select(KEY))
-            ours = rows.join(held.unique(KEY), on=KEY, how="left", suffix="_held")
+        def prepare(files: DataFiles) -> Rewrite:
+            found, held = files.find(rows, ["fingerprint"])
+            known = found.unique(KEY, keep="first").select(*KEY, known=pl.lit(True), fingerprint_held="fingerprint")
+            ours = rows.join(known, on=KEY, how="left", maintain_order="left")
             if keep_same:
-                ours = ours.filter(pl.col("fingerprint").ne_missing(pl.col("fingerprint_held")))
-            if ours.is_empty():
-                return MergeResult(None)
-            to_spare = lie_between - held.join(ours, on=KEY, how="semi").height
-            if to_spare and ours.height > _KEYS_PER_COMMIT:
-                return None  # each key would have to be named
-            updated = ours["fingerprint_held"].count()
-            counts = {"inserted": ours.height - updated, "updated": updated}
-            where = rows_with(ours.select(KEY), exactly=to_spare > 0)
-            return MergeResult(replace_rows(table, where, ours.select(rows.columns), counts), **counts)
+                ours = ours.filter(
+                    pl.col("fingerprint").ne_missing(pl.col("fingerprint_held")) | pl.col("known").is_null()
+                )
+            replaced = found.join(ours, on=KEY, how="semi", maintain_order="left")
+            updated = ours["known"].count()
+            self.store.check_room(self.uri, sum(held[path].size for path in replaced["path"].unique()))
+            return replace(
+                files,
+                replaced,
+                held,
+                ours.select(rows.columns),
+                {"inserted": ours.height - updated, "updated": updated},
+            )
 
-        if (merged := self.commit(merge, int(rows.estimated_size()))) is not None:
-            return merged
-        parts = [self._merge(name, part, keep_same) for part in rows.iter_slices(_KEYS_PER_COMMIT)]
-        return MergeResult(
-            max((part.version for part in parts if part.version is not None), default=None),
-            sum(part.inserted for part in parts),
-            sum(part.updated for part in parts),
-        )
-
-    def _held(self, name: TableName, table: Any, keys: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-        """Keys and fingerprints of what an open table has of these keys, and how many rows lie between them at all."""
-        within = (pl.col(key.name).is_between(pl.lit(key.min()), pl.lit(key.max())) for key in keys)
-        near = self.store.scan_delta(self.table_uri(name), table).filter(*within).select(*KEY, "fingerprint")
-        of_these, count = near.join(keys.lazy(), on=keys.columns, how="semi"), near.select(pl.len())
-        held, lie_between = pl.collect_all([of_these, count], engine="streaming")
-        return held, lie_between.item()
+        done = self._rewrite(name, prepare, int(rows.estimated_size()))
+        return MergeResult(done.version, done.counts["inserted"], done.counts["updated"])
 
     def resolve(self, rows: pl.DataFrame) -> int:
         """Take rows out of the quarantine, by `uri`, `enrichment` and what else is given; return how many went."""
@@ -227,20 +226,30 @@ class Catalog(Block):
         return self._delete_keys("enrichments", rows)
 
     def _delete_keys(self, name: TableName, keys: pl.DataFrame) -> int:
-        """Delete rows by key: bounded statements for any number of keys."""
         if keys.is_empty() or self.table(name) is None:
             return 0
-        chunks = keys.unique().sort("uri").iter_slices(_KEYS_PER_COMMIT)
-        return sum(self.commit(partial(self._delete_chunk, name, chunk)) for chunk in chunks)
 
-    def _delete_chunk(self, name: TableName, keys: pl.DataFrame) -> int:
-        table = self.open_or_create(name)
-        held, _ = self._held(name, table, keys)
-        if not held.is_empty():
-            # By their keys alone: that they are still these rows, the commit makes sure of.
-            where = rows_with(held.select(name for name in keys.columns if name in KEY).unique(), exactly=True)
-            replace_rows(table, where, pl.DataFrame(schema=SCHEMAS[name]), {"deleted": held.height})
-        return held.height
+        def prepare(files: DataFiles) -> Rewrite:
+            found, held = files.find(keys, keys.columns)
+            gone = found.join(keys, on=keys.columns, how="semi", maintain_order="left")
+            self.store.check_room(self.uri, sum(held[path].size for path in gone["path"].unique()))
+            return replace(files, gone, held, pl.DataFrame(schema=SCHEMAS[name]), {"deleted": gone.height})
+
+        return self._rewrite(name, prepare).counts["deleted"]
+
+    def _rewrite(self, name: TableName, prepare: Callable[[DataFiles], Rewrite], size: int = 0) -> Rewrite:
+        """Commit what `prepare` writes for the table as it is; it writes again if others have changed the same."""
+        rewrite: Rewrite | None = None
+
+        def commit() -> Rewrite:
+            nonlocal rewrite
+            files = self.files(name)
+            if rewrite is None or not rewrite.still_stands(files):
+                rewrite = prepare(files)
+            rewrite.commit(files)
+            return rewrite
+
+        return self.commit(commit, size)
 
     def record_run(self, row: pl.DataFrame) -> None:
         """Append one validated row to `runs`."""
@@ -257,6 +266,10 @@ class Catalog(Block):
             return int(table.version())
 
         return self.commit(restore)
+
+    def files(self, name: TableName) -> DataFiles:
+        """The files of a table as it is now; it is made if it does not exist."""
+        return DataFiles(self.open_or_create(name), self.store, self.table_uri(name))
 
     def open_or_create(self, name: TableName) -> Any:
         """The table, made empty if it does not exist, with what its columns mean.
@@ -293,6 +306,7 @@ class Catalog(Block):
         else. That there is room is seen before: where a disk fills up under it, delta-rs panics on the screen.
         """
         from deltalake.exceptions import CommitFailedError
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
         def came_second(error: BaseException) -> bool:
             return isinstance(error, CommitFailedError) and not _REFUSAL.search(str(error))
@@ -335,7 +349,12 @@ def retention_properties(days: int) -> Mapping[str, str]:
 
 
 def _first_line(message: str) -> str:
-    """The first line of an error, and the store's own code, which stands in a body further down."""
-    first = message.splitlines()[0].removeprefix("Kernel error -> ").partition("<")[0][:300].rstrip()
+    """The first line of an error, or where that says little its cause, the last of those below it; and the store's own
+    code, which stands in a body further down.
+    """
+    lines = [_DECORATION.sub("", line).strip() for line in message.splitlines()]
+    says_little = lines[0].startswith("Generic ") and ":" not in lines[0] and len(lines) > 1
+    first = f"{lines[0]}: {lines[-1]}" if says_little else lines[0]
+    first = first.removeprefix("Kernel error -> ").partition("<")[0][:300].rstrip()
     code = _STORE_CODE.search(message)
     return f"{first} ({code[1]})" if code else first

@@ -1,29 +1,25 @@
 """Upkeep of the catalog's tables: few files instead of many, a short way to open them, nothing kept for ever.
 
-Nothing here changes a row. Delta-rs commits a compaction as a whole or not at all; what a killed one leaves behind are
-files that no version names, and the vacuum takes those away when they are old enough. Merges skip files by the first
-and last URI of each, and a compaction joins neighbours in the order of their commits, so that files which follow one
-another in the key stay so. (Z-order would not do it: it looks at sixteen bytes of a URI, which most have in common, and
-writes the whole table anew each time.)
+Nothing here changes a row. Each group of files is joined by a commit of its own, as a whole or not at all; what is left
+behind by a killed one are files that no version names, and the vacuum takes those away when they are old enough. Files
+are sorted by the key: who looks for one reads the few files within whose bounds it lies. (Delta's Z-order would not do:
+it looks at sixteen bytes of a URI, which most have in common, and writes the whole table anew each time.)
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
 from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName, retention_properties
+from sightflow.blocks.catalog.clustering import Group, groups_to_join, joined, small_files
+from sightflow.blocks.catalog.data_files import KEY, DataFile
+from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.run.report import MaintenanceResult
-from sightflow.schemas.spec import Upkeep
 
-# A compaction leaves files of about this size alone, and holds a few of its row groups in memory.
-_FILE_BYTES = 128 * 2**20
-_SMALL_BYTES = _FILE_BYTES // 4
+_ORDER: Mapping[TableName, Sequence[str]] = {"enrichments": KEY, "quarantine": KEY, "runs": ["run_id"]}
+_GROUPS_OF_A_RUN = 4  # a run that is due joins no more at once, so that its own commits do not wait for long
 
 
 def maintain(catalog: Catalog, policy: Upkeep, even_if_not_due: bool = False) -> list[MaintenanceResult]:
@@ -45,38 +41,54 @@ def retention_days(catalog: Catalog) -> int:
 def _maintain_table(
     catalog: Catalog, name: TableName, policy: Upkeep, even_if_not_due: bool
 ) -> MaintenanceResult | None:
-    from deltalake.exceptions import CommitFailedError
-
     table = catalog.table(name)
-    if table is None or not (even_if_not_due or _is_due(table, policy)):
+    if table is None:
         return None
     with catalog.writing():
-        before = _file_count(table)
-        try:
-            vacuumed = _compact_and_vacuum(table, policy, partial(catalog.table, name))
-        except CommitFailedError:
-            # It merged or compacted the same files; these are looked after when they are due again.
-            return MaintenanceResult(
-                table=name, files_before=before, files_after=before, skipped="another writer came first"
-            )
-        after = _file_count(table)
-    return MaintenanceResult(table=name, files_before=before, files_after=after, vacuumed=vacuumed)
+        before = catalog.files(name).listed()
+        if not (even_if_not_due or _is_due(before, policy)):
+            return None
+        promised = _promised_days(table)
+        if policy.keep_days != promised:
+            table.alter.set_table_properties(retention_properties(policy.keep_days))
+        groups = groups_to_join(before)
+        overtaken = [
+            not _join(catalog, name, group) for group in groups[: None if even_if_not_due else _GROUPS_OF_A_RUN]
+        ]
+        vacuumed = _checkpoint_and_vacuum(catalog, name, policy, full=promised is not None)
+        after = len(catalog.files(name).listed())
+    skipped = "another writer came first" if overtaken and all(overtaken) else ""
+    return MaintenanceResult(
+        table=name, files_before=len(before), files_after=after, vacuumed=vacuumed, skipped=skipped
+    )
 
 
-def _compact_and_vacuum(table: Any, policy: Upkeep, reopen: Callable[[], Any]) -> int:
-    """Compact, checkpoint and vacuum one table; return how many files the vacuum took away.
+def _join(catalog: Catalog, name: TableName, group: Group) -> bool:
+    """Join some files; whether it was done, since another writer may have changed one of them first."""
+    files = catalog.files(name)
+    if not {file.path for file in group} <= {file.path for file in files.listed()}:
+        return False
+    rewrite = joined(files, group, _ORDER[name])
+
+    def commit() -> bool:
+        now = catalog.files(name)
+        if not rewrite.still_stands(now):
+            return False
+        rewrite.commit(now)
+        return True
+
+    return catalog.commit(commit)
+
+
+def _checkpoint_and_vacuum(catalog: Catalog, name: TableName, policy: Upkeep, full: bool) -> int:
+    """Shorten the way to open a table, and take away what no kept version needs; return how many files went.
 
     The vacuum spares what was replaced less than `keep_days` ago, as long as the log says when that was. So the table
     is made to say it for so long, and what it did not say before is spared altogether. The checkpoint goes first: it
     forgets the files that are due, and a vacuum counts those that it knows as taken away again and again.
     """
-    promised = _promised_days(table)
-    if policy.keep_days != promised:
-        table.alter.set_table_properties(retention_properties(policy.keep_days))
-    table.optimize.compact(target_size=_FILE_BYTES, max_concurrent_tasks=1)
-    table.create_checkpoint()
-    hours = policy.keep_days * 24
-    return len(reopen().vacuum(retention_hours=hours, dry_run=False, full=promised is not None))
+    catalog.table(name).create_checkpoint()
+    return len(catalog.table(name).vacuum(retention_hours=policy.keep_days * 24, dry_run=False, full=full))
 
 
 def _promised_days(table: Any) -> int | None:
@@ -87,13 +99,6 @@ def _promised_days(table: Any) -> int | None:
     return days if retention_properties(days).items() <= configuration.items() else None
 
 
-def _is_due(table: Any, policy: Upkeep) -> bool:
-    if policy.compact_files is None:
-        return False
-    files = pl.DataFrame(table.get_add_actions()).select("path", "size_bytes").iter_rows()
-    partitions = Counter(path.rpartition("/")[0] for path, size in files if size < _SMALL_BYTES)
-    return max(partitions.values(), default=0) >= policy.compact_files
-
-
-def _file_count(table: Any) -> int:
-    return len(table.file_uris())
+def _is_due(files: Sequence[DataFile], policy: Upkeep) -> bool:
+    most = max(map(len, small_files(files)), default=0)
+    return policy.compact_files is not None and most >= policy.compact_files

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import polars as pl
 
 from sightflow.blocks.catalog.appender import Appender
-from sightflow.blocks.catalog.catalog import KEY, Catalog, MergeResult
+from sightflow.blocks.catalog.catalog import Catalog, MergeResult
+from sightflow.blocks.catalog.data_files import KEY
 
 
 class RunWriter:

@@ -10,7 +10,6 @@ from uuid import uuid4
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.discovered import Skips
-from sightflow.schemas.source_pattern import canonical_object
 
 
 class Manifests:
@@ -47,7 +46,7 @@ class Manifests:
         uris: list[str] = []
         for place, entry in enumerate(listed, 1):
             try:
-                uris.append(canonical_object(entry if isinstance(entry, str) else ""))
+                uris.append(self._store.canonical_object(entry if isinstance(entry, str) else ""))
             except ValueError:
                 if skips is not None:
                     skips.add(f"{uri}, entry {place:,}", "it is no URI")

@@ -92,7 +92,26 @@ class HostedModel(VisionModel):
         """The API key, of the settings or of the environment; empty if there is none. Never to be shown."""
         if self.api_key is not None:
             return remember(self.api_key.get_secret_value().strip())
-        return next((key for name in self.key_variables if (key := os.environ.get(name, "").strip())), "")
+        return next((key for name in self.accepted_variables if (key := os.environ.get(name, "").strip())), "")
+
+    @property
+    def accepted_variables(self) -> tuple[str, ...]:
+        """The environment variables that may hold the key, as this model is configured."""
+        return self.key_variables
+
+    @property
+    def vendor_place(self) -> str:
+        """Where requests go, in words."""
+        return self.base_url or self.vendor
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether it is a key that opens the account, and not a token or a credential that its SDK finds."""
+        return True
+
+    def access(self) -> dict[str, Any]:
+        """What an engine's account has besides key, address and limits; nothing, unless overridden."""
+        return {}
 
     def account_availability(self) -> Availability:
         """Whether id, key and price are there; nothing is sent."""
@@ -101,9 +120,9 @@ class HostedModel(VisionModel):
         if self.base_url is None and (successor := of_id(self.retired, model_id)):
             gone = f"{model_id} has been shut down by {self.vendor}"
             return Availability(False, gone, f"set id to its successor, {successor}")
-        key, variables = self.key(), " or ".join(self.key_variables)
-        if not key:
-            remedy = f"set {variables}, or the api_key of a saved {self.get_block_type_slug()} block"
+        key, variables = self.key(), " or ".join(self.accepted_variables)
+        if not key and self.needs_key:
+            remedy = f"set {variables}, or the api_key of a saved {self._block_type_slug} block"
             return Availability(False, "there is no API key", remedy)
         if not (key.isascii() and key.isprintable()) or " " in key:
             return Availability(False, "the API key holds characters that no key has", f"copy it anew into {variables}")
@@ -111,7 +130,7 @@ class HostedModel(VisionModel):
             remedy = "set usd_per_million_input and usd_per_million_output"
             return Availability(False, f"the price of {model_id} is not known", remedy)
         ends = f"; it ends {known.ends}, its successor is {known.successor}" if known.ends else ""
-        return Availability(True, f"{model_id} at {self.base_url or self.vendor}{ends}")
+        return Availability(True, f"{model_id} at {self.vendor_place}{ends}")
 
     # --- what a subclass says -------------------------------------------------------------------
 

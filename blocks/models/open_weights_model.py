@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
-from sightflow.blocks.models import weights
+from sightflow.blocks.models import chat_families, weights
 from sightflow.blocks.models.contract import (
     ENDPOINT_KEY_VARIABLE,
+    Availability,
     BatchGenerator,
     GenerationRequest,
     LoadedWeights,
     ReplyError,
 )
 from sightflow.blocks.models.engines.factory import OPEN_WEIGHTS_ENGINES, settings_problem
+from sightflow.blocks.models.hosted_profiles import expected_tokens, text_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
+from sightflow.blocks.models.openai_access import OpenAIAccess
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
@@ -26,9 +30,11 @@ from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
 from sightflow.schemas.spec import ServerAddress
 
 _LONGEST_SENT = 2048
+_TYPICAL_TOKENS = 1920 * 1080 // (28 * 28)
+"""Of a picture, for estimates: a token for each cell of 28 pixels, as the Qwen-VL line counts."""
 
 
-class OpenWeightsModel(VisionModel):
+class OpenWeightsModel(OpenAIAccess, VisionModel):
     """A system whose weights anybody can load: a hub id or a local folder.
 
     They run on transformers' own classes in this process; or, by `engine: endpoint`, in a server that speaks OpenAI's
@@ -79,7 +85,7 @@ class OpenWeightsModel(VisionModel):
     )
     endpoint_url: ServerAddress | None = Field(default=None, description="E.g. http://localhost:8000/v1.")
     endpoint_key: SecretStr | None = Field(
-        default=None, description=f"Empty: ${ENDPOINT_KEY_VARIABLE}, if the server wants one."
+        default=None, description=f"Empty: of api_key_variable, else ${ENDPOINT_KEY_VARIABLE}, if the server wants one."
     )
     endpoint_timeout: float = Field(
         default=300.0, gt=0, description="Seconds without a byte; twice that: the whole answer."
@@ -87,6 +93,12 @@ class OpenWeightsModel(VisionModel):
     max_concurrency: int = Field(
         default=32, ge=1, le=1024, description="Most requests in flight at an endpoint, or at once in vLLM."
     )
+    max_attempts: int = Field(default=6, ge=1, le=20, description="endpoint: tries of one request before it fails.")
+    longest_wait: float = Field(default=120.0, gt=0, description="endpoint: seconds; told to wait longer, it fails.")
+    requests_per_minute: int | None = Field(default=None, ge=1, description="endpoint: empty: as the server says.")
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="endpoint: empty: as the server says.")
+    usd_per_million_input: float | None = Field(default=None, ge=0, description="endpoint: its price of tokens in.")
+    usd_per_million_output: float | None = Field(default=None, ge=0, description="endpoint: its price of tokens out.")
     max_model_len: int | None = Field(
         default=None, ge=1, description="vllm: most tokens of prompt, media and reply; unset: as the weights allow."
     )
@@ -110,6 +122,40 @@ class OpenWeightsModel(VisionModel):
     def engine_name(self) -> str:
         return self.engine
 
+    # --- an endpoint ----------------------------------------------------------------------------
+
+    @property
+    def server_address(self) -> str | None:
+        return self.endpoint_url
+
+    @property
+    def prices(self) -> tuple[float, float] | None:
+        """US dollars for a million input and output tokens at the endpoint; None if they are not set."""
+        into, out = self.usd_per_million_input, self.usd_per_million_output
+        return None if into is None or out is None else (into, out)
+
+    @property
+    def price_is_known(self) -> bool:
+        return not self.hosted or self.prices is not None
+
+    def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
+        """The price of one item of 1920 x 1080 pixels, a video of a minute, at the prices that the settings name."""
+        if self.engine != "endpoint" or self.prices is None or self.unsupported_reason(enrichment, media_kind):
+            return 0.0
+        prompts, images = self.effective_prompts(enrichment, media_kind), 1
+        if media_kind is MediaKind.VIDEO:
+            sampling = self.sampling(enrichment)
+            images = sampling.frames or math.ceil(60 * (sampling.fps or 0.5))
+        times = images if self.runs_per_frame(enrichment, media_kind) else 1
+        tokens = sum(images * _TYPICAL_TOKENS + times * text_tokens(prompt.text) for prompt in prompts)
+        into, out = self.prices
+        return (tokens * into + times * len(prompts) * expected_tokens(enrichment) * out) / 1e6
+
+    def availability(self) -> Availability:
+        path = None if self.engine == "endpoint" else self.local_path()
+        foreign = chat_families.foreign_weights(self.system, self.ref.id, path)
+        return foreign or super().availability()
+
     # --- weights on disk ------------------------------------------------------------------------
 
     def local_path(self) -> Path | None:
@@ -122,6 +168,9 @@ class OpenWeightsModel(VisionModel):
 
     @property
     def notice(self) -> str:
+        if not self.price_is_known:
+            remedy = "set usd_per_million_input and usd_per_million_output, or what it costs is counted nowhere"
+            return f"the price of {self.ref.id} at {self.endpoint_url} is not known: {remedy}"
         path = self.local_path()
         return weights.notice(path) if path else ""
 
@@ -137,7 +186,8 @@ class OpenWeightsModel(VisionModel):
         wanted = getattr(transformers, self.weights_class).config_class.model_type
         found = weights.model_type(path)
         if found != wanted:
-            raise ModelError(f"{self.system}: {path} holds weights of {found!r}, not of {wanted!r}; check the id")
+            instead = f"; {chat_families.right_spec(found, self.ref.id)}" if found else ""
+            raise ModelError(f"{self.system}: {path} holds weights of {found!r}, not of {wanted!r}{instead}")
 
     # --- videos and images ----------------------------------------------------------------------
 
@@ -193,7 +243,13 @@ class OpenWeightsModel(VisionModel):
         for each in batch:
             content = [{"type": each.request.media.kind.value}, {"type": "text", "text": each.prompt.text}]
             chats.append([{"role": "user", "content": content}])
-        return [str(self._processor.apply_chat_template(chat, add_generation_prompt=True)) for chat in chats]
+        template = self._processor.apply_chat_template
+        return [str(template(chat, add_generation_prompt=True, **self.template_settings)) for chat in chats]
+
+    @property
+    def template_settings(self) -> dict[str, Any]:
+        """What the chat template is told besides the words; nothing, unless overridden."""
+        return {}
 
     def templated(self, batch: Sequence[GenerationRequest]) -> tuple[list[str], bool]:
         """The words of each prompt, and whether the tokenizer is to write the first token before them.

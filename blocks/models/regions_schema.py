@@ -11,6 +11,8 @@ from sightflow.schemas.enrichment import Enrichment
 _NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
 POINTS: dict[str, Any] = {"type": "array", "items": _NUMBERS | {"minItems": 2, "maxItems": 2}}
 """An outline: points of two numbers."""
+MOST_PIXELS = 99_999
+"""The largest number of a place in pixels."""
 
 
 def region_properties(

@@ -14,10 +14,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from sightflow.blocks.block_links import LOGO, documentation
+from sightflow.blocks.block_links import documentation
+from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.models.contract import (
     Availability,
     BilledFailure,
@@ -29,17 +29,13 @@ from sightflow.blocks.models.contract import (
     Prompt,
     ReplyError,
 )
+from sightflow.blocks.models.replies.combine import combine
 from sightflow.blocks.models.reply_forms import enforcement
+from sightflow.blocks.models.video.association import ASSOCIATION_VERSION
 from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies
 from sightflow.schemas.capability import Capability, MediaKind
-from sightflow.schemas.enrichment import (
-    OUTPUT_SCHEMA_VERSION,
-    Enrichment,
-    FrameSampling,
-    Result,
-    combine,
-)
-from sightflow.schemas.failure import Cause, Failure
+from sightflow.schemas.enrichment import OUTPUT_SCHEMA_VERSION, Enrichment, FrameSampling, Result
+from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.geometry import BoxFormat, GeometryError, ImageTransform
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.rating import Rating
@@ -48,7 +44,7 @@ from sightflow.schemas.vision import ModelRef, Usage, VisionReply, VisionRequest
 _logger = logging.getLogger(__name__)
 
 
-class VisionModel(Block):
+class VisionModel(LazyBlock):
     """A vision-language model that serves some of the capabilities: a system on an engine.
 
     `run` never raises for one bad item and never returns another item's answer. It raises ModelError only for what
@@ -57,7 +53,6 @@ class VisionModel(Block):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     _block_schema_capabilities: ClassVar[list[str]] = ["vision"]
-    _logo_url = LOGO
     _documentation_url = documentation("models.md")
 
     rating: ClassVar[Rating]
@@ -73,6 +68,7 @@ class VisionModel(Block):
         default=True, description="Hold replies to the form that was asked for while they are written."
     )
 
+    _called: str = PrivateAttr(default="")
     _engine: Engine | None = PrivateAttr(default=None)
     _opening: Any = PrivateAttr(default_factory=threading.Lock)
 
@@ -99,6 +95,16 @@ class VisionModel(Block):
         return self.rating.system
 
     @property
+    def name_in_spec(self) -> str:
+        """The name by which a spec knows this model and a row says who answered; unless given, its system's."""
+        return self._called or self.system
+
+    def called(self, name: str) -> Self:
+        """Itself, under a name of the user's."""
+        self._called = name
+        return self
+
+    @property
     def ref(self) -> ModelRef:
         """The model that is configured here, pinned."""
         if not self.id or self.id == self.default.id:
@@ -116,6 +122,10 @@ class VisionModel(Block):
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         """The questions that this enrichment needs, the same for every object."""
 
+    def prompts_about(self, requests: Sequence[VisionRequest]) -> Sequence[tuple[Prompt, ...] | Failure]:
+        """The questions about each of these objects, or why none can be put."""
+        return [self.prompts(request.enrichment, request.media.kind) for request in requests]
+
     @abstractmethod
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         """Turn one reply into a result in catalog coordinates. Raises ReplyError or GeometryError."""
@@ -127,7 +137,7 @@ class VisionModel(Block):
 
     def unsupported_reason(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
         """Why this model cannot serve an enrichment, or None if it can."""
-        if not self.rating.of(enrichment.capability):
+        if self.rating.of(enrichment.capability) == 0:
             return f"{self.system} cannot do {enrichment.capability} (rated 0)"
         if media_kind not in self.media_kinds:
             return f"{self.system} takes no {media_kind}"
@@ -143,11 +153,7 @@ class VisionModel(Block):
         """Which frames of a video this model is shown for an enrichment: of text 8, evenly spread; of regions one a
         second; of tracks four a second.
         """
-        if enrichment.sampling is not None:
-            return enrichment.sampling
-        if enrichment.capability.gives_text:
-            return FrameSampling(frames=8)
-        return FrameSampling(fps=4 if enrichment.capability is Capability.OBJECT_TRACKING else 1)
+        return enrichment.sampling or FrameSampling.usual(enrichment.capability)
 
     def image_transform(self, request: VisionRequest) -> ImageTransform:
         """How the image the model sees lies over the original; the whole of it unless overridden."""
@@ -166,6 +172,11 @@ class VisionModel(Block):
     def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
         """The expected price of one item in US dollars; local models cost nothing here."""
         return 0.0
+
+    @property
+    def price_is_known(self) -> bool:
+        """Whether `price_per_item` is what will be paid."""
+        return True
 
     # --- the engine's part ----------------------------------------------------------------------
 
@@ -245,6 +256,8 @@ class VisionModel(Block):
         )
         if media_kind is MediaKind.VIDEO:
             ingredients["sampling"] = self.sampling(enrichment).model_dump(mode="json")
+            if enrichment.capability is Capability.OBJECT_TRACKING and self.runs_per_frame(enrichment, media_kind):
+                ingredients["association"] = ASSOCIATION_VERSION
         canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -258,7 +271,8 @@ class VisionModel(Block):
         self.prepare()
         frames = [self._frames(request) for request in requests]
         singles = [single for request, apart in zip(requests, frames, strict=True) for single in apart or [request]]
-        prompts = [self.prompts(single.enrichment, single.media.kind) for single in singles]
+        asked = self.prompts_about(singles)
+        prompts = [() if isinstance(own, Failure) else own for own in asked]
         batch = [GenerationRequest(s, p) for s, own in zip(singles, prompts, strict=True) for p in own]
         stopped: Incomplete | None = None
         made: Sequence[Output | None]
@@ -266,8 +280,11 @@ class VisionModel(Block):
             made = self.open_engine().generate(batch)
         except Incomplete as error:
             made, stopped = error.done, error
+        if len(made) != len(batch):
+            raise ModelError(f"{self.name_in_spec}: its engine gave {len(made)} outputs for {len(batch)} requests")
         outputs = iter(made)
-        given = [[(prompt, next(outputs)) for prompt in own] for own in prompts]
+        given: list[list[tuple[Prompt, Output | None]]]
+        given = [[(Prompt(""), o)] if isinstance(o, Failure) else [(p, next(outputs)) for p in o] for o in asked]
         replies = iter([self._reply_if_complete(*each) for each in zip(singles, given, strict=True)])
         merged: list[VisionReply | None] = []
         for request, apart in zip(requests, frames, strict=True):
@@ -323,7 +340,7 @@ class VisionModel(Block):
             raw = failure.raw_reply or raw_reply
             outcome = Failure(failure.cause, failure.message, failure.stage, attempts, raw)
         model_id = served[0] if served else self.ref.id
-        return VisionReply(request.uri, request.enrichment.name, outcome, self.system, model_id, raw_reply, usage)
+        return VisionReply(request.uri, request.enrichment.name, outcome, self.name_in_spec, model_id, raw_reply, usage)
 
     def _parsed(self, request: VisionRequest, prompt: Prompt, generated: Generated) -> Result | Failure:
         if generated.truncated:

@@ -17,6 +17,7 @@ _SAMPLES_PER_FILE = 16
 _SAMPLE_BYTES = 64 * 1024
 _LONGEST_HEADER = 100_000_000
 """Bytes; as the safetensors library has it."""
+_LONGEST_CONFIG = 8 * 2**20
 _NOTICE = "notice.txt"
 _MAX_NOTICE_BYTES = 2000
 _DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -34,6 +35,12 @@ def local_path(ref: ModelRef) -> Path | None:
         return folder if folder.is_dir() else None
     if not is_installed("huggingface_hub"):
         return None
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    # What the hub's client calls a repository's folder. Without one nothing is there, and the client, which takes
+    # longer to import than a run with nothing to do takes, need not be asked.
+    if not Path(HF_HUB_CACHE, f"models--{ref.id.replace('/', '--')}").is_dir():
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -46,16 +53,18 @@ def local_path(ref: ModelRef) -> Path | None:
         return None
 
 
-def weights_availability(system: str, ref: ModelRef) -> Availability:
-    """Whether a system's weights are here, whole, and of the one form that is loaded."""
-    path = local_path(ref)
+def weights_availability(system: str, ref: ModelRef, default: ModelRef) -> Availability:
+    """Whether a system's weights are here, whole, and of the one form that is loaded. `default`: the system's own."""
+    path, command = local_path(ref), f"sightflow models pull {system}"
+    command += f" --id {ref.id}" if ref.id != default.id else ""
+    command += f" --revision {ref.revision}" if ref.revision and ref.revision != default.revision else ""
     if path is None:
-        remedy = "check the folder's path" if is_folder(ref.id) else f"run: sightflow models pull {system}"
+        remedy = "check the folder's path" if is_folder(ref.id) else f"run: {command}"
         return Availability(False, f"the weights of {ref.id} are not on this machine", remedy)
     if not any(path.glob("*.safetensors")):
         return Availability(False, f"{path} holds no .safetensors file", "only safetensors weights are loaded")
     if missing := missing_shards(path):
-        remedy = "copy them" if is_folder(ref.id) else f"run again: sightflow models pull {system}"
+        remedy = "copy them" if is_folder(ref.id) else f"run again: {command}"
         return Availability(False, f"{path} lacks {', '.join(missing[:3])} of its index", remedy)
     return Availability(True, f"weights in {path}")
 
@@ -137,13 +146,25 @@ def progress_bar() -> type[Any]:
     return OnATerminal
 
 
+def config(path: Path) -> dict[str, Any]:
+    """The `config.json` in a folder of weights; nothing if it cannot be read."""
+    return read_config(path / "config.json")
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A JSON file of a folder of weights; empty if it is not there, is no object, or larger than any config is."""
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_LONGEST_CONFIG + 1)
+        value = json.loads(content) if len(content) <= _LONGEST_CONFIG else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def model_type(path: Path) -> str | None:
     """What the config in a folder of weights calls its model."""
-    try:
-        declared = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return str(declared)
+    return str(declared) if (declared := config(path).get("model_type")) else None
 
 
 def language_model_type(path: Path) -> str | None:

@@ -10,22 +10,28 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import polars as pl
-from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import ConfigDict, PrivateAttr
 
-from sightflow.blocks.block_links import LOGO, documentation
+from sightflow.blocks.block_links import documentation
+from sightflow.blocks.lazy_block import LazyBlock
+from sightflow.blocks.store.azure.account import find_account
+from sightflow.blocks.store.azure.client import AzureClient
 from sightflow.blocks.store.backend import ObjectVersion, StorageBackend
+from sightflow.blocks.store.buckets.backend import BucketBackend
+from sightflow.blocks.store.google.client import GoogleClient
 from sightflow.blocks.store.inventory import ListedObject, concat, to_inventory
 from sightflow.blocks.store.local import LocalBackend
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.refusals import RefusalWatch
-from sightflow.blocks.store.s3 import S3Backend
+from sightflow.blocks.store.s3.client import S3Client
+from sightflow.blocks.store.settings import StoreFields
+from sightflow.blocks.store.web.backend import WebBackend
+from sightflow.blocks.store.web.hub import HubBackend
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
-from sightflow.schemas.object_uri import InvalidUriError, ObjectUri, Scheme, split_scheme
+from sightflow.schemas.object_uri import AzureAccount, InvalidUriError, ObjectUri, Scheme, split_account, split_scheme
 from sightflow.schemas.run.discovered import Skips
-from sightflow.schemas.source_pattern import literal_prefix
-from sightflow.schemas.spec import ServerAddress
+from sightflow.schemas.source_pattern import canonical_object, literal_prefix
 
 Result = TypeVar("Result")
 
@@ -35,22 +41,26 @@ _HEADS_AT_ONCE = 10_000  # objects, each a waiting request
 _STARTS_AT_ONCE = 1_000  # objects, each a waiting request and some kilobytes
 
 BACKENDS: Mapping[Scheme, Callable[[ObjectStore], StorageBackend]] = {
-    Scheme.S3: S3Backend,
+    Scheme.S3: lambda store: BucketBackend(S3Client(store), store),
+    Scheme.GOOGLE: lambda store: BucketBackend(GoogleClient(store), store),
+    Scheme.AZURE: lambda store: BucketBackend(AzureClient(store), store),
+    Scheme.HTTPS: WebBackend,
+    Scheme.HUB: HubBackend,
     Scheme.FILE: LocalBackend,
 }
 
 
-class ObjectStore(Block):
-    """An S3 or S3-compatible store, and the local file system.
+class ObjectStore(LazyBlock, StoreFields):
+    """S3 and compatible stores, Google Cloud Storage, Azure Blob Storage, and the local file system.
 
-    Without keys of its own the block uses what the AWS command line would: environment, profile, role. Every method
-    raises StoreError, with no key in it, if the storage cannot be reached or refuses us, or if a URI names none.
+    Without keys of its own the block uses what each cloud's own command line would: environment, profile, role, login.
+    Every method raises StoreError, with no key in it, if the storage cannot be reached or refuses us, or if a URI names
+    none.
     """
 
     _block_type_name = "Sightflow object store"
     _block_type_slug = "sightflow-object-store"
     _block_schema_capabilities: ClassVar[list[str]] = ["object-store"]
-    _logo_url = LOGO
     _documentation_url = documentation("spec.md")
     _code_example = """
         ```python
@@ -62,18 +72,16 @@ class ObjectStore(Block):
     """
     model_config = ConfigDict(extra="forbid")
 
-    endpoint_url: ServerAddress | None = Field(default=None, description="Of an S3-compatible store; empty: AWS.")
-    region: str | None = Field(default=None, description="AWS region; empty: what the environment says.")
-    access_key_id: SecretStr | None = Field(default=None, description="Empty: environment, profile or role.")
-    secret_access_key: SecretStr | None = Field(default=None, description="Belongs to the access key id.")
-    session_token: SecretStr | None = Field(default=None, description="Of temporary keys.")
-    anonymous: bool = Field(default=False, description="Send unsigned requests, for public buckets.")
-    concurrency: int = Field(default=32, ge=1, le=512, description="Most requests in flight.")
-    attempts: int = Field(default=5, ge=1, le=20, description="Tries of one request before it counts as failed.")
-    timeout: float = Field(default=60.0, gt=0, description="Seconds without a byte until a try is given up.")
-
     _backends: dict[Scheme, StorageBackend] = PrivateAttr(default_factory=dict)
     _refusals: dict[Scheme, RefusalWatch] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def reaching(cls, scheme: Scheme, endpoint_url: str | None, account: AzureAccount | None = None) -> ObjectStore:
+        """A store with the keys of the environment, and the address at which one kind of storage is found."""
+        prefix = {Scheme.AZURE: "azure_", Scheme.GOOGLE: "google_"}.get(scheme, "")
+        usual = f"https://{account.name}.blob.{account.suffix}" if account else None
+        settings = {f"{prefix}endpoint_url": endpoint_url or usual, "azure_account": account.name if account else None}
+        return cls(**{name: value for name, value in settings.items() if value})
 
     # --- listing --------------------------------------------------------------------------------
 
@@ -245,6 +253,13 @@ class ObjectStore(Block):
         """The rows, lazily, of a Delta table that is open (`deltalake.DeltaTable`) and lies in a folder."""
         backend, located = self._locate(folder)
         return backend.scan_delta(located, table)
+
+    def canonical_object(self, given: str) -> str:
+        """The one URI of an object that a list or a message names. Raises ValueError for what is none of this store."""
+        text, account = split_account(given)
+        if account and account.name != find_account(self).name:
+            raise ValueError(f"{given!r} is in another Azure account than the store's")
+        return canonical_object(text)
 
     # --- connections ----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from sightflow.blocks.store.csv_records import csv_records, text_lines
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.discovered import Skips
-from sightflow.schemas.source_pattern import canonical_object
+from sightflow.schemas.spec import uri_list_form
 
 _ODD = "it is no record with a URI"
 
@@ -29,7 +29,7 @@ def read_uri_list(store: ObjectStore, address: str, skips: Skips) -> list[str]:
     odd: list[int] = []
     for number, given in enumerate(_records(address, content), 1):
         try:
-            uris.append(canonical_object(given or ""))
+            uris.append(store.canonical_object(given or ""))
         except ValueError:
             odd.append(number)
     if odd and not uris:
@@ -43,13 +43,14 @@ def read_uri_list(store: ObjectStore, address: str, skips: Skips) -> list[str]:
 
 def _records(address: str, content: bytes) -> Iterator[str | None]:
     """The URI of each record that is not blank, or None for one that has none."""
-    if address.lower().endswith(".parquet"):
+    form = uri_list_form(address)
+    if form == ".parquet":
         yield from _of_parquet(address, content)
         return
     texts = text_lines(content)
-    if address.lower().endswith(".csv"):
+    if form == ".csv":
         yield from _of_csv(address, texts)
-    elif address.lower().endswith(".jsonl"):
+    elif form == ".jsonl":
         yield from map(_of_json, texts)
     else:
         yield from texts

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from typing import TextIO, cast
+
+BEGAN_AT = time.time()
 
 
 def main() -> None:

@@ -15,9 +15,15 @@ from sightflow.schemas.failure import SpecError
 from sightflow.schemas.spec_reader import read_spec
 
 if TYPE_CHECKING:
-    from sightflow.infra.service.notification_sources import MessageSource
+    from sightflow.infra.service.notification_sources.message_source import MessageSource
 
-Queue = Annotated[str | None, typer.Option(metavar="URL", help="The SQS queue that the bucket notifies.")]
+Queue = Annotated[
+    str | None,
+    typer.Option(
+        metavar="QUEUE",
+        help="What the bucket notifies: the URL of a queue of SQS or Azure, or a Pub/Sub projects/P/subscriptions/S.",
+    ),
+]
 Hook = Annotated[str | None, typer.Option(metavar="[HOST:]PORT", help="Listen for MinIO's webhook here.")]
 BatchSeconds = Annotated[float, typer.Option(min=0.1, help="A run is started so long after the first upload ...")]
 BatchObjects = Annotated[int, typer.Option(min=1, help="... or at so many objects.")]
@@ -60,11 +66,12 @@ def source_of(queue: str | None, webhook: str | None) -> MessageSource:
     """Where the notifications come from. Raises SpecError unless exactly one place is given."""
     if (queue is None) == (webhook is None):
         raise SpecError("give either --queue or --webhook")
-    from sightflow.infra.service.notification_sources import SqsQueue, Webhook
-
     if queue:
-        return SqsQueue(queue)
+        from sightflow.infra.service.notification_sources.choice import queue_at
+
+        return queue_at(queue)
     from sightflow.infra.loopback import host_and_port
+    from sightflow.infra.service.notification_sources.webhook import Webhook
 
     hook = Webhook(*host_and_port(webhook or ""))
     say(f"MinIO's endpoint is {hook.address}")

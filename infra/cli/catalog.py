@@ -14,8 +14,12 @@ from sightflow.schemas.object_uri import InvalidUriError
 app = typer.Typer(no_args_is_help=True, help="Show, query, compare, restore and look after a published catalog.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="What failed, with its cause.")
 
-Uri = Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/catalog, a local folder, or the spec file.")]
-Endpoint = Annotated[str | None, typer.Option(help="Of an S3-compatible store; AWS_ENDPOINT_URL works too.")]
+Uri = Annotated[
+    str, typer.Argument(metavar="URI", help="s3://bucket/catalog (gs://, az://), a local folder, or the spec file.")
+]
+Endpoint = Annotated[
+    str | None, typer.Option(help="Of an S3-compatible store; AWS_ENDPOINT_URL works too. Or Azure's.")
+]
 Version = Annotated[int | None, typer.Option(help="An earlier version; see `catalog history`.")]
 
 
@@ -121,7 +125,7 @@ def history(uri: Uri, limit: Annotated[int, typer.Option(min=1)] = 20, endpoint_
     """List the catalog's versions, newest first."""
     from datetime import UTC, datetime
 
-    from sightflow.blocks.catalog.table_writes import COUNT_PREFIX
+    from sightflow.blocks.catalog.commit_log import COUNT_PREFIX
 
     delta = find_catalog(uri, endpoint_url).table("enrichments")
     rows = []
@@ -188,7 +192,7 @@ def upkeep(
 ) -> None:
     """Join small files, shorten the log and remove files that no kept version needs; no row is changed."""
     from sightflow.blocks.catalog.maintenance import maintain, retention_days
-    from sightflow.schemas.spec import Upkeep
+    from sightflow.schemas.policy import Upkeep
     from sightflow.schemas.spec_reader import is_spec_file, read_spec
 
     catalog = find_catalog(uri, endpoint_url)

@@ -6,16 +6,21 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import polars as pl
 import typer
 
 from sightflow.blocks.extras import require
 from sightflow.infra.cli.catalog import open_cases
-from sightflow.infra.cli.run import enrich_on, show_report
+from sightflow.infra.cli.run import progress, show_report
 from sightflow.infra.cli.screen import console, safe, table
 from sightflow.schemas.failure import SpecError
+
+if TYPE_CHECKING:
+    from sightflow.infra.server_process import PrefectServer
+    from sightflow.schemas.run.report import RunReport
+    from sightflow.schemas.spec import EnrichmentSpec
 
 _MARK = "made-by-sightflow-demo"
 
@@ -48,15 +53,22 @@ def demo(
             "nothing else, look at them"
         )
         read = read_spec(spec)
-        show_report(enrich_on(prefect, read))
+        show_report(_run(prefect, read))
         _show_what_came(read.catalog, folder)
         console.print("\n[bold]3.[/bold] the same again: only what is missing is computed")
-        show_report(enrich_on(prefect, read))
+        show_report(_run(prefect, read))
     console.print(
         f"\neverything lies in [bold]{safe(folder)}[/bold]: the bucket's files, truth.json, spec.yaml, catalog/"
     )
     following = "SELECT uri, caption, objects FROM catalog LIMIT 5"
     console.print(f'next: [bold]sightflow catalog query {safe(folder)}/catalog "{following}"[/bold]', soft_wrap=True)
+
+
+def _run(server: PrefectServer | None, spec: EnrichmentSpec) -> RunReport:
+    from sightflow.infra.local_run import enrich_on
+
+    with progress() as bar:
+        return enrich_on(server, spec, watcher=bar)
 
 
 def _fresh(folder: Path) -> Path:

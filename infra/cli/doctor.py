@@ -14,14 +14,14 @@ import typer
 
 from sightflow.blocks.extras import install_command, is_installed
 from sightflow.infra.cli.screen import console, table
-from sightflow.schemas.failure import SightflowError
+from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.object_uri import Scheme, split_scheme
 from sightflow.schemas.spec import EnrichmentSpec
 
 _PACKAGES = {
     "prefect": "", "deltalake": "", "polars": "", "pandera": "", "s3fs": "", "duckdb": "", "av": "",
     "torch": "local", "transformers": "local", "openai": "openai", "google-genai": "gemini", "dashscope": "dashscope",
-    "prefect-dask": "dask",
+    "google-auth": "google", "azure-identity": "azure", "prefect-dask": "dask",
 }  # fmt: skip
 """Distributions, and the extra that brings each; empty: every installation has it."""
 Finding = tuple[str, str, str, str]
@@ -99,12 +99,18 @@ def _prefect() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
+    from sightflow.blocks.models.outside_systems import blamed_on, outside_systems
     from sightflow.blocks.models.registry import open_model
     from sightflow.blocks.models.systems import SYSTEMS
 
-    for system in SYSTEMS:
-        model = open_model(system)
-        available = model.availability()
+    for system in dict.fromkeys([*SYSTEMS, *outside_systems()]):
+        try:
+            model = open_model(system)
+            with blamed_on(system, type(model)):
+                available = model.availability()
+        except SpecError as error:  # of a package that is not ours
+            yield system, "not here", str(error), "mend or uninstall that package"
+            continue
         yield system, "ok" if available.usable else "not here", available.why, available.remedy
 
 

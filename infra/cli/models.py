@@ -23,14 +23,16 @@ _SHORT = {
     Capability.OBJECT_TRACKING: "track",
     Capability.VIDEO_CAPTIONING: "film",
 }
+_STAR = {0: "-", None: "?"}
 
 
 @app.callback()
 def models(context: typer.Context) -> None:
-    """Show the comparison table (0 to 5, 0: cannot) and whether each system can be used here and now."""
+    """Show the comparison table (1 to 5; -: cannot; ?: unrated) and whether each system can be used here and now."""
     if context.invoked_subcommand is not None:
         return
     from sightflow.blocks.models.hosted_model import HostedModel
+    from sightflow.blocks.models.outside_systems import outside_systems, package_of
     from sightflow.blocks.models.registry import open_model
     from sightflow.blocks.models.systems import SYSTEMS
 
@@ -38,11 +40,15 @@ def models(context: typer.Context) -> None:
     for system in SYSTEMS:
         model = open_model(system)
         available = model.availability()
-        stars = (str(model.rating.of(capability) or "-") for capability in _SHORT)
+        stars = (_STAR.get(rating := model.rating.of(capability), str(rating)) for capability in _SHORT)
         rows.append((system, *stars, "yes" if available.usable else "no"))
         where = f"hosted by {model.vendor}" if isinstance(model, HostedModel) else "local"
         remedy = f"; {available.remedy}" if available.remedy else ""
         notes.append(f"{system}: {where}, {model.ref.id}, licence {model.ref.licence}; {available.why}{remedy}")
+    for name, entries in outside_systems().items():  # told, and not imported
+        packages = ", ".join(map(package_of, entries))
+        shadowed = "not used: it has the name of a system of ours" if name in SYSTEMS else "used where a spec names it"
+        notes.append(f"{name}: of {packages}; {shadowed}")
     console.print(table("", "system", *_SHORT.values(), "here", rows=rows))
     for note in notes:
         console.print(safe(note), soft_wrap=True)
@@ -54,11 +60,12 @@ def pull(
     system: Annotated[str, typer.Argument(help="A local system, e.g. florence-2.")],
     id: Annotated[str | None, typer.Option(help="Another hub id of the same family.")] = None,
     revision: Annotated[str | None, typer.Option(help="A commit or tag to pin.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="A spec whose `models` has an entry of this name.")] = None,
 ) -> None:
     """Download the weights of a local system (safetensors only); files that arrived stay if it breaks off."""
     from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 
-    model = _opened(system, {"id": id, "revision": revision})
+    model = _opened(system, {"id": id, "revision": revision}, spec)
     if not isinstance(model, OpenWeightsModel):
         raise SpecError(f"{system} is hosted: there is nothing to pull; check it with: sightflow models check {system}")
     console.print(f"pulling {safe(model.ref.id)} at {safe(model.ref.revision)}; licence {safe(model.ref.licence)}")
@@ -69,6 +76,7 @@ def pull(
 def check(
     system: Annotated[str, typer.Argument(help="A system, e.g. gpt-4o.")],
     id: Annotated[str | None, typer.Option(help="Another model id of the same family.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="A spec whose `models` has an entry of this name.")] = None,
 ) -> None:
     """Send one small real request (a red square: what colour is it?) and show the answer and what it cost."""
     from PIL import Image
@@ -78,7 +86,7 @@ def check(
     from sightflow.schemas.media import DecodedImage
     from sightflow.schemas.vision import VisionRequest
 
-    model = _opened(system, {"id": id})
+    model = _opened(system, {"id": id}, spec)
     available = model.availability()
     if not available.usable:
         raise ModelError(f"{system}: {available.why}; {available.remedy}")
@@ -94,10 +102,16 @@ def check(
     console.print(f"{system} ({safe(reply.model_id)}) says: {safe(reply.outcome.text)}; {tokens}")
 
 
-def _opened(system: str, settings: dict[str, Any]) -> Any:
+def _opened(name: str, changes: dict[str, Any], spec: Path | None) -> Any:
+    """The model of this name, as a spec configures it if one is given, with what the command line changes."""
     from sightflow.blocks.models.registry import open_model
+    from sightflow.schemas.spec import ModelEntry
+    from sightflow.schemas.spec_reader import read_spec
+    from sightflow.tasks.route import check_models
 
-    return open_model(system, {name: value for name, value in settings.items() if value})
+    entry = ModelEntry(name, {}) if spec is None else check_models(read_spec(spec)).model_entry(name)
+    given = {setting: value for setting, value in changes.items() if value}
+    return open_model(name, entry.settings | given, entry.may_name_code)
 
 
 def route(
@@ -111,7 +125,8 @@ def route(
 ) -> None:
     """Explain which system would serve a capability here: the ranking, line by line, and why others are not taken."""
     from sightflow.schemas.enrichment import Enrichment
-    from sightflow.schemas.spec import EnrichmentSpec, Policy
+    from sightflow.schemas.policy import Policy
+    from sightflow.schemas.spec import EnrichmentSpec
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.route import check_models
     from sightflow.tasks.route import route as ranked

@@ -68,7 +68,7 @@ def plan(
 
     resolve_enrichments(read)  # what cannot be served is said before anything is listed
     with console.status("listing the source and comparing it with the catalog ..."):
-        run_plan = plan_task.fn(discover.fn(read), read, selection(prefix, since, sample, limit))
+        run_plan = plan_task.fn(discover.fn(read, check=False), read, selection(prefix, since, sample, limit))
         problem = catalog_problem(open_catalog(read)) if run_plan.to_compute else ""
     if as_json:
         console.print_json(json.dumps(plan_document(run_plan) | {"catalog_problem": problem}))

@@ -10,7 +10,7 @@ import typer
 from pydantic import TypeAdapter
 
 from sightflow.infra.cli.catalog import Endpoint, Uri, find_catalog
-from sightflow.infra.cli.run import run_enrich, show_report
+from sightflow.infra.cli.run import run_watched, show_report
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause, SpecError
 from sightflow.schemas.run.report import QuarantineExceeded
@@ -53,7 +53,7 @@ def replay(
         own = own.model_copy(update=asked).read_at(SpecPlaces())  # these enrichments stand in no line of the file
     chosen = Selection(replay=True, causes=tuple(cause or ()), system=model, limit=limit)
     try:
-        done = run_enrich(own, chosen)
+        done = run_watched(own, chosen)
     except QuarantineExceeded as error:
         show_report(error.report)
         raise

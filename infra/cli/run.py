@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import (
@@ -26,9 +24,6 @@ from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
 
-if TYPE_CHECKING:
-    from sightflow.infra.server_process import PrefectServer
-
 
 def run(
     spec: SpecFile,
@@ -43,54 +38,20 @@ def run(
 
     read = read_spec(spec)
     try:
-        done = run_enrich(read, selection(prefix, since, sample, limit))
+        done = run_watched(read, selection(prefix, since, sample, limit))
     except QuarantineExceeded as error:
         _show(error.report, as_json)
         raise
     _show(done, as_json)
 
 
-def run_enrich(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
+def run_watched(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
     """Run the flow with progress on the screen, on the configured Prefect server or on one of our own."""
-    from sightflow.infra.prefect_server import prefect_api
-    from sightflow.tasks.route import resolve_enrichments
-
-    resolve_enrichments(spec)  # what cannot be served is said before a server is started
-    with prefect_api() as server:
-        return enrich_on(server, spec, chosen)
-
-
-def enrich_on(server: PrefectServer | None, spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunReport:
-    """Run the flow with progress on the screen; `server`: our own, perhaps still starting, or None."""
-    from sightflow.tasks.runtime.publisher import LISTENER
+    from sightflow.infra.cli import BEGAN_AT
+    from sightflow.infra.local_run import run_enrich
 
     with progress() as bar:
-        # The server takes seconds to start; what takes long to load uses the same seconds.
-        readying = threading.Thread(target=_get_ready, args=(spec,), daemon=True)
-        readying.start()
-        if server is not None:
-            bar.say("starting Prefect on this machine")
-            server.wait()
-        bar.say("loading libraries")
-        readying.join()
-        from prefect import tags
-
-        from sightflow.flows.enrich import enrich
-
-        bar.say("listing the source and planning")
-        token = LISTENER.set(bar)
-        try:
-            with tags("sightflow"):
-                return enrich(spec, chosen)
-        finally:
-            LISTENER.reset(token)
-
-
-def _get_ready(spec: EnrichmentSpec) -> None:
-    from sightflow.tasks.runtime.preload import preload
-
-    preload(spec)
-    import_module("sightflow.flows.enrich")
+        return run_enrich(spec, chosen, bar, BEGAN_AT)
 
 
 class ProgressBar:
@@ -157,6 +118,10 @@ def show_report(done: RunReport) -> None:
         )
     show_notices(done.plans)
     show_skipped(done.skipped)
+    if done.start.until_first_answers is not None:
+        steps = ", ".join(f"{step.replace('_', ' ')} {taken:,.1f}" for step, taken in done.start.steps.items())
+        first = f"the first answers came after {done.start.until_first_answers:,.1f}"
+        console.print(f"seconds to start: {steps}; {first}", soft_wrap=True)
     if done.bottleneck:
         stages = ", ".join(f"{stage} {time.busy:,.1f}" for stage, time in done.stages.items())
         slowest = f"the bottleneck is {done.bottleneck}, at work {done.stages[done.bottleneck].share:.0%} of the time"

@@ -24,6 +24,7 @@ from sightflow.infra.service.schedule import Schedule
 from sightflow.infra.service.worker import POOL, ModelWorker
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.route import check_models
 
 UPLOADS_EVENT = "sightflow.uploads"
 Overlap = Literal["wait", "skip"]
@@ -79,12 +80,13 @@ def deploy(
     `NAME-uploads` (`on_upload`) runs once for each batch of uploads that the bridge announces; without it, one that was
     there goes.
     `notify`: a saved notification block, `TYPE/NAME`, e.g. `slack-webhook/ops`, which is told of every run that failed.
-    Raises SightflowError if the server refuses, SpecError if there is no such block.
+    Raises SightflowError if the server refuses, SpecError if there is no such block, or the spec names code.
     """
+    parameters = {"spec": spec.model_dump(mode="json")}
+    check_models(EnrichmentSpec.model_validate(parameters["spec"]))  # as a run will find it
     block = _block(notify) if notify else None
     pool_type = make_pool(pool)
     strategy = ConcurrencyLimitStrategy.ENQUEUE if overlap == "wait" else ConcurrencyLimitStrategy.CANCEL_NEW
-    parameters = {"spec": spec.model_dump(mode="json")}
     whole = _apply(
         name,
         parameters,

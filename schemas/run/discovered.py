@@ -9,6 +9,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from sightflow.schemas.failure import Failure
+from sightflow.schemas.run.timing import Span
 
 _NAMED = 3  # places that are told by name
 _MOST_PLACES = 100_000
@@ -58,7 +59,7 @@ class Skips:
 
 @dataclass(frozen=True, eq=False)
 class Discovered:
-    """The `inventory` of a source, and what is not in it.
+    """The `inventory` of a source, and what is not in it. `spans`: when it was listed.
 
     `failed`: objects by URI that were named and could not be looked up. `skips`: what could not be listed. No object
     that is missing for one of these reasons counts as gone; if not `skips.complete`, none does.
@@ -67,3 +68,4 @@ class Discovered:
     inventory: pl.DataFrame
     failed: Mapping[str, Failure] = field(default_factory=dict)
     skips: Skips = field(default_factory=Skips)
+    spans: tuple[Span, ...] = ()

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.run.discovered import Skipped
+from sightflow.schemas.run.timing import Span
 from sightflow.schemas.tables.quarantine import FailedItem
 
 
@@ -30,12 +31,13 @@ class Status(StrEnum):
 class Candidate(BaseModel):
     """One system in the ranking for an enrichment, and why it is or is not the choice.
 
-    `rating`: 0 (cannot) to 5. `price_per_item`: US dollars.
+    `system`: its name, or that of an entry of `models`. `rating`: 0 (cannot) to 5; None: unrated. `price_per_item`: US
+    dollars.
     """
 
     system: str
     model_id: str
-    rating: int
+    rating: int | None
     hosted: bool
     price_per_item: float
     usable: bool
@@ -156,7 +158,7 @@ class RunPlan:
     `orphaned_rows`, `orphaned_quarantine`: uri, enrichment, fingerprint; in the catalog and in the quarantine, covered
     by the source, and no longer listed. `settled`: uri, enrichment; in the quarantine, with a row that is up to date.
     `not_asked`: listed objects, by kind, that no enrichment is asked of. `failed_lookups`: what was named and could not
-    be looked up. `skipped`: what could not be listed.
+    be looked up. `skipped`: what could not be listed. `spans`: when it was listed and planned.
     """
 
     frame: pl.DataFrame
@@ -170,6 +172,7 @@ class RunPlan:
     failed_lookups: tuple[FailedItem, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     version: int | None = None
+    spans: tuple[Span, ...] = ()
 
     @cached_property
     def orphaned(self) -> pl.DataFrame:
@@ -183,6 +186,12 @@ class RunPlan:
     @property
     def price(self) -> float:
         return sum(plan.price for plan in self.plans)
+
+    def changes_nothing(self, prune: bool) -> bool:
+        """Whether there is nothing to compute, to settle or to quarantine, and, with `prune`, nothing to remove."""
+        to_remove = [self.orphaned_quarantine, *([self.orphaned_rows] if prune else [])]
+        is_settled = self.settled.is_empty() and not self.failed_lookups
+        return not self.to_compute and is_settled and all(rows.is_empty() for rows in to_remove)
 
     def count(self, status: Status) -> int:
         return sum(plan.counts.get(status, 0) for plan in self.plans)

@@ -10,7 +10,7 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, SightflowError, Stage
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan
-from sightflow.schemas.run.timing import StageTime
+from sightflow.schemas.run.timing import StageTime, StartTimes
 from sightflow.schemas.spec import EnrichmentSpec
 
 
@@ -36,7 +36,7 @@ class MaintenanceResult(BaseModel):
 
 
 class RunReport(BaseModel):
-    """What one run did, and what each of its `stages` did with the time.
+    """What one run did, what came before its first answers, and what each of its `stages` did with the time.
 
     `objects` and `orphaned` count objects of the source and of the catalog; `planned`, `published`, `unchanged` and
     `causes` enrichments of objects; `pruned` rows. `cost_usd`: US dollars.
@@ -56,6 +56,7 @@ class RunReport(BaseModel):
     causes: dict[Cause, int] = Field(default_factory=dict)
     skipped: list[Skipped] = Field(default_factory=list, description="what could not be listed or looked up")
     plans: list[EnrichmentPlan] = Field(default_factory=list)
+    start: StartTimes = Field(default_factory=StartTimes)
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
     cost_usd: float = 0.0
     commits: int = 0

@@ -1,25 +1,37 @@
-"""Where the time of a run went: when each stage was at work, and how long it had to wait."""
+"""Where the time of a run went: when each stage was at work, how long it had to wait, and how long the start took."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import groupby
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from sightflow.schemas.failure import Stage
 
 
+class StartStep(StrEnum):
+    """What is done before the first answers are there."""
+
+    IMPORTS = "imports"  # of libraries
+    SERVER = "server"  # a Prefect server of our own, until it answers
+    LISTING = "listing"
+    PLANNING = "planning"
+    MODEL = "model"  # until it is loaded
+    FIRST_BATCH = "first_batch"  # fetched, decoded and answered
+
+
 @dataclass(frozen=True)
 class Span:
-    """A stretch of work of one stage in one `process`, in seconds since the epoch."""
+    """A stretch of work of one stage, or one step of the start, in one `process`, in seconds since the epoch."""
 
-    stage: Stage
+    stage: Stage | StartStep
     process: str
     start: float
     end: float
@@ -51,7 +63,7 @@ def process_name() -> str:
 
 
 @contextmanager
-def timed(spans: list[Span], stage: Stage) -> Iterator[None]:
+def timed(spans: list[Span], stage: Stage | StartStep) -> Iterator[None]:
     """Add what happens within to `spans`, also if it fails."""
     start = time.time()
     try:
@@ -60,10 +72,13 @@ def timed(spans: list[Span], stage: Stage) -> Iterator[None]:
         spans.append(Span(stage, process_name(), start, time.time()))
 
 
-def stage_times(spans: Iterable[Span], length: float) -> dict[Stage, StageTime]:
+def stage_times(spans: Sequence[Span], length: float) -> dict[Stage, StageTime]:
     """What each stage of a pipeline of `length` seconds did with its time, in the order of the stages."""
     times: dict[Stage, StageTime] = {}
-    for stage, of_stage in groupby(sorted(spans, key=_sort_key), key=lambda span: span.stage):
+    for stage in Stage:
+        of_stage = sorted((span for span in spans if span.stage is stage), key=lambda span: (span.process, span.start))
+        if not of_stage:
+            continue
         busy_by_process = [
             _union_seconds(of_process) for _, of_process in groupby(of_stage, key=lambda span: span.process)
         ]
@@ -72,8 +87,29 @@ def stage_times(spans: Iterable[Span], length: float) -> dict[Stage, StageTime]:
     return times
 
 
-def _sort_key(span: Span) -> tuple[int, str, float]:
-    return (list(Stage).index(span.stage), span.process, span.start)
+class StartTimes(BaseModel):
+    """Seconds of each step of the start, of which some overlap, and until the first answers: None if there are none."""
+
+    steps: dict[StartStep, float] = Field(default_factory=dict)
+    until_first_answers: float | None = None
+
+
+_OF_FIRST_BATCH = (Stage.FETCH, Stage.DECODE, Stage.INFER)
+
+
+def start_times(spans: Sequence[Span]) -> StartTimes:
+    """What was done until the first batch was answered, by any process of a run."""
+    first = min((span.end for span in spans if span.stage is Stage.INFER), default=float("inf"))
+    before = [replace(span, end=min(span.end, first)) for span in spans if span.start < first]
+    before.sort(key=lambda span: span.start)
+    seconds = {
+        step: _union_seconds(span for span in before if span.stage in kinds)
+        for step in StartStep
+        for kinds in [_OF_FIRST_BATCH if step is StartStep.FIRST_BATCH else (step,)]
+    }
+    steps = {step: round(taken, 3) for step, taken in seconds.items() if taken}
+    is_answered = first < float("inf")
+    return StartTimes(steps=steps, until_first_answers=round(first - before[0].start, 3) if is_answered else None)
 
 
 def _union_seconds(spans: Iterable[Span]) -> float:

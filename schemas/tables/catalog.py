@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import pandera.polars as pa
 import polars as pl
 
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability, MediaKind
 from sightflow.schemas.object_uri import URI_PATTERN
+from sightflow.schemas.tables import deferred_pandera as pa
 from sightflow.schemas.tables import row_checks
 from sightflow.schemas.tables.frames import polars_schema
 

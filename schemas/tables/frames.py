@@ -7,26 +7,24 @@ comes out otherwise is another table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-import pandera.polars as pa
 import polars as pl
 
+from sightflow.schemas.tables.deferred_pandera import DataFrameModel
 
-@cache
-def polars_schema(model: type[pa.DataFrameModel]) -> dict[str, pl.DataType]:
+
+def polars_schema(model: type[DataFrameModel]) -> dict[str, pl.DataType]:
     """The columns of a model, in its order, as polars types. Polars and Arrow let every one of them be null."""
-    types = {name: column.dtype.type for name, column in model.to_schema().columns.items()}
-    return {name: kind() if isinstance(kind, type) else kind for name, kind in types.items()}
+    return {name: kind for name, (kind, _) in model.columns.items()}
 
 
-def column_comments(model: type[pa.DataFrameModel]) -> dict[str, str]:
+def column_comments(model: type[DataFrameModel]) -> dict[str, str]:
     """What each column of a model means, for the reader of a table."""
-    return {name: column.description or "" for name, column in model.to_schema().columns.items()}
+    return {name: description for name, (_, description) in model.columns.items()}
 
 
-def to_frame(model: type[pa.DataFrameModel], rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+def to_frame(model: type[DataFrameModel], rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Rows as a frame in the form of a model, not yet checked.
 
     Raises TypeError, with the names, if a row lacks a column of the model or has another one: polars would fill the

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import pandera.polars as pa
 import polars as pl
 
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.schemas.redaction import redactor
+from sightflow.schemas.tables import deferred_pandera as pa
 from sightflow.schemas.tables.frames import polars_schema, storable, to_frame
 
 

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pandera.polars as pa
 import polars as pl
 
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.extraction.values import problem_of
 from sightflow.schemas.masks import mask_fits
+from sightflow.schemas.tables import deferred_pandera as pa
 
 Row = dict[str, Any]
 

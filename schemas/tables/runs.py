@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import pandera.polars as pa
 import polars as pl
 
+from sightflow.schemas.tables import deferred_pandera as pa
 from sightflow.schemas.tables.frames import polars_schema
 
 

@@ -12,6 +12,7 @@ Everything else is imported from where it lies: `sightflow.flows.enrich`, `sight
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -52,29 +53,29 @@ def plan(spec: Spec, selection: Selection | None = None) -> RunPlan:
     from sightflow.tasks.plan import plan as plan_task
 
     spec, selection = _spec(spec), selection or EVERYTHING
-    return plan_task.fn(discover.fn(spec, selection), spec, selection)
+    return plan_task.fn(discover.fn(spec, selection, check=False), spec, selection)
 
 
 def enrich(spec: Spec, selection: Selection | None = None) -> RunReport:
     """Bring the catalog up to date with its source; return what was done, skipped and quarantined.
 
     Within a flow of your own it is a subflow; else it runs on the Prefect server that is configured, or on one of its
-    own for the time of the run. Raises QuarantineExceeded, with everything good published, if more failed than the
-    policy allows; SpecError, StoreError or ModelError if it cannot go on.
+    own for the time of the run. Where none is configured, a run with nothing to do needs none.
+    Raises QuarantineExceeded, with everything good published, if more failed than the policy allows; SpecError,
+    StoreError or ModelError if it cannot go on.
     """
-    from prefect.context import FlowRunContext
-
-    from sightflow.flows.enrich import enrich as flow
-    from sightflow.infra.prefect_server import prefect_api
+    from sightflow.infra.local_run import run_enrich
     from sightflow.schemas.run.selection import EVERYTHING
 
     spec, selection = _spec(spec), selection or EVERYTHING
-    if FlowRunContext.get() is not None:
-        return flow(spec, selection)
-    with prefect_api() as server:
-        if server is not None:
-            server.wait()
-        return flow(spec, selection)
+    if "prefect" in sys.modules:
+        from prefect.context import FlowRunContext
+
+        if FlowRunContext.get() is not None:
+            from sightflow.flows.enrich import enrich as flow
+
+            return flow(spec, selection)
+    return run_enrich(spec, selection)
 
 
 @overload

@@ -17,18 +17,21 @@ from PIL import Image, UnidentifiedImageError, _imaging
 
 from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media.image_formats import IMAGE_FORMATS, camera_raw, media_type, unsupported_format
 from sightflow.tasks.media.image_metadata import SIDEWAYS, UPRIGHT, jpeg_segments, orientation, without_metadata
 from sightflow.tasks.media.isolated_decoder import decode_isolated
 from sightflow.tasks.media.tiff_directories import ORIENTATION, PHOTOMETRIC, orientation_of
+from sightflow.tasks.memory.allocator import keep_little
+from sightflow.tasks.memory.pixel_budget import NeverFits, NoRoom
 
 # Pillow's own guard raises at open; here the size is read from the header and told in the failure.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
-# Pillow takes pixels in blocks of 16 MiB, which glibc keeps for the thread that freed them: gigabytes over the threads
-# of a shard. Blocks of more than 32 MiB (its DEFAULT_MMAP_THRESHOLD_MAX) go back to the system.
+# Pillow takes pixels in blocks of 16 MiB, which glibc would keep: gigabytes over the threads of a shard. Larger ones go
+# back to the system.
 _imaging.set_block_size(64 * 2**20)
+keep_little()  # as early: a thread keeps the arena that it first took
 # What is wrong with metadata is nobody's concern here, and would be written on the screen.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # A progressive JPEG has some ten scans. Each costs a pass over all its pixels, and may be a few bytes long.
@@ -62,6 +65,9 @@ class _OutOfTime(Exception):
     """An image took longer than is allowed."""
 
 
+_NOT_OF_THE_FILE: Final = (MemoryError, _OutOfTime, CancelledError, NeverFits, NoRoom)
+
+
 class _Content(io.BytesIO):
     """The bytes of an image, which decoders read block by block."""
 
@@ -84,8 +90,8 @@ def decode(
 
     `side`: a JPEG may come at a half, a quarter or an eighth of its scale while neither side is shorter than so many
     pixels, which costs a part of the time; everything that is told of it is about the original all the same.
-    `reserve`: called with the bytes of memory that decoding takes at most, before a pixel is decoded; it may wait, and
-    what it raises as CancelledError is raised here.
+    `reserve`: called with the bytes of memory that decoding takes at most, before a pixel is decoded; it may wait.
+    NeverFits, which it may raise, is `too_large`; CancelledError and NoRoom are raised here.
 
     Images: EXIF orientation applied, first frame of an animation, 16-bit scaled to 8, transparency over white,
     CMYK and palettes to RGB. Broken metadata cost nothing but themselves. Raises nothing else: empty or headless is
@@ -106,7 +112,9 @@ def decode(
         return Failure(Cause.OUT_OF_MEMORY, "no memory to decode it", Stage.DECODE)
     except _OutOfTime:
         return Failure(Cause.TOO_LARGE, f"not decoded within {_MAX_SECONDS:.0f} s", Stage.DECODE)
-    except CancelledError:
+    except NeverFits as error:
+        return Failure(Cause.TOO_LARGE, str(error), Stage.DECODE)
+    except (CancelledError, NoRoom):
         raise
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
         return Failure(Cause.DECODE, f"{type(error).__name__}: {error}"[:500], Stage.DECODE)
@@ -123,7 +131,7 @@ def _decode_image(
         opened = _opened(content)
         turned = orientation_of(content) or 1 if opened.format == "TIFF" else orientation(opened)
         return _decoded(opened, turned, digest, limits, side, reserve)
-    except (MemoryError, _OutOfTime, CancelledError):
+    except _NOT_OF_THE_FILE:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into; kept for the message
         # The pixels of a JPEG are read by a library that passes its metadata over.
@@ -138,7 +146,7 @@ def _decode_image(
         try:
             again = _opened(bare[0])
             return _decoded(again, bare[1], digest, limits, side, reserve)
-        except (MemoryError, _OutOfTime, CancelledError):
+        except _NOT_OF_THE_FILE:
             raise
         except Exception:  # no header even without metadata: told below, with the first error
             if again is not None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media.decoding_bounds import DecodingBounds
 from sightflow.tasks.media.video_container import (
     VideoError,

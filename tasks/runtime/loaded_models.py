@@ -13,8 +13,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.registry import open_model
 from sightflow.blocks.models.vision_model import VisionModel
+from sightflow.schemas.failure import ModelError
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,21 @@ _INTERPRETER_SECONDS = 0.001
 needs it back at once; threads that fetch would keep it for 5 ms each time."""
 
 
-def load_model(system: str, settings: dict[str, Any] | None) -> LoadedModel:
+def load_model(name: str, settings: dict[str, Any] | None, may_name_code: bool = False) -> LoadedModel:
     """The model, loaded once a process; weights that changed on disk since are loaded anew.
 
     Raises ModelError if the model cannot be used at all.
     """
-    model = open_model(system, settings)
-    digest = model.weights_digest()
-    key = (system, json.dumps(settings or {}, sort_keys=True, default=str), digest)
+    model = open_model(name, settings, may_name_code)
+    with blamed_on(name, type(model), ModelError):
+        digest = model.weights_digest()
+    key = (name, json.dumps(settings or {}, sort_keys=True, default=str), digest)
     with _LOADING:
         if key not in _LOADED:
             began = time.perf_counter()
-            model.prepare()
-            _logger.info("%s (%s) is ready after %.1f s", system, model.ref.id, time.perf_counter() - began)
+            with blamed_on(name, type(model), ModelError):
+                model.prepare()
+            _logger.info("%s (%s) is ready after %.1f s", name, model.ref.id, time.perf_counter() - began)
             sys.setswitchinterval(min(sys.getswitchinterval(), _INTERPRETER_SECONDS))
             slots = threading.Semaphore(model.runs_at_once) if model.runs_at_once else nullcontext()
             _LOADED[key] = LoadedModel(model, slots, digest.rpartition("@")[2])

@@ -29,12 +29,13 @@ _IMPORTED_LATE = (
 _IF_INSTALLED = ("transformers",)
 
 
-def preload(spec: EnrichmentSpec) -> None:
+def preload(spec: EnrichmentSpec, is_planned: bool = False) -> None:
     """Import what would be imported in the midst of the run, let the schemas be compiled, open the store's client.
 
-    The store is asked nothing. If its client cannot be opened, the run says what is wrong.
+    The store is asked nothing. If its client cannot be opened, the run says what is wrong. `is_planned`: it is known
+    which model will be asked, and loading that imports what it needs.
     """
-    for name in (*_IMPORTED_LATE, *filter(is_installed, _IF_INSTALLED)):
+    for name in (*_IMPORTED_LATE, *filter(is_installed, () if is_planned else _IF_INSTALLED)):
         import_module(name)
     for model in (Inventory, CatalogRow, QuarantineRow, RunRow):
         model.validate(to_frame(model, []))

@@ -21,12 +21,15 @@ from prefect.logging import get_run_logger
 from sightflow.blocks.catalog.appender import key_frame
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.run_writer import RunWriter
+from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, SightflowError, Stage, is_about_this_machine
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import RunPlan, Shard
 from sightflow.schemas.run.report import MaintenanceResult
 from sightflow.schemas.run.timing import Span, timed
-from sightflow.schemas.spec import Policy
 from sightflow.tasks.maintain import maintain
+from sightflow.tasks.memory.admission import Admission
+from sightflow.tasks.memory.limit import memory_budget
 from sightflow.tasks.publish import publish
 from sightflow.tasks.runtime.cancellation import HALT, RunStopped, ShardSkipped, is_asked_to_stop
 from sightflow.tasks.runtime.metrics import record_metrics, record_stage_seconds
@@ -35,7 +38,6 @@ from sightflow.tasks.runtime.shard_sizing import ShardSizer
 from sightflow.tasks.validate import Validated
 
 _MOST_LOST_SHARDS = 3
-_MOST_UNCOMMITTED_SHARDS = 256  # rows without pixels; past that, shards wait for the catalog
 
 
 class Progress(Protocol):
@@ -52,15 +54,26 @@ LISTENER: ContextVar[Progress | None] = ContextVar("sightflow_progress", default
 class Publisher:
     """Publishes within its `with` block; on leaving it, for any reason, what is in flight is finished and committed.
 
-    At most `policy.shards_ahead` shards are in flight at once for each of `worker_count` processes, which bounds the
-    memory of a run. Commits have a thread of their own: no shard waits for the one before it to be written.
+    At most `policy.shards_ahead` shards are in flight at once for each of `worker_count` processes, and no more bytes
+    than these have room for (see `MemoryBudget`; `worker_memory` is what each may take, unset, what this one may).
+    Commits have a thread of their own: no shard waits for the one before it to be written, unless rows take more memory
+    than they are given.
 
     Leaving the block raises the first error that a shard or a commit met, and RunStopped if the run was asked to stop
     before it had done everything; unless the block itself has raised.
     """
 
-    def __init__(self, catalog: Catalog, run_plan: RunPlan, policy: Policy, worker_count: int = 1) -> None:
-        self.catalog, self.policy = catalog, policy
+    def __init__(
+        self,
+        catalog: Catalog,
+        run_plan: RunPlan,
+        policy: Policy,
+        worker_count: int = 1,
+        worker_memory: int | None = None,
+    ) -> None:
+        fetched = memory_budget(policy, worker_memory).fetched
+        self.catalog = catalog
+        self.policy = policy.model_copy(update={"shard_bytes": min(policy.shard_bytes, max(fetched // 2, 1))})
         self.shard_sizer = ShardSizer(worker_count)
         self.published = 0
         self.commits = 0
@@ -81,7 +94,9 @@ class Publisher:
         self._logger = get_run_logger() if FlowRunContext.get() else logging.getLogger(__name__)
         self._submitted = 0
         self._finished: queue.Queue[tuple[Shard, tuple[PrefectFuture[Any], ...]] | None] = queue.Queue()
-        self._uncommitted: queue.Queue[Validated | None] = queue.Queue(_MOST_UNCOMMITTED_SHARDS)
+        self._uncommitted: queue.Queue[Validated | None] = queue.Queue()
+        self._fetched = Admission(fetched * worker_count, "a shard", "the model has answered those before it")
+        self._rows = Admission(memory_budget(policy).rows, "a shard's rows", "those before them are committed")
         self._slots = threading.Semaphore(policy.shards_ahead * worker_count)
         self._stopped = threading.Event()
         self._halt = threading.Event()
@@ -116,6 +131,7 @@ class Publisher:
         """
         for shard in shards:
             self._slots.acquire()
+            self._fetched.acquire(_fetched_bytes(shard))
             if self.errors and self._stopped.is_set():
                 raise self.errors[0]
             if is_asked_to_stop():
@@ -157,10 +173,12 @@ class Publisher:
                 self.shard_sizer.record(shard)
             else:
                 self._record_loss(shard, validated.error)
+            self._rows.acquire(_row_bytes(validated))
             self._uncommitted.put(validated)
         except BaseException as raised:  # all of them: Prefect ends threads with what is no Exception; kept in `errors`
             self._record_loss(shard, (isinstance(raised, Exception) and _root_error(stages)) or raised)
         finally:
+            self._fetched.release(_fetched_bytes(shard))
             self._slots.release()
 
     def _record_loss(self, shard: Shard, error: BaseException) -> None:
@@ -190,8 +208,7 @@ class Publisher:
         except BaseException as error:  # all of them: nobody hears of what ends a thread; raised at the end of the run
             self.errors.insert(0, error)
             self._stop(error)
-            while self._uncommitted.get() is not None:
-                pass
+            self._rows.lift()
 
     def _commit_groups(self) -> None:
         self._notify(lambda listener: listener.planned(self._run_plan))
@@ -204,14 +221,14 @@ class Publisher:
                 shard = None
             else:
                 if shard is None:
-                    self._uncommitted.put(None)  # for who empties the queue, should the last commit fail
                     break
                 if not group:
                     # What is there first is published at once: it shows that the catalog takes it.
                     due = time.monotonic() + (self.policy.commit_seconds if self.commits else 0.0)
                 group.append(shard)
                 rows += shard.rows.height + shard.failed.height
-            if rows >= self.policy.commit_rows or time.monotonic() >= due:
+            is_full = self._rows.is_half_full and self._uncommitted.empty()
+            if rows >= self.policy.commit_rows or is_full or time.monotonic() >= due:
                 self._commit(group)
                 group, rows = [], 0
         if group:
@@ -221,6 +238,7 @@ class Publisher:
         rows = pl.concat([shard.rows for shard in group])
         failed = pl.concat([shard.failed for shard in group])
         replaced = key_frame(key for shard in group for key in shard.replaced)
+        size = sum(map(_row_bytes, group))
         try:
             with timed(self.spans, Stage.PUBLISH):
                 self.commits += publish(self._writer, rows, failed, replaced)
@@ -228,6 +246,8 @@ class Publisher:
             self.errors.insert(0, error)
             self._stop(error)
             return
+        finally:
+            self._rows.release(size)
         self.published += rows.height
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         self.causes.update(Cause(cause) for cause in failed["cause"])
@@ -274,6 +294,15 @@ def _start_thread(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=copy_context().run, args=(work,), name="publisher", daemon=True)
     thread.start()
     return thread
+
+
+def _fetched_bytes(shard: Shard) -> int:
+    """What a shard holds in memory once it has been fetched: videos lie in files."""
+    return 0 if shard.media_kind is MediaKind.VIDEO else sum(item.bytes for item in shard.items)
+
+
+def _row_bytes(validated: Validated) -> int:
+    return int(validated.rows.estimated_size() + validated.failed.estimated_size())
 
 
 def _root_error(stages: tuple[PrefectFuture[Any], ...]) -> BaseException | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import RunPlan, Shard, ShardItem
-from sightflow.schemas.spec import Policy
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
 
 _FIRST_SHARD = 16  # objects

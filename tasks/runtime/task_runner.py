@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL
 from sightflow.blocks.extras import require
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.spec import RunnerSettings
+from sightflow.tasks.memory.limit import memory_limit
 
 _RESOURCE = "GPU"
 _DEVICE_SHARE = 0.5  # of a device that a shard holds: one shard is in the model while the next is decoded
@@ -25,10 +26,13 @@ class NoWorkers(SightflowError):
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """The processes that work on a run: how many, and whether they offer the resource `GPU`."""
+    """The processes that work on a run: how many, whether they offer the resource `GPU`, and the bytes of memory that
+    the smallest of them may take; None: as many as this one.
+    """
 
     worker_count: int = 1
     has_devices: bool = False
+    memory: int | None = None
 
     def on_a_device(self) -> AbstractContextManager[Any]:
         """What is submitted within runs only where there is a device to hold."""
@@ -88,7 +92,8 @@ def _workers(runner: Any, settings: RunnerSettings) -> WorkerPool:
             "start one with: dask worker ADDRESS --nthreads 4 --resources GPU=1"
         ) from None
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return WorkerPool(len(workers), any(_RESOURCE in worker["resources"] for worker in workers))
+    memory = min(client.run(memory_limit).values())
+    return WorkerPool(len(workers), any(_RESOURCE in worker["resources"] for worker in workers), memory)
 
 
 def _connect(runner: Any, settings: RunnerSettings) -> Any:

@@ -19,8 +19,8 @@ from sightflow.tasks.runtime import task_runner
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = (
-    "accelerate", "dashscope", "dask", "distributed", "google", "huggingface_hub", "moto", "openai", "prefect_dask",
-    "requests", "safetensors", "sentencepiece", "tiktoken", "torch", "torchvision", "transformers",
+    "accelerate", "azure", "dashscope", "dask", "distributed", "google", "huggingface_hub", "moto", "openai",
+    "prefect_dask", "requests", "safetensors", "sentencepiece", "tiktoken", "torch", "torchvision", "transformers",
 )  # fmt: skip
 WITHOUT = f"""
 import sys

@@ -10,6 +10,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.server_process import PrefectServer
 from tests.e2e.service import Notifying, depth, service, until
 from tests.e2e.test_incremental import flat
+from tests.postgres import own_database
 
 
 class Relay(threading.Thread):
@@ -66,7 +67,7 @@ def burst(folder: Path, bucket: Notifying, spec: Path, catalog: Catalog, uploads
     relay = Relay(bucket, twice=0.1, lost=0.05)
     relay.start()
     log = folder / "asked.log"
-    server = PrefectServer(folder / "prefect")
+    server = PrefectServer(folder / "prefect", database=own_database())
     server.start()
     server.wait()
     bridge = ["bridge", str(spec), "--queue", relay.target, "--batch-seconds", "3", "--again", "15"]

@@ -91,7 +91,7 @@ def test_exit_codes(spec: Path, tmp_path: Path, write_spec: Any) -> None:
     ("section", "says"),
     [
         ({"polcy": {}}, r"spec.yaml:\d+: polcy: is not a known key; did you mean policy\?"),
-        ({"source": "gs://bucket/*"}, r"spec.yaml:\d+: source: 'gs://bucket/\*' has the scheme 'gs'; allowed: s3"),
+        ({"source": "ftp://bucket/*"}, r"spec.yaml:\d+: source: 'ftp://bucket/\*' has the scheme 'ftp'; allowed: s3"),
         ({"enrichments": [{"capability": "dancing"}]}, r"'dancing' is not a capability; allowed: image_captioning"),
         ({"enrichments": [{"capability": "vqa"}]}, "visual_question_answering needs question"),
         (

@@ -56,7 +56,6 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systems, "SYSTEMS", here)
     monkeypatch.setattr(systems, "system_class", {"qwen2-vl": First, "llava-next": Second}.__getitem__)
     monkeypatch.setattr("sightflow.tasks.route.SYSTEMS", here)
-    monkeypatch.setattr("sightflow.tasks.route.system_class", systems.system_class)
     First.fails_with, First.put = {}, []
     monkeypatch.setattr("sightflow.tasks.runtime.loaded_models._LOADED", {})
 

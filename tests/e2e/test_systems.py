@@ -1,4 +1,4 @@
-"""The table: eight systems, every capability, both kinds of media; each cell a valid row out of the flow or a refusal.
+"""The table: every system, every capability, both kinds of media; each cell a valid row out of the flow or a refusal.
 
 Hosted systems answer over their real SDKs from loopback. Of the local ones the classes, processors, prompts and parsers
 are the real ones on tiny weights; what trained weights would say is put into their mouth in each system's own form.
@@ -18,19 +18,23 @@ import pytest
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models import registry as systems
 from sightflow.blocks.models.contract import Generated, GenerationRequest
+from sightflow.blocks.models.detection.generator import DetectionGenerator
+from sightflow.blocks.models.detection.masks import Sam3Generator
 from sightflow.blocks.models.engines.transformers.chat_generation import ChatGenerator
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
+from sightflow.blocks.models.replies.detections import Detection, write_detections
 from sightflow.blocks.models.systems import SYSTEMS
 from sightflow.blocks.models.systems.florence2 import Florence2Generator
 from sightflow.flows.enrich import enrich
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.masks import encode_mask
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.route import resolve_enrichments
 from tests.loopback.hosted_systems import GEMINI, GPT, KEY, QWEN, System, image_with_box, seen_box
 from tests.loopback.server import Behaviour, Received, Say
-from tests.tiny_models import instruct_blip, llava_next, qwen_vl, video_llava
+from tests.tiny_models import detectors, instruct_blip, llava_next, qwen_vl, segmenters, video_llava
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -56,6 +60,9 @@ BUILD: dict[str, Callable[[Path], Path]] = {
     "video-llava": video_llava.build,
     "qwen2-vl": partial(qwen_vl.build, generation="qwen2_vl"),
     "instruct-blip": partial(instruct_blip.build, language_model="t5"),
+    "detector": partial(detectors.build, family="owlv2"),
+    "chat": partial(qwen_vl.build, generation="qwen3_vl"),
+    "segmenter": partial(segmenters.build, family="sam3"),
 }
 HOSTED: dict[str, System] = {"gpt-4o": GPT, "gemini": GEMINI, "qwen-vl-max": QWEN}
 SEES_ONLY_IMAGES = {"llava-next", "instruct-blip"}
@@ -65,9 +72,8 @@ def served(system: str, capability: Capability, kind: MediaKind) -> bool:
     """What the comparison table promises."""
     if system == "instruct-blip" and capability is Capability.STRUCTURED_EXTRACTION:
         return False  # these weights are on T5
-    return bool(systems.system_class(system).rating.of(capability)) and not (
-        kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES
-    )
+    rated_0 = systems.system_class(system).rating.of(capability) == 0
+    return not rated_0 and not (kind is MediaKind.VIDEO and system in SEES_ONLY_IMAGES)
 
 
 def asked(system: str, capability: Capability, kind: MediaKind) -> dict[str, Any]:
@@ -87,16 +93,24 @@ def written(system: str, unit: GenerationRequest) -> str:
     if system == "florence-2":
         places = corners if capability is Capability.SEGMENTATION else [corners[0], corners[2]]
         return "box" + "".join(f"<loc_{int(1000 * number)}>" for point in places for number in point)
+    if system == "detector":
+        side = max(SIZE)  # the image is put into a square
+        return write_detections([Detection(unit.prompt.text, [edge / side for edge in BOX], 0.9)])
+    if system == "segmenter":
+        mask = np.zeros(SIZE[::-1], dtype=bool)
+        mask[int(BOX[1]) : int(BOX[3]), int(BOX[0]) : int(BOX[2])] = True
+        counts = encode_mask(mask) if capability is Capability.SEGMENTATION else None
+        return write_detections([Detection(prompt.text, [x_min, y_min, x_max, y_max], 0.9, counts)])
     if system == "qwen2-vl" and capability is not Capability.SEGMENTATION:
         first, last = ((int(1000 * x), int(1000 * y)) for x, y in (corners[0], corners[2]))
         return f"<|box_start|>({first[0]},{first[1]}),({last[0]},{last[1]})<|box_end|>"
     if "JSON" not in prompt.text:
         return f"[{x_min:.2f}, {y_min:.2f}, {x_max:.2f}, {y_max:.2f}]"
-    scale = 1000 if system == "qwen2-vl" else 1
+    scale = 1000 if system in ("qwen2-vl", "chat") else 1
     label = "the red box" if capability is Capability.VISUAL_GROUNDING else "box"
     box = [scale * number for number in (x_min, y_min, x_max, y_max)]
     polygon = [[scale * x, scale * y] for x, y in corners]
-    return json.dumps([{"label": label, "box": box, "polygon": polygon}])
+    return json.dumps([{"label": label, "bbox_2d" if system == "chat" else "box": box, "polygon": polygon}])
 
 
 def perfect(system: System) -> Behaviour:
@@ -153,7 +167,7 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
         def generate(_self: Any, batch: Sequence[GenerationRequest], _inputs: Any) -> list[Generated]:
             return [Generated(written(system, each)) for each in batch]
 
-        for generator in (ChatGenerator, Florence2Generator):
+        for generator in (ChatGenerator, Florence2Generator, DetectionGenerator, Sam3Generator):
             monkeypatch.setattr(generator, "generate", generate)
     with provider as endpoint:
         if system in HOSTED:
@@ -199,7 +213,5 @@ def test_every_cell_is_served_with_a_valid_row_or_refused(
 def test_no_cell_is_skipped() -> None:
     counts = {system: sum(served(system, *cell) for cell in CELLS) for system in SYSTEMS}
     assert len(CELLS) == 13
-    writes_no_json = {"florence-2", "instruct-blip"}
-    assert counts == {
-        system: (5 if system in SEES_ONLY_IMAGES else 13) - (system in writes_no_json) for system in SYSTEMS
-    }
+    few = {"florence-2": 12, "llava-next": 5, "instruct-blip": 4, "detector": 4, "segmenter": 6}
+    assert counts == {system: few.get(system, 13) for system in SYSTEMS}

@@ -17,8 +17,8 @@ from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.evaluate import scores
 from sightflow.infra.demo.scenes import Scene, draw_scene
 from sightflow.infra.demo.shapes_vocabulary import LABELS, article
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import RunPlan, Shard
-from sightflow.schemas.spec import Policy
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
 from sightflow.tasks.runtime.sharding import shards_of

@@ -18,7 +18,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.enrich import enrich
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.spec_reader import read_spec
-from sightflow.tasks.media import request_batches as batch
+from sightflow.tasks.media import video_batches as batch
 from tests.videos import write_video
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -215,7 +215,7 @@ def test_a_time_range_outside_a_video_fails_that_enrichment_only(media: Path, wr
 _MEASURE = """
 import json, re, sys
 from pathlib import Path
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media.read_video import read_frames, sampled
 from sightflow.tasks.media.video_index import index_video
 from sightflow.schemas.enrichment import FrameSampling

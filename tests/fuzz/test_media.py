@@ -11,7 +11,7 @@ from PIL import Image
 from sightflow.schemas.enrichment import FrameSampling
 from sightflow.schemas.failure import Failure
 from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media.decode_image import decode
 from sightflow.tasks.media.read_video import read_frames, sampled
 from sightflow.tasks.media.video_container import VideoError

@@ -20,6 +20,7 @@ from sightflow.schemas.run.discovered import Skips
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.route import check_models
 from tests.fuzz.mutation import fuzz, mutated, mutated_text
+from tests.schemas.test_notification import cloud_event, event_grid, pubsub, pubsub_message, storage_object
 
 _S3 = {"bucket": {"name": "photos"}, "object": {"key": "a+b%2Fc.jpg", "eTag": "e", "sequencer": "00", "size": 3}}
 _RECORDS = {"Records": [{"eventName": "ObjectCreated:Put", "eventTime": "2026-11-01T00:00:00Z", "s3": _S3}]}
@@ -28,6 +29,9 @@ NOTIFICATIONS = [
     json.dumps({"Type": "Notification", "Message": json.dumps(_RECORDS)}),
     json.dumps({"detail-type": "Object Created", "detail": _S3}),
     json.dumps({"Event": "s3:TestEvent"}),
+    pubsub("a b.png"),
+    pubsub_message(json.dumps(storage_object("a b.png"))),
+    json.dumps([event_grid("a b.png"), cloud_event("a b.png")]),
 ]
 SPECS = [
     b"""source: [media/*, s3://photos/**/*.jpg]
@@ -50,7 +54,7 @@ def test_a_notification_is_read_or_malformed(seconds: float) -> None:
     def read(body: str) -> None:
         with suppress(MalformedNotification):
             for upload in uploads_in(body):
-                assert upload.uri.startswith("s3://")
+                assert upload.uri.startswith(("s3://", "gs://", "az://"))
 
     fuzz(read, mutated_text(NOTIFICATIONS), seconds)
 

@@ -56,7 +56,7 @@ class S3Proxy(OnLoopback):
         return Handler
 
     def _answer(self, http: BaseHTTPRequestHandler) -> None:
-        sent = http.rfile.read(int(http.headers.get("Content-Length") or 0))
+        sent = http.sent = http.rfile.read(int(http.headers.get("Content-Length") or 0))  # type: ignore[attr-defined]
         name = unquote(http.path.partition("?")[0]).rpartition("/")[2]
         with self._lock:
             self.seen[name] += 1
@@ -64,7 +64,9 @@ class S3Proxy(OnLoopback):
             self.refusals += isinstance(spoiled, Refuse)
         if isinstance(spoiled, Refuse):
             return self._send(http, spoiled.status, spoiled.error.encode(), {"Content-Type": "application/xml"})
-        passed = {k: v for k, v in http.headers.items() if k.lower() != "connection"}
+        # urllib would call a body without a type a form, and moto would then take it apart.
+        passed = {"Content-Type": "application/octet-stream"}
+        passed |= {k.title(): v for k, v in http.headers.items() if k.lower() not in ("connection", "expect")}
         request = urllib.request.Request(self.behind + http.path, sent or None, passed, method=http.command)
         try:
             with urllib.request.urlopen(request) as answer:

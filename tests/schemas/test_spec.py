@@ -79,9 +79,48 @@ def test_each_mistake_is_told_with_its_line(tmp_path: Path, change: dict[str, st
         assert word in told
 
 
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("0", "is too little to decode images in; write 64MiB or more"),
+        ("-1", "too little"),
+        ("-4GiB", "is no amount of memory; write it like 4GiB"),
+        ("63MiB", "too little"),
+        ("lots", "no amount"),
+        ("4 gallons", "no amount"),
+        ("0.5", "no amount"),
+        ("[4GiB]", "no amount"),
+        ("yes", "no amount"),
+        ('""', "no amount"),
+    ],
+)
+def test_what_is_no_memory_to_work_in_is_told_with_its_line(tmp_path: Path, written: str, says: str) -> None:
+    told = problem(tmp_path, f"{GOOD}policy:\n  memory: {written}\n")
+    assert "spec.yaml:6: policy.memory: " in told and says in told
+
+
+@pytest.mark.parametrize(
+    ("written", "bytes_"),
+    [
+        ("4GiB", 2**32),
+        ("1.5 gib", 3 * 2**29),
+        ("512MB", 512_000_000),
+        ("64MiB", 2**26),
+        ("100000000", 10**8),
+        ("~", None),
+    ],
+)
+def test_memory_is_written_with_its_unit_or_in_bytes(tmp_path: Path, written: str, bytes_: int | None) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(f"{GOOD}policy: {{memory: {written}}}\n")
+    spec = read_spec(path)
+    assert spec.policy.memory == bytes_
+    assert EnrichmentSpec.model_validate_json(spec.model_dump_json()).policy.memory == bytes_
+
+
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
-    told = problem(tmp_path, GOOD.replace("s3://photos/", "gs://photos/").replace("image captioning", "smell"))
-    assert "gs" in told and "smell" in told
+    told = problem(tmp_path, GOOD.replace("s3://photos/", "ftp://photos/").replace("image captioning", "smell"))
+    assert "ftp" in told and "smell" in told
 
 
 @pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "source: [", "\x00"])

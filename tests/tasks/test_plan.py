@@ -11,10 +11,11 @@ import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Cause
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.discovered import Discovered
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.selection import Selection
-from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.inventory import INVENTORY_SCHEMA

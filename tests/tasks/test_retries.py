@@ -11,7 +11,7 @@ from sightflow.tasks.fetch import fetch
 from sightflow.tasks.plan import plan
 from sightflow.tasks.publish import publish
 from sightflow.tasks.report import close_manifest, prune, report
-from sightflow.tasks.retries import may_pass
+from sightflow.tasks.retries import may_pass, retried_task
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,23 @@ def test_what_may_pass_by_itself(error: Exception, passes: bool) -> None:
 @pytest.mark.parametrize("task", [discover, plan, fetch, publish, prune, report, close_manifest], ids=lambda t: t.name)
 def test_every_task_that_is_tried_again_asks_it(task) -> None:
     assert task.retries and task.retry_condition_fn is may_pass
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(StoreError("the store does not answer"), 3), (StoreRefusal("the keys are refused"), 1)]
+)
+def test_without_prefect_they_are_tried_again_alike(
+    error: Exception, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited, tried = [], []
+    monkeypatch.setattr("sightflow.tasks.retries.time.sleep", waited.append)
+
+    @retried_task()
+    def ask() -> None:
+        tried.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        ask.without_prefect()
+    assert len(tried) == tries and waited == [2, 4][: tries - 1]
+    assert list(ask.retry_delay_seconds) == [2, 4], "as Prefect waits"

@@ -10,8 +10,9 @@ from sightflow.blocks.models.registry import system_class
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import Route
-from sightflow.schemas.spec import EnrichmentSpec, Policy
+from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.route import resolve_enrichments, route
 
 CAPTION = Enrichment(capability=Capability.IMAGE_CAPTIONING)

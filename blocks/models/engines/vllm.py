@@ -26,6 +26,7 @@ from sightflow.blocks.models.contract import (
 )
 from sightflow.blocks.models.engines.bisection import bisect_failures
 from sightflow.blocks.models.engines.transformers.device import resolve_device
+from sightflow.blocks.models.replies.answer import marks_thinking
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema, Regex
 from sightflow.blocks.models.weights import local_path, weights_availability, weights_digest
 from sightflow.schemas.capability import MediaKind
@@ -44,6 +45,8 @@ class VllmSystem(Protocol):
     def system(self) -> str: ...
     @property
     def ref(self) -> ModelRef: ...
+    @property
+    def default(self) -> ModelRef: ...
     @property
     def supports_video(self) -> bool: ...
     @property
@@ -81,6 +84,7 @@ class VllmEngine(Engine):
     def __init__(self, system: VllmSystem) -> None:
         self._system = system
         self._llm: Any = None
+        self._thinks_in_tokens = False
 
     @staticmethod
     def settings_problem(system: VllmSystem) -> str | None:
@@ -114,7 +118,7 @@ class VllmEngine(Engine):
             return Availability(False, "vLLM is not installed", remedy)
         if "+" not in version and not torch.cuda.is_available():  # builds for other devices carry a suffix: 0.33.0+cpu
             return Availability(False, f"vLLM {version} finds no GPU here", _OTHERWISE)
-        return weights_availability(self._system.system, self._system.ref)
+        return weights_availability(self._system.system, self._system.ref, self._system.default)
 
     def load(self) -> None:
         """Start vLLM with the weights that are on this machine, once. Raises ModelError."""
@@ -132,7 +136,9 @@ class VllmEngine(Engine):
         try:
             from vllm import LLM
 
-            system.on_loaded(system.load_processor(path), None)
+            processor = system.load_processor(path)
+            self._thinks_in_tokens = any(map(marks_thinking, processor.tokenizer.all_special_tokens))
+            system.on_loaded(processor, None)
             self._llm = LLM(
                 model=str(path),  # a folder, or the hub's snapshot of the pinned revision: nothing is fetched
                 trust_remote_code=False,
@@ -206,7 +212,8 @@ class VllmEngine(Engine):
         return SamplingParams(
             temperature=0.0,
             max_tokens=each.prompt.max_new_tokens,
-            skip_special_tokens=not each.request.enrichment.capability.gives_places,  # boxes may be written in them
+            # Boxes may be written in them, and without its marks thinking would be part of an answer.
+            skip_special_tokens=not (each.request.enrichment.capability.gives_places or self._thinks_in_tokens),
             spaces_between_special_tokens=False,
             structured_outputs=StructuredOutputsParams(**form) if form else None,
         )

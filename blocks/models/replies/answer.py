@@ -12,16 +12,20 @@ from sightflow.blocks.models.contract import ReplyError
 
 _TAGS = r"(?:\w{1,16}:)?(?:think(?:ing)?|thoughts?|reason|reasoning(?:_content)?|reflection|scratchpad|analysis)"
 _OPEN = re.compile(
-    rf"<\s{{0,3}}{_TAGS}(?:\s[^<>]{{0,80}})?>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>",
+    rf"<\s{{0,3}}{_TAGS}(?:\s[^<>]{{0,80}})?>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>"
+    r"|<\|channel>(?:thought\b)?",  # Gemma 4's
     re.IGNORECASE,
 )
 _CLOSE = re.compile(
-    rf"<\s{{0,3}}/\s{{0,3}}{_TAGS}\s{{0,3}}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|end_thinking)\|>", re.IGNORECASE
+    rf"<\s{{0,3}}/\s{{0,3}}{_TAGS}\s{{0,3}}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|end_thinking)\|>"
+    r"|<channel\|>",
+    re.IGNORECASE,
 )
 _TURN = (
     r"<\|(?:im_start|im_end|endoftext|end_of_text|begin_of_text|eot_id|eom_id|end|user|assistant|system|eot|"
     r"start_header_id|end_header_id|return|message|channel|bos|eos|pad)\|>"
     r"|</?s>|<(?:pad|sep|cls|unk|mask|bos|eos|eod|end_of_turn|start_of_turn|end_of_utterance|eos_token)>"
+    r"|<\|turn>|<turn\|>"  # Gemma 4's
     r"|\[(?:EOS|BOS|PAD|SEP|CLS|/?INST)\]|<｜[^<>｜]{1,40}｜>"
 )
 _AT_START = re.compile(rf"(?:{_TURN})\s*(?:(?:assistant|model)\b\s*:?)?", re.IGNORECASE)
@@ -29,6 +33,7 @@ _AT_END = re.compile(rf"(?:{_TURN})$")
 _LONGEST_TOKEN = 64
 _SPECIAL = re.compile(
     rf"{_TURN}|<\|[A-Za-z0-9_/ -]{{1,40}}\|>|<0x[0-9A-F]{{2}}>|<unused\d{{1,6}}>|<</?SYS>>"
+    r"|<\|[a-z_]{1,20}>|<[a-z_]{1,20}\|>"
     r"|</?[A-Za-z]{1,40}(?:_\w{1,40})+>"  # <start_of_image>, <tool_call>, <s_answer>, <loc_12>: no HTML is so named
     r"|</?(?:poly|image|video|img|box|ref|quad|od|ocr|eot|end|ned|assistant|user|system|model|answer|response|output|caption"
     r"|EOS|BOS|EOT|PAD|UNK|SEP|CLS|MASK|CAPTION|OD|OCR|VQA)>|<function=|<think\s*/>"
@@ -54,6 +59,11 @@ def answer_of(text: str) -> str:
     if boxed := _BOXED.fullmatch(answer):
         return _strip_turn(boxed[1])
     return answer
+
+
+def marks_thinking(text: str) -> bool:
+    """Whether a reply holds a mark at which thinking begins or ends."""
+    return bool(_OPEN.search(text) or _CLOSE.search(text))
 
 
 def special_token_in(text: str) -> str | None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sightflow.blocks.models.contract import ReplyError
+from sightflow.blocks.models.contract import Prompt, ReplyError
 from sightflow.blocks.models.replies.answer import answer_of, special_token_in
 from sightflow.blocks.models.replies.polygon_masks import mask_region
 from sightflow.schemas.capability import Capability
@@ -22,6 +22,7 @@ _IS_JSON = re.compile(r"\[\s*[\[\]{\"'\d-]|\{\s*(?:[\"'}]|\w{1,40}\s{0,3}:)")
 """A bracket that begins JSON, or what was meant to be, and not an aside."""
 _END = re.compile(r"[\s`.]*(?:</\w{1,20}>)?\s*")
 _BOX_KEYS = ("box", "box_2d", "bbox_2d", "bbox")
+_ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
 _LABEL_KEYS = ("label", "phrase", "name")
 
 ReadMask = Callable[[str, Box, ImageTransform], str]
@@ -121,6 +122,21 @@ def asked_label(label: str | None, enrichment: Enrichment) -> str:
     if label is None or label.strip().casefold() not in wanted:
         raise ReplyError(f"the label {str(label)[:80]!r} was not asked for")
     return wanted[label.strip().casefold()]
+
+
+def label_about(found: str, prompt: Prompt, enrichment: Enrichment) -> str:
+    """The label as it was asked for, of a reply to a question about one; an article more or less, or no label at all,
+    does not make it another. Raises ReplyError.
+    """
+    if prompt.subject is None:
+        return asked_label(found, enrichment)
+    if found.strip() and _bare(found) != _bare(prompt.subject):
+        raise ReplyError(f"asked for {prompt.subject!r}, the reply is about {found.strip()[:80]!r}")
+    return prompt.subject
+
+
+def _bare(text: str) -> str:
+    return _ARTICLE.sub("", text.strip().strip(".")).casefold()
 
 
 def _entries(value: Any) -> list[Any]:

@@ -6,7 +6,7 @@ import re
 
 from sightflow.blocks.models.contract import Prompt, ReplyError
 from sightflow.blocks.models.replies.answer import answer_of
-from sightflow.blocks.models.replies.json_regions import asked_label
+from sightflow.blocks.models.replies.json_regions import label_about
 from sightflow.blocks.models.reply_forms import Grammar
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.geometry import PER_MILLE, ImageTransform
@@ -24,7 +24,6 @@ _MARKED = re.compile(
 )
 # The same without the special tokens, as servers give it that leave those out.
 _BARE = re.compile(rf"(?P<label>[^<>()\[\]{{}}]{{0,200}}?){_CORNERS}[\s,;.]*")
-_ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
 
 
 _NUMBER = "(1000|[0-9]{1,3})"
@@ -73,19 +72,6 @@ def read_marked_boxes(prompt: Prompt, text: str, enrichment: Enrichment, transfo
             raise ReplyError(f"neither a place nor {_NOTHING!r}, from here on: {rest[end : end + 80]!r}")
         label = match["label"] or label  # a label is said once for all its places
         numbers = [float(number) for number in match.groups()[1:]]
-        regions.append(Region(_label(label, prompt, enrichment), PER_MILLE.to_pixels(numbers, transform)))
+        regions.append(Region(label_about(label, prompt, enrichment), PER_MILLE.to_pixels(numbers, transform)))
         end = match.end()
     return RegionsResult(tuple(regions))
-
-
-def _label(found: str, prompt: Prompt, enrichment: Enrichment) -> str:
-    """The label as it was asked for; an article more or less does not make it another."""
-    if prompt.subject is None:
-        return asked_label(found, enrichment)
-    if found.strip() and _bare(found) != _bare(prompt.subject):
-        raise ReplyError(f"asked for {prompt.subject!r}, the reply is about {found.strip()[:80]!r}")
-    return prompt.subject
-
-
-def _bare(text: str) -> str:
-    return _ARTICLE.sub("", text.strip().strip(".")).casefold()

@@ -9,5 +9,8 @@ SYSTEMS: dict[str, str] = {
     "gpt-4o": "sightflow.blocks.models.systems.gpt_4o:GPT4o",
     "gemini": "sightflow.blocks.models.systems.gemini:Gemini",
     "qwen-vl-max": "sightflow.blocks.models.systems.qwen_vl_max:QwenVLMax",
+    "chat": "sightflow.blocks.models.systems.chat:Chat",
+    "detector": "sightflow.blocks.models.systems.detector:Detector",
+    "segmenter": "sightflow.blocks.models.systems.segmenter:Segmenter",
 }
 """Where each class is; it is imported when it is first used."""

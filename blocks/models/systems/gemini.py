@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
+from pydantic import Field
+
 from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.hosted_profiles import HostedProfile
@@ -102,6 +104,26 @@ class Gemini(HostedModel):
     fallback_profile = _PROFILES["gemini-3.8-flash"]
     retired = _RETIRED
     default = ModelRef("gemini-3.8-flash", licence="proprietary")
+
+    project: str | None = Field(
+        default=None, min_length=1, max_length=100, description="Vertex AI instead of AI Studio: the Cloud project."
+    )
+    location: str = Field(
+        default="global", pattern=r"^[a-z0-9-]{2,40}$", description="Vertex AI: where it runs, e.g. europe-west4."
+    )
+
+    @property
+    def vendor_place(self) -> str:
+        """Where requests go, in words."""
+        return self.base_url or (f"Vertex AI, {self.project}, {self.location}" if self.project else self.vendor)
+
+    @property
+    def needs_key(self) -> bool:
+        """At Vertex AI application-default credentials open the account."""
+        return self.project is None
+
+    def key(self) -> str:
+        return super().key() if self.needs_key else ""
 
     @property
     def profile(self) -> GeminiProfile:

@@ -9,10 +9,11 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from sightflow.blocks.models.contract import Prompt
+from sightflow.blocks.models.contract import Availability, Prompt
 from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.hosted_profiles import HostedProfile
 from sightflow.blocks.models.image_sizes import Size, fit_within
+from sightflow.blocks.models.openai_access import OpenAIAccess
 from sightflow.blocks.models.regions_schema import POINTS, region_properties, strict_object
 from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.blocks.models.video.frame_prompts import media_prompts
@@ -56,7 +57,7 @@ _BOX_FORM = '"box": [x_min, y_min, x_max, y_max] in thousandths of the picture\'
 _POLYGON_FORM = '"polygon": [[x, y], ...], its outline in the same units'
 
 
-class GPT4o(HostedModel):
+class GPT4o(OpenAIAccess, HostedModel):
     """GPT-4o: top multimodal reasoning. It has no native boxes; it is asked for thousandths by a JSON schema that
     the provider enforces, and so are choices.
     """
@@ -94,6 +95,23 @@ class GPT4o(HostedModel):
 
     def generation_settings(self) -> dict[str, Any]:
         return super().generation_settings() | dict(self.profile.sampling) | {"detail": self.detail}
+
+    # --- the account ----------------------------------------------------------------------------
+
+    @property
+    def server_address(self) -> str | None:
+        return self.base_url
+
+    @property
+    def accepted_variables(self) -> tuple[str, ...]:
+        return self.own_key_variables(self.key_variables)
+
+    @property
+    def needs_key(self) -> bool:
+        return not self.azure_entra
+
+    def account_availability(self) -> Availability:
+        return self.access_problem() or super().account_availability()
 
     # --- pictures -------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from sightflow.blocks.extras import require
 from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyError
 from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
-from sightflow.blocks.models.regions_schema import region_form
+from sightflow.blocks.models.regions_schema import MOST_PIXELS, region_form
 from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.qwen_boxes import MARKED_QUESTION, marked_form, read_marked_boxes
@@ -32,7 +32,6 @@ _CLASSES = {
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
 }
 _UNITS = {"qwen2_vl": "0-1000", "qwen2_5_vl": "pixels", "qwen3_vl": "0-1000"}
-_MOST_PIXELS = 99_999
 _POLYGON_FORM = '"polygon": [[x, y], ...] around it, likewise'
 
 
@@ -155,7 +154,7 @@ class Qwen2VL(OpenWeightsModel):
         box_form = f'"bbox_2d": [x_min, y_min, x_max, y_max] in {_UNITS[self.known_generation]}'
         regions = None
         if enrichment.capability.gives_places:
-            most = 1000 if _UNITS[self.known_generation] == "0-1000" else _MOST_PIXELS
+            most = 1000 if _UNITS[self.known_generation] == "0-1000" else MOST_PIXELS
             regions = region_form(enrichment, "bbox_2d", {"type": "integer", "minimum": 0, "maximum": most})
         return instruction_prompts(enrichment, media_kind, limit, box_form, _POLYGON_FORM, regions)
 

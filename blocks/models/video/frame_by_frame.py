@@ -8,7 +8,16 @@ from dataclasses import replace
 
 from sightflow.blocks.models.video.tracking import link
 from sightflow.schemas.capability import Capability
-from sightflow.schemas.enrichment import Enrichment, RegionsResult, Result, Segment, TextResult, TracksResult
+from sightflow.schemas.enrichment import (
+    Enrichment,
+    Region,
+    RegionsResult,
+    Result,
+    Segment,
+    TextResult,
+    Track,
+    TracksResult,
+)
 from sightflow.schemas.failure import Failure
 from sightflow.schemas.media import DecodedImage, DecodedVideo
 from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
@@ -57,13 +66,18 @@ def merge_frame_replies(request: VisionRequest, video: DecodedVideo, replies: Se
             for region in r.outcome.regions
         ]
         tracking = request.enrichment.capability is Capability.OBJECT_TRACKING
-        outcome = TracksResult(link(times, placed)) if tracking else RegionsResult(tuple(placed))
+        outcome = TracksResult(_linked(video, times, placed)) if tracking else RegionsResult(tuple(placed))
     raw = "\n".join(_raw(seconds, reply) for seconds, reply in zip(video.seconds, replies, strict=True)) or None
     if isinstance(outcome, Failure):
         outcome = replace(outcome, raw_reply=raw)
     usage = sum((reply.usage for reply in replies), Usage())
     first = replies[0]
     return VisionReply(request.uri, request.enrichment.name, outcome, first.system, first.model_id, raw, usage)
+
+
+def _linked(video: DecodedVideo, times: Sequence[tuple[int, float]], regions: Sequence[Region]) -> tuple[Track, ...]:
+    images = dict(zip(video.indices, video.frames, strict=True))
+    return link(times, regions, images, (video.width, video.height))
 
 
 def _raw(seconds: float, reply: VisionReply) -> str:

@@ -1,70 +1,51 @@
-"""Tracks from detections: objects are recognised from frame to frame, and from window to window.
-
-Association is Norfair's (a Kalman filter of constant velocity, BSD-3-Clause); what is close is said here.
-"""
+"""Tracks from detections: objects are recognised from frame to frame, and from window to window."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from sightflow.blocks.models.video.appearance import appearance
+from sightflow.blocks.models.video.association import Detection, associate
 from sightflow.schemas.enrichment import Region, Track, TrackPoint
 from sightflow.schemas.geometry import Box
 
-# A box is the same object's if its centre moved by less than this share of the boxes' mean diagonal, half of the
-# distance being how little they overlap: without any overlap the centres may lie one diagonal apart.
-_FARTHEST: Final = 1.0
-# Added when the labels differ: a detector that wavers between "car" and "truck" does not break a track, but a box of
-# the track's own label anywhere near is preferred.
-_OTHER_LABEL: Final = 0.6
+if TYPE_CHECKING:
+    from PIL import Image
+
 _LONGEST_GAP_SECONDS: Final = 2.0
 _LEAST_OVERLAP_TO_STITCH: Final = 0.5
 
 
-def link(frames: Sequence[tuple[int, float]], regions: Sequence[Region]) -> tuple[Track, ...]:
+def link(
+    frames: Sequence[tuple[int, float]],
+    regions: Sequence[Region],
+    images: Mapping[int, Image.Image] | None = None,
+    size: tuple[int, int] = (1, 1),
+) -> tuple[Track, ...]:
     """Link the regions found in sampled frames, given as `(index, seconds)` ascending, into tracks.
 
-    A track's label is the one that most of its regions have; of equally close ones those of the same label are linked
-    first. An object that is not found for at most two seconds (and at least one frame)
-    keeps its track, and its boxes in between are interpolated and marked as gap. Tracks are numbered from 1 in the
-    order of their first frames, then left to right.
+    `images`: the frames by index, for the colours of what was found; `size`: width and height in pixels of the upright
+    original, in which the boxes are given. A track's label is the one that most of its regions have. An object that is
+    not found for at most two seconds (and at least one frame) keeps its track, and its boxes in between are
+    interpolated and marked as gap. What is found in one frame only, where frames are at most half a second apart, is no
+    track. Tracks are numbered from 1 in the order of their first frames, then left to right.
     """
-    from norfair import Detection, Tracker
-    from norfair.filter import OptimizedKalmanFilterFactory
-
-    # It warns that a distance in plain Python is slow, which the model before it makes nothing of.
-    logging.getLogger("norfair.tracker").setLevel(logging.ERROR)
-    found: dict[int, list[Region]] = {index: [] for index, _ in frames}
-    for region in regions:
-        if region.frame_index is not None:
-            found[region.frame_index].append(region)
-    patience = _frames_within(_LONGEST_GAP_SECONDS, [seconds for _, seconds in frames]) + 1
-    tracker = Tracker(
-        distance_function=_distance,
-        distance_threshold=_FARTHEST,
-        hit_counter_max=patience,
-        initialization_delay=0,
-        filter_factory=OptimizedKalmanFilterFactory(),
-    )
-    members: dict[int, list[Region]] = {}
-    for index, _ in frames:
-        here = sorted(found[index], key=lambda region: (region.box.x_min, region.box.y_min, region.label))
-        detections = [Detection(_corners(region.box), data=region) for region in here]
-        # One hit fills the counter: an object that was seen once is waited for as long as any other.
-        tracker.update(detections, period=patience)
-        for tracked in tracker.tracked_objects:
-            region = tracked.last_detection.data
-            if tracked.global_id is not None and any(region is other for other in here):
-                members.setdefault(tracked.global_id, []).append(region)
+    found: dict[int, list[Detection]] = {index: [] for index, _ in frames}
     times = dict(frames)
-    tracks = [Track(0, _label(points), _with_gaps(points, times)) for points in members.values()]
-    return _numbered(tracks)
+    for region in sorted(regions, key=lambda r: (r.box.x_min, r.box.y_min, r.box.x_max, r.box.y_max, r.label)):
+        if region.frame_index is None:
+            continue
+        index, box = region.frame_index, region.box
+        colours = appearance(images[index], box, *size) if images is not None else None
+        corners = np.array([box.x_min, box.y_min, box.x_max, box.y_max])
+        found[index].append(Detection(region, times[index], corners, colours))
+    members = [[d.region for d in each.detections] for each in associate(frames, found, _LONGEST_GAP_SECONDS)]
+    return _numbered([Track(0, _label(points), _with_gaps(points, times)) for points in members])
 
 
 def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
@@ -89,34 +70,8 @@ def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
     return _numbered(joined)
 
 
-def _distance(detection: Any, tracked: Any) -> float:
-    """0: the same place; above `_FARTHEST`: another object."""
-    other_label = 0.0 if detection.data.label == tracked.last_detection.data.label else _OTHER_LABEL
-    here, there = detection.points, tracked.estimate
-    diagonals = np.linalg.norm(here[1] - here[0]), np.linalg.norm(there[1] - there[0])
-    apart = np.linalg.norm(here.mean(axis=0) - there.mean(axis=0)) / max(float(np.mean(diagonals)), 1e-6)
-    return float(0.5 * apart + 0.5 * (1 - _overlap(here, there)) + other_label)
-
-
 def _label(regions: Sequence[Region]) -> str:
     return Counter(region.label for region in regions).most_common(1)[0][0]
-
-
-def _overlap(here: Any, there: Any) -> float:
-    if not (there[0] < there[1]).all():  # an estimate may turn inside out
-        return 0.0
-    return Box(*here.ravel()).iou(Box(*there.ravel()))
-
-
-def _corners(box: Box) -> Any:
-    return np.array([[box.x_min, box.y_min], [box.x_max, box.y_max]])
-
-
-def _frames_within(seconds: float, times: Sequence[float]) -> int:
-    """How many sampled frames go into a time, at the median pace."""
-    steps = [b - a for a, b in pairwise(times)]
-    pace = float(np.median(steps)) if steps else seconds
-    return max(int(seconds / pace), 1) if pace > 0 else 1
 
 
 def _with_gaps(regions: Sequence[Region], times: Mapping[int, float]) -> tuple[TrackPoint, ...]:

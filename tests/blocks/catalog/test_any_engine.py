@@ -16,11 +16,12 @@ from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
 import sightflow
-from sightflow.blocks.catalog.catalog import KEY, MODELS, SCHEMAS, TABLES, Catalog, TableName
+from sightflow.blocks.catalog.catalog import MODELS, SCHEMAS, TABLES, Catalog, TableName
+from sightflow.blocks.catalog.data_files import KEY
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.sql_views import connect
 from sightflow.blocks.catalog.table_writes import sql_literal
-from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.policy import Upkeep
 from tests.blocks.catalog.test_catalog import held
 from tests.schemas.tables.test_catalog import caption, region, row
 

@@ -16,7 +16,7 @@ from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.table_writes import append_next
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.policy import Upkeep
 from tests.blocks.catalog.test_catalog import rows
 
 

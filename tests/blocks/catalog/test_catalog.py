@@ -7,11 +7,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from deltalake.exceptions import CommitFailedError
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.sql_views import connect
-from sightflow.blocks.catalog.table_writes import replace_rows, rows_with
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
@@ -124,32 +122,26 @@ def test_rows_that_lie_between_those_that_are_written_stay(catalog: Catalog) -> 
     assert catalog.scan("enrichments").filter(pl.col("enrichment") == "b").collect().height == 20
 
 
-def test_more_keys_than_one_statement_names_are_written_replaced_and_removed(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sightflow.blocks.catalog.catalog._KEYS_PER_COMMIT", 7)
-    assert catalog.publish(rows(range(0, 60, 2))).inserted == 30
-    merged = catalog.publish(rows(range(60), "two"))
-    assert (merged.inserted, merged.updated) == (30, 30)
+def test_many_keys_are_written_replaced_and_removed(catalog: Catalog) -> None:
+    assert catalog.publish(rows(range(0, 6000, 2))).inserted == 3000
+    merged = catalog.publish(rows(range(6000), "two"))
+    assert (merged.inserted, merged.updated) == (3000, 3000)
     assert merged.version == catalog.version()
-    assert published(catalog) == {f"s3://b/{k:04d}.jpg": "two" for k in range(60)}
-    assert catalog.prune(held(catalog, [f"s3://b/{k:04d}.jpg" for k in range(1, 60, 3)])) == 20
-    assert len(published(catalog)) == 40
+    assert published(catalog) == {f"s3://b/{k:04d}.jpg": "two" for k in range(6000)}
+    assert catalog.prune(held(catalog, [f"s3://b/{k:04d}.jpg" for k in range(1, 6000, 3)])) == 2000
+    assert len(published(catalog)) == 4000
 
 
 HARD = ["it's", "''", 'a "b"', "back\\slash", "new\nline", "50%_", "é ü 日本", "--", "$1 {x} ?"]
 
 
-def test_of_two_who_write_the_same_keys_at_once_the_second_sees_the_first(catalog: Catalog) -> None:
+def test_keys_of_any_text_are_found_replaced_and_removed(catalog: Catalog) -> None:
     uris = pl.Series([f"s3://b/{name}.jpg" for name in HARD])
     mine = rows(range(len(HARD))).with_columns(uri=uris)
     catalog.publish(rows(range(3)))
-    stale = catalog.table("enrichments")
     catalog.publish(mine)
-    for exactly in (True, False):
-        with pytest.raises(CommitFailedError, match="concurrent transaction"):
-            replace_rows(stale, rows_with(mine.select("uri", "enrichment"), exactly), mine, {})
     assert catalog.publish(mine).version is None
+    assert catalog.publish(mine.with_columns(fingerprint=pl.lit("two"))).updated == len(HARD)
     assert set(published(catalog)) == {*uris, *(f"s3://b/{k:04d}.jpg" for k in range(3))}
     assert catalog.prune(held(catalog, uris.to_list())) == len(HARD)
 

@@ -8,15 +8,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName
+from sightflow.blocks.catalog.data_files import DataFiles
 from sightflow.blocks.catalog.maintenance import maintain, retention_days
 from sightflow.schemas.failure import StoreError
-from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.tables.runs import RUNS_SCHEMA
 from tests.blocks.catalog.test_catalog import cases, rows
 
@@ -79,16 +81,47 @@ def test_a_table_is_due_by_its_small_files_and_not_before(catalog: Catalog) -> N
     assert [(each.table, each.files_before) for each in maintain(catalog, DUE)] == [("enrichments", 5)]
 
 
-def test_neighbours_are_joined_so_that_merges_go_on_to_skip_files(
+def reach(catalog: Catalog) -> pl.DataFrame:
+    """The bounds of the files, in order."""
+    return pl.DataFrame(catalog.table("enrichments").get_add_actions(flatten=True)).sort("min.uri")
+
+
+def test_small_files_are_joined_in_the_order_of_their_keys_and_cut_where_they_become_large(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sightflow.blocks.catalog.maintenance._FILE_BYTES", 40_000)
-    for k in range(9):
-        catalog.publish(rows(range(k * 10, k * 10 + 10)))
+    monkeypatch.setattr("sightflow.blocks.catalog.clustering.FILE_BYTES", 40_000)
+    monkeypatch.setattr("sightflow.blocks.catalog.clustering._KEYS_SAMPLED", 1)
+    for k in range(9):  # each reaches over all the others
+        catalog.publish(rows(range(1)).clear().vstack(pl.concat([rows(range(n, n + 1)) for n in range(k, 270, 9)])))
+    before = content(catalog, "enrichments")
     maintain(catalog, DUE, even_if_not_due=True)
-    reach = pl.DataFrame(catalog.table("enrichments").get_add_actions(flatten=True)).sort("min.uri")
-    assert 1 < reach.height < 9
-    assert (reach["max.uri"].shift().drop_nulls() < reach["min.uri"][1:]).all()
+    bounds = reach(catalog)
+    assert 1 < bounds.height < 9
+    assert (bounds["max.uri"].shift().drop_nulls() < bounds["min.uri"][1:]).all()
+    assert_frame_equal(content(catalog, "enrichments"), before)
+
+
+def test_large_files_that_reach_over_each_other_are_sorted_a_few_at_a_time(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sightflow.blocks.catalog.clustering.SMALL_BYTES", 0)
+    monkeypatch.setattr("sightflow.blocks.catalog.clustering.FILE_BYTES", 20_000)
+    monkeypatch.setattr("sightflow.blocks.catalog.clustering._KEYS_SAMPLED", 1)
+
+    def over_a_key() -> int:
+        bounds = list(reach(catalog).select("min.uri", "max.uri").iter_rows())
+        return max(sum(first <= uri <= last for first, last in bounds) for uri, _ in bounds)
+
+    for k in range(20):
+        catalog.publish(pl.concat([rows(range(n, n + 1)) for n in range(k, 200, 20)]))
+    before = content(catalog, "enrichments")
+    assert over_a_key() == 20
+    written = 0
+    while any(each.files_after != each.files_before or written == 0 for each in maintain(catalog, DUE, True)):
+        written += 1
+        assert written < 9
+    assert over_a_key() <= 8
+    assert_frame_equal(content(catalog, "enrichments"), before)
 
 
 def test_two_writers_while_tables_are_looked_after_lose_nothing_and_double_nothing(catalog: Catalog) -> None:
@@ -122,8 +155,7 @@ def test_two_writers_while_tables_are_looked_after_lose_nothing_and_double_nothi
     written.set()
     keeper.join()
     assert not errors
-    operations = [commit["operation"] for commit in catalog.table("enrichments").history()]
-    assert "OPTIMIZE" in operations
+    assert any("sightflow.joined" in commit for commit in catalog.table("enrichments").history())
     found = content(catalog, "enrichments")
     assert found["uri"].is_unique().all()
     renewed = {f"s3://b/{k * 8 + i:04d}.jpg" for k in range(12) for i in range(4)}
@@ -135,12 +167,15 @@ def test_two_writers_while_tables_are_looked_after_lose_nothing_and_double_nothi
 def test_a_race_that_is_lost_is_told_and_costs_nothing(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     for k in range(5):
         catalog.publish(rows(range(k, k + 1)))
-    stale = catalog.table("enrichments")
-    catalog.publish(rows(range(5), "two"))
-    opened = Catalog.table
-    monkeypatch.setattr(Catalog, "table", lambda *given: stale if given[1:] == ("enrichments",) else opened(*given))
+    commit = DataFiles.commit
+
+    def second(files: DataFiles, *given: Any) -> int:
+        monkeypatch.undo()
+        catalog.publish(rows(range(5), "two"))
+        return commit(files, *given)
+
+    monkeypatch.setattr(DataFiles, "commit", second)
     (done,) = maintain(catalog, DUE)
-    monkeypatch.undo()
     assert done.summary == "enrichments: left as it is, another writer came first"
     assert content(catalog, "enrichments")["fingerprint"].to_list() == ["two"] * 5
 
@@ -149,7 +184,7 @@ KILLED = """
 import sys
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.maintenance import maintain
-from sightflow.schemas.spec import Upkeep
+from sightflow.schemas.policy import Upkeep
 
 catalog = Catalog(uri=sys.argv[1])
 catalog.table("enrichments")
@@ -234,3 +269,36 @@ def test_what_no_kept_version_needs_is_removed_and_nothing_else(catalog: Catalog
         catalog.restore(recent - 3)
     assert set(content(catalog, "enrichments")["fingerprint"]) == {"fourth"}
     assert catalog.restore(recent - 2) == reached + 1
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "no checkpoint", "gap", "entry"])
+def test_a_damaged_log_is_told_with_what_to_do(catalog: Catalog, damage: str) -> None:
+    for k in range(3):
+        catalog.publish(rows(range(k, k + 1)))
+    catalog.table("enrichments").create_checkpoint()
+    for k in range(3, 5):
+        catalog.publish(rows(range(k, k + 1)))
+    log = Path(catalog.table_uri("enrichments").removeprefix("file://")) / "_delta_log"
+    (checkpoint,) = log.glob("*.checkpoint.parquet")
+    if "checkpoint" in damage:
+        for version in range(3):
+            (log / f"{version:020d}.json").unlink()
+    if damage == "no checkpoint":
+        checkpoint.unlink()
+    elif damage == "checkpoint":
+        checkpoint.write_bytes(b"no parquet" * 100)
+    elif damage == "gap":
+        (log / f"{4:020d}.json").unlink()
+    else:
+        (log / f"{5:020d}.json").write_text("{nonsense")
+    with pytest.raises(StoreError, match=r"table enrichments is damaged: .*_delta_log from a backup"):
+        catalog.publish(rows(range(9)))
+    assert not maintain_is_possible(catalog)
+
+
+def maintain_is_possible(catalog: Catalog) -> bool:
+    try:
+        maintain(catalog, DUE, even_if_not_due=True)
+    except StoreError:
+        return False
+    return True

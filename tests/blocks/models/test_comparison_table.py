@@ -60,7 +60,8 @@ def ratings() -> list[Rating]:
 
 
 def test_its_columns_are_the_systems() -> None:
-    assert set(SYSTEMS) == set(COLUMNS)
+    unrated = {system for system in SYSTEMS if None in system_class(system).rating.capabilities.values()}
+    assert set(SYSTEMS) - unrated == set(COLUMNS)
     assert [rating.system for rating in ratings()] == list(COLUMNS)
 
 

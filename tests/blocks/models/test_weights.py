@@ -200,7 +200,7 @@ def test_weights_are_pulled_once_without_what_is_not_needed(hub: HubOnLoopback, 
         file.write_bytes(b"not needed")
     try:
         model = LlavaNext(id="owner/tiny", revision="main", max_new_tokens=30)
-        assert model.availability().remedy == "run: sightflow models pull llava-next"
+        assert model.availability().remedy == "run: sightflow models pull llava-next --id owner/tiny"
         folder = model.pull()
         assert folder.name == COMMIT
         assert not any((folder / file.name).exists() for file in left_out)

@@ -4,8 +4,8 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from sightflow.blocks.store import s3_answers
 from sightflow.blocks.store.object_store import ObjectStore
+from sightflow.blocks.store.s3 import answers as s3_answers
 from sightflow.schemas.failure import Failure, StoreError
 from tests.loopback.http_server import OnLoopback, QuietHandler
 

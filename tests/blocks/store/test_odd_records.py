@@ -18,7 +18,7 @@ from sightflow.schemas.run.discovered import Skips
 GOOD = ["s3://bucket/a,b.png", 's3://bucket/"q".png', "s3://bucket/ü.png", "file:///tmp/x.png"]
 LISTS: dict[str, bytes] = {
     "txt": b"\xef\xbb\xbf"
-    + "\n".join([*GOOD[:2], "no uri", "", "gs://bucket/x", *GOOD[2:]]).encode()
+    + "\n".join([*GOOD[:2], "no uri", "", "ftp://bucket/x", *GOOD[2:]]).encode()
     + b"\ns3://b/\xff\n",
     "csv": (
         'of,uri,more\r\nus,"s3://bucket/a,b.png",1,too,many\r\nus\r\nus,"s3://bucket/""q"".png",1\r\n'

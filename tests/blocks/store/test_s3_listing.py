@@ -12,9 +12,9 @@ from fsspec.utils import glob_translate
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from sightflow.blocks.store.buckets.listing import Listing, Root
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.blocks.store.patterns import source_filter
-from sightflow.blocks.store.s3_listing import Listing, Root
 from sightflow.schemas.failure import StoreError
 from tests.loopback.s3_proxy import Refuse, S3Proxy
 

@@ -14,7 +14,9 @@ import pytest
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.infra.service.notification_sources import WEBHOOK_TOKEN, MessageSource, SqsQueue, Webhook
+from sightflow.infra.service.notification_sources.message_source import MessageSource
+from sightflow.infra.service.notification_sources.sqs_queue import SqsQueue
+from sightflow.infra.service.notification_sources.webhook import WEBHOOK_TOKEN, Webhook
 from sightflow.infra.service.storage_events import Bridge, Window
 from sightflow.schemas.failure import SightflowError, StoreError
 from sightflow.schemas.spec import EnrichmentSpec
@@ -134,6 +136,17 @@ def test_a_message_stays_in_the_queue_until_the_store_has_its_manifest(
         broken.clear()
         until(lambda: notifying.waiting() == 0, 60, "the queue is empty")
     assert listed(catalog) == [[f"s3://{notifying.name}/in/1.png"]]
+
+
+def test_a_message_of_sqs_is_kept_by_its_receipt_for_the_time_of_its_queue(notifying: Notifying) -> None:
+    source = SqsQueue(notifying.queue)
+    assert source.keep_every and source.keep_every < 20 / 2  # of the 20 s that the queue hides a message for
+    received = source.receive(5)  # of the test message that a bucket begins with
+    source.keep(received)
+    assert len(received) == 1 and source.receive(0) == []
+    source._visibility = 0
+    source.keep(received)
+    assert source.receive(5) == received
 
 
 def test_what_an_earlier_bridge_has_left_is_announced(

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from sightflow.infra.service import notification_sources
 from sightflow.infra.service.bounded_http import HttpLimits
-from sightflow.infra.service.notification_sources import WEBHOOK_TOKEN, Webhook
+from sightflow.infra.service.notification_sources import webhook as webhook_module
+from sightflow.infra.service.notification_sources.webhook import WEBHOOK_TOKEN, Webhook
 from sightflow.schemas.failure import SpecError
 from tests.e2e.service import until
 
@@ -96,13 +96,13 @@ def test_the_token_is_compared_whole_and_at_constant_time(
 ) -> None:
     monkeypatch.setenv(WEBHOOK_TOKEN, "geheimß")
     compared: list[tuple[int, int]] = []
-    compare = notification_sources.hmac.compare_digest
+    compare = webhook_module.hmac.compare_digest
 
     def spied(one: bytes, other: bytes) -> bool:
         compared.append((len(one), len(other)))
         return bool(compare(one, other))
 
-    monkeypatch.setattr(notification_sources.hmac, "compare_digest", spied)
+    monkeypatch.setattr(webhook_module.hmac, "compare_digest", spied)
     made = webhook()
     threading.Thread(target=lambda: made.delete(made.receive(5)), daemon=True).start()
     headers = [] if header is None else [(b"Authorization", header.encode())]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightflow.schemas.failure import Stage
-from sightflow.schemas.run.timing import Span, stage_times
+from sightflow.schemas.run.timing import Span, StartStep, stage_times, start_times
 
 TENTHS = st.integers(0, 100)
 SPANS = st.lists(
@@ -36,3 +36,34 @@ def test_stages_stand_in_the_order_of_the_way_whatever_the_order_of_the_spans() 
     spans = [Span(stage, "a:1", 0, 1) for stage in (Stage.PUBLISH, Stage.INFER, Stage.FETCH)]
     assert list(stage_times(spans, 2.0)) == [Stage.FETCH, Stage.INFER, Stage.PUBLISH]
     assert stage_times(spans, 2.0)[Stage.INFER].share == 0.5
+
+
+def test_the_start_ends_with_the_first_answers_and_counts_a_moment_of_a_step_once() -> None:
+    spans = [
+        Span(StartStep.IMPORTS, "a:1", 0, 1),
+        Span(StartStep.SERVER, "a:1", 1, 4),
+        Span(StartStep.IMPORTS, "a:1", 1, 3),
+        Span(StartStep.LISTING, "a:1", 4, 5),
+        Span(Stage.FETCH, "a:1", 5, 6),
+        Span(StartStep.MODEL, "b:2", 6, 8),
+        Span(Stage.INFER, "b:2", 8, 9),
+        Span(Stage.FETCH, "a:1", 8.5, 12),
+        Span(StartStep.MODEL, "a:1", 9.5, 11),
+        Span(Stage.INFER, "a:1", 11, 12),
+    ]
+    times = start_times(spans)
+    assert times.steps == {
+        StartStep.IMPORTS: 3,
+        StartStep.SERVER: 3,
+        StartStep.LISTING: 1,
+        StartStep.MODEL: 2,
+        StartStep.FIRST_BATCH: 2,
+    }
+    assert times.until_first_answers == 9
+    assert not stage_times([span for span in spans if isinstance(span.stage, StartStep)], 12)
+
+
+def test_a_run_without_answers_has_a_start_all_the_same() -> None:
+    times = start_times([Span(StartStep.LISTING, "a:1", 0, 1), Span(StartStep.PLANNING, "a:1", 1, 3)])
+    assert (times.steps, times.until_first_answers) == ({StartStep.LISTING: 1, StartStep.PLANNING: 2}, None)
+    assert start_times([]).steps == {}

@@ -142,6 +142,8 @@ MODEL_OF: dict[TableName, type[pa.DataFrameModel]] = {
 def test_every_column_of_a_table_is_what_it_was(model: type[pa.DataFrameModel]) -> None:
     derived = list(polars_schema(model).items())
     assert derived == PINNED[model]
+    found = {name: column.dtype.type for name, column in model.to_schema().columns.items()}
+    assert found == dict(derived), "what pandera finds in the same words"
     assert not any(isinstance(kind, type) for _, kind in derived), "instances, as `pl.DataFrame.schema` gives them"
     assert pl.DataFrame(schema=polars_schema(model)).schema == dict(PINNED[model])
 

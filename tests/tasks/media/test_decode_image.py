@@ -13,7 +13,7 @@ from sightflow.infra.demo.scenes import draw_scene
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult
 from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.schemas.vision import VisionReply, VisionRequest
 from sightflow.tasks.media.decode_image import decode
 

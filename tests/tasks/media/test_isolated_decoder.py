@@ -10,7 +10,7 @@ from PIL import Image
 
 from sightflow.schemas.failure import Cause, Failure
 from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media import decode_image, isolated_decoder
 from sightflow.tasks.media.decode_image import decode
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media.media_kind import START_BYTES, media_kind
 from sightflow.tasks.media.video_container import VideoError, open_video
 from sightflow.tasks.media.video_index import index_video

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sightflow.schemas.enrichment import FrameSampling
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media.read_video import read_frames, sampled
 from sightflow.tasks.media.video_container import VideoError
 from sightflow.tasks.media.video_index import index_video

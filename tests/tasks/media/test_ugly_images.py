@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from sightflow.schemas.failure import Cause, Failure
 from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media import decode_image
 from sightflow.tasks.media.decode_image import decode
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sightflow.schemas.failure import Cause
-from sightflow.schemas.spec import Limits
+from sightflow.schemas.policy import Limits
 from sightflow.tasks.media import decoding_bounds
 from sightflow.tasks.media.read_video import read_frames
 from sightflow.tasks.media.video_container import VideoError

@@ -11,8 +11,8 @@ import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import Cause, Stage
+from sightflow.schemas.policy import Policy, Upkeep
 from sightflow.schemas.run.plan import RunPlan, Shard
-from sightflow.schemas.spec import Policy, Upkeep
 from sightflow.tasks.runtime.cancellation import STOP, RunStopped, ShardSkipped
 from sightflow.tasks.runtime.publisher import LISTENER, Publisher
 from tests.tasks.runtime.hand_made import (

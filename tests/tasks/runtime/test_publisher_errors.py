@@ -2,11 +2,13 @@
 
 # ruff: noqa: PT012 - it is leaving the publisher's block that raises
 
+from types import SimpleNamespace
+
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.failure import ModelError, StoreError
-from sightflow.schemas.spec import Policy, Upkeep
+from sightflow.schemas.policy import Policy, Upkeep
 from sightflow.tasks.runtime import publisher as publishing
 from sightflow.tasks.runtime.cancellation import RunStopped, ShardSkipped, is_halted
 from sightflow.tasks.runtime.publisher import Publisher, concerns_the_run
@@ -175,7 +177,7 @@ def test_a_commit_s_error_is_raised_before_those_of_shards(catalog: Catalog, mon
 def test_what_ends_the_committing_thread_is_raised_and_nobody_waits_for_it(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "_MOST_UNCOMMITTED_SHARDS", 1)
+    monkeypatch.setattr(publishing, "memory_budget", lambda *of: SimpleNamespace(fetched=2**30, rows=1))
     monkeypatch.setattr(publishing, "record_metrics", refuse(SystemExit(1)))
     publisher = Publisher(catalog, PLAN, Policy(shards_ahead=8))
     with pytest.raises(SystemExit), publisher:

@@ -7,8 +7,8 @@ import pytest
 from prefect.utilities.collections import visit_collection
 
 from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import RunPlan, Shard, ShardItem
-from sightflow.schemas.spec import Policy
 from sightflow.schemas.vision import Replies
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.runtime import shard_sizing

@@ -6,6 +6,7 @@ megabyte of gzip be gigabytes of JSON.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 import zlib
@@ -19,6 +20,8 @@ MOST_BYTES = 16 * 2**20
 """Of one answer, unpacked: several times what the longest reply of any model takes."""
 TIMEOUTS = 2
 """In which a whole answer has to be there; a time-out is of the silence between two of its bytes."""
+TRUST = "set SSL_CERT_FILE to the file with the certificate of the authority that signed it: a company's proxy has one"
+"""What to do about a certificate that is not trusted."""
 _UNPACKED_AT_ONCE = 1 << 16
 
 
@@ -103,6 +106,15 @@ def event_hooks(httpx: Any, seconds: float) -> Mapping[str, list[Callable[[Any],
         response.stream = Bounded(response.stream, response.headers.pop("Content-Encoding", ""))
 
     return {"request": [ask_for_plain], "response": [bound]}
+
+
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether an error is about a certificate that no authority known here has signed."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def broken_bound(error: BaseException | None) -> AnswerTooLarge | AnswerTooSlow | None:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-
-from sightflow.blocks.models.engines.providers.bounded_answers import bounded
 from sightflow.blocks.models.engines.providers.enforced_schemas import json_mode
 from sightflow.blocks.models.engines.providers.messages import (
     ProviderError,
@@ -26,6 +20,7 @@ from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
 
 if TYPE_CHECKING:
+    import requests
     from dashscope.api_entities.dashscope_response import MultiModalConversationResponse
 
 _LEAST_FRAMES = 4  # of a list of frames
@@ -49,10 +44,13 @@ class DashScopeEngine(VendorEngine):
 
     def connect(self) -> requests.Session:
         from dashscope.common.logging import logger
+        from requests.adapters import HTTPAdapter
+
+        from sightflow.blocks.models.engines.providers.dashscope_session import OneTry
 
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL)  # it prints a traceback for every try that fails
-        session = _OneTry(self.deadline)
+        session = OneTry(self.deadline)
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(pool_maxsize=self.account.max_concurrency))
         return session
@@ -98,40 +96,13 @@ class DashScopeEngine(VendorEngine):
         return messages
 
     def map_error(self, error: Exception) -> ProviderError:
-        if isinstance(error, _NoAnswer | requests.RequestException):
+        from requests import RequestException
+
+        from sightflow.blocks.models.engines.providers.dashscope_session import NoAnswer
+
+        if isinstance(error, NoAnswer | RequestException):
             return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error
-
-
-class _NoAnswer(Exception):
-    """No whole answer came back; of another type than the one for which the SDK sends once more by itself."""
-
-
-class _OneTry(requests.Session):
-    """A session that hides dropped connections from the SDK, which would repeat a request that may be billed, and that
-    bounds every answer. `seconds`: in which its body has to be there.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._seconds = seconds
-        self.headers["Accept-Encoding"] = "identity"
-
-    def post(self, *args: Any, **kwargs: Any) -> requests.Response:
-        deadline = time.monotonic() + self._seconds
-        try:
-            response = super().post(*args, **{**kwargs, "stream": True})
-            encoding = response.headers.pop("Content-Encoding", "")
-            with response:
-                chunks = response.raw.stream(1 << 16, decode_content=False)
-                # What `content` would read without a bound; requests has no other place for it.
-                response._content = b"".join(bounded(chunks, encoding, deadline))
-            return response
-        except urllib3.exceptions.HTTPError as error:  # of a body; requests translates it only where it reads itself
-            message = f"{type(error).__name__}: {error}"
-        except requests.RequestException as error:
-            message = f"{type(error).__name__}: {error}"
-        raise _NoAnswer(message)
 
 
 def _rate(video: DecodedVideo) -> float:

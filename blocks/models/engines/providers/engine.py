@@ -9,9 +9,9 @@ import logging
 import random
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
@@ -26,7 +26,14 @@ from sightflow.blocks.models.contract import (
     Prompt,
     ReplyError,
 )
-from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, AnswerTooLarge, broken_bound, within
+from sightflow.blocks.models.engines.providers.bounded_answers import (
+    TIMEOUTS,
+    TRUST,
+    AnswerTooLarge,
+    broken_bound,
+    is_untrusted,
+    within,
+)
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage, encode_image
 from sightflow.blocks.models.engines.providers.messages import (
     CallRecord,
@@ -60,6 +67,8 @@ class Account:
     """How a provider is reached: the model id, the key that opens it, and the limits.
 
     `prices`: US dollars for a million tokens in and out. `successor`: the id that the vendor names for this one.
+    `headers`: of every request. `azure_api_version`, `deployment`: of Azure OpenAI. `token`: gives the token that
+    stands in the key's place.
     """
 
     vendor: str
@@ -75,6 +84,10 @@ class Account:
     tokens_per_minute: int | None = None
     prices: tuple[float, float] = (0.0, 0.0)
     successor: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    azure_api_version: str | None = None
+    deployment: str | None = None
+    token: Callable[[], str] | None = field(default=None, repr=False)
 
 
 class ProviderSystem(Protocol):
@@ -294,6 +307,9 @@ class ProviderEngine(Engine):
         if (bound := broken_bound(error)) is not None:
             cause = Cause.MALFORMED if isinstance(bound, AnswerTooLarge) else None
             return ProviderError(None, str(bound), cause=cause)
+        if is_untrusted(error):
+            why = f"{self.account.base_url or self.account.vendor} shows a certificate that is not trusted here"
+            return ProviderError(None, why, fatal_reason=f"{why}; {TRUST}")
         try:
             return self.map_error(error)
         except Exception as unknown:  # an SDK that trips over a strange reply raises anything

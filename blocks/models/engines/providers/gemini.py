@@ -7,13 +7,13 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sightflow.blocks.extras import is_installed
 from sightflow.blocks.models.contract import GenerationRequest, Output, ReplyError
 from sightflow.blocks.models.engines.providers.bounded_answers import event_hooks
 from sightflow.blocks.models.engines.providers.enforced_schemas import gemini_reply_schema
-from sightflow.blocks.models.engines.providers.gemini_files import UploadedVideos, mime_type
+from sightflow.blocks.models.engines.providers.gemini_files import INLINE_BYTES, UploadedVideos, mime_type
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
 from sightflow.blocks.models.engines.providers.messages import (
     ProviderError,
@@ -23,7 +23,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     as_token_count,
 )
 from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
-from sightflow.blocks.models.engines.providers.vendor import VendorEngine
+from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
@@ -45,15 +45,26 @@ _NETWORK = ("httpx", "httpx2")
 _SOUND_TOKENS, _FRAME_TOKENS = 32, 258  # a second and a frame of a video file
 
 
+class GeminiSystem(VendorSystem, Protocol):
+    """What is asked of a system at Google beside its account: where at Vertex AI, if it is reached there."""
+
+    project: str | None
+    location: str
+
+
 class GeminiEngine(VendorEngine):
-    """At Google. A video is sent as it is, with its sound, where text is asked of it: regions are asked for by the
-    numbers of frames, which a file does not have.
+    """At Google, by the Gemini API or Vertex AI. A video is sent as it is, with its sound, where text is asked of it:
+    regions are asked for by the numbers of frames, which a file does not have.
     """
 
     enforced_forms = (Choices, JsonSchema)
     forms_of_old_recipes = (Choices, JsonSchema)
 
     _uploads: UploadedVideos
+
+    def __init__(self, system: GeminiSystem) -> None:
+        super().__init__(system)
+        self._project, self._location = system.project, system.location
 
     def connect(self) -> genai.Client:
         from google import genai
@@ -69,7 +80,9 @@ class GeminiEngine(VendorEngine):
             retry_options=None,
             client_args={"event_hooks": event_hooks(_httpx(), self.deadline)},
         )
-        return genai.Client(api_key=account.key.get_secret_value(), vertexai=False, http_options=options)
+        if self._project is None:
+            return genai.Client(api_key=account.key.get_secret_value(), vertexai=False, http_options=options)
+        return genai.Client(vertexai=True, project=self._project, location=self._location, http_options=options)
 
     # --- whole videos ---------------------------------------------------------------------------
 
@@ -77,7 +90,7 @@ class GeminiEngine(VendorEngine):
         self.load()
         # Counted once for each object and enrichment, not for each prompt.
         distinct = {id(each.request): each.request for each in requests}.values()
-        videos = [r.media.sha256 for r in distinct if isinstance(r.media, DecodedVideo) and _file_type(r)]
+        videos = [r.media.sha256 for r in distinct if isinstance(r.media, DecodedVideo) and self._file_type(r)]
         self._uploads.need(videos)
         try:
             return super().generate(requests)
@@ -85,7 +98,18 @@ class GeminiEngine(VendorEngine):
             self._uploads.release(self._client, videos)
 
     def encode_media(self, request: VisionRequest) -> tuple[EncodedImage, ...]:
-        return () if _file_type(request) else super().encode_media(request)
+        return () if self._file_type(request) else super().encode_media(request)
+
+    def _file_type(self, request: VisionRequest) -> str | None:
+        """The type of the file, if the video is sent as it is. Vertex AI has no Files API: there a large one is sent as
+        its frames.
+        """
+        media = request.media
+        if not isinstance(media, DecodedVideo) or not request.enrichment.capability.gives_text:
+            return None
+        if self._project and media.source and media.source.stat().st_size > INLINE_BYTES:
+            return None
+        return mime_type(media)
 
     def media_tokens(self, request: ProviderRequest) -> int:
         media = request.request.media
@@ -114,7 +138,7 @@ class GeminiEngine(VendorEngine):
     def _contents(self, request: ProviderRequest) -> list[types.Content]:
         from google.genai import types
 
-        media, file_type, parts = request.request.media, _file_type(request.request), []
+        media, file_type, parts = request.request.media, self._file_type(request.request), []
         if isinstance(media, DecodedVideo) and file_type:
             parts.append(self._uploads.part(self._client, media, file_type))
         for title, image in request.shown:
@@ -144,6 +168,10 @@ class GeminiEngine(VendorEngine):
             delay = re.search(r'"retryDelay": "([0-9.]+s)"', details)
             wait = parse_duration(delay.group(1)) if delay else None
             return ProviderError(status, message, headers, fatal_reason=fatal, retry_after=wait)
+        if type(error).__module__.startswith("google.auth"):  # no credentials, or they were refused
+            why = self.redact(f"no access to Vertex AI: {error}")
+            fatal = f"{why}; log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+            return ProviderError(None, why, fatal_reason=fatal)
         # Time-outs and broken connections leak from whichever HTTP library the SDK found.
         network = type(error).__module__.partition(".")[0] in _NETWORK
         if network or isinstance(error, errors.UnknownApiResponseError | json.JSONDecodeError):
@@ -154,14 +182,6 @@ class GeminiEngine(VendorEngine):
 def _httpx() -> Any:
     """The HTTP library that the SDK uses: the fork where there is one."""
     return importlib.import_module(next(name for name in reversed(_NETWORK) if is_installed(name)))
-
-
-def _file_type(request: VisionRequest) -> str | None:
-    """The type of the file, if the video is sent as it is."""
-    media = request.media
-    if not isinstance(media, DecodedVideo) or not request.enrichment.capability.gives_text:
-        return None
-    return mime_type(media)
 
 
 def _read(response: types.GenerateContentResponse) -> ProviderResponse | ProviderError:

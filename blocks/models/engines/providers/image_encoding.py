@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from sightflow.blocks.models.image_sizes import Size
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _LOSSLESS_PIXELS = 512 * 512
 _JPEG_QUALITY = 92
@@ -34,6 +36,8 @@ def encode_image(image: Image.Image, size: Size) -> EncodedImage:
 
     The same picture gives the same bytes, and nothing but its pixels is sent: no comments, no places.
     """
+    from PIL import Image
+
     sent = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     sent.info.clear()
     file = io.BytesIO()

@@ -47,14 +47,27 @@ class OpenAIChat(ProviderEngine):
         """A client with its own retries off."""
         import openai
 
+        account = self.account
         # The SDK insists on a key; servers without one take any.
-        key = self.account.key.get_secret_value() or "none"
+        key = account.key.get_secret_value() or "none"
         # Newer releases of the SDK are on httpx's fork, httpx2.
         names = [base.__module__.partition(".")[0] for base in openai.DefaultHttpxClient.__mro__]
         httpx = importlib.import_module(next(name for name in names if name.startswith("httpx")))
         http = openai.DefaultHttpxClient(event_hooks=event_hooks(httpx, TIMEOUTS * timeout))
-        return openai.OpenAI(
-            api_key=key, base_url=self.account.base_url, timeout=timeout, max_retries=0, http_client=http
+        usual: dict[str, Any] = {
+            "timeout": timeout,
+            "max_retries": 0,
+            "http_client": http,
+            "default_headers": dict(account.headers),
+        }
+        if account.azure_api_version is None:
+            return openai.OpenAI(api_key=account.token or key, base_url=account.base_url, **usual)
+        return openai.AzureOpenAI(
+            api_key=None if account.token else key,
+            azure_ad_token_provider=account.token,
+            azure_endpoint=account.base_url or "",
+            api_version=account.azure_api_version,
+            **usual,
         )
 
     def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
@@ -63,7 +76,11 @@ class OpenAIChat(ProviderEngine):
     def complete(self, request: ProviderRequest, parameters: dict[str, Any]) -> ProviderResponse:
         """Send one request with these keywords. Raises what the SDK raises."""
         create = self._client.chat.completions.with_raw_response.create
-        keywords = {"model": self.account.model_id, "messages": self._messages(request), **parameters}
+        keywords = {
+            "model": self.account.deployment or self.account.model_id,
+            "messages": self._messages(request),
+            **parameters,
+        }
         response = self.exchange(lambda: create(**keywords))
         completion = response.parse()
         if isinstance(completion, str):  # what the SDK makes of an answer that is not called JSON: a gateway's page
@@ -93,6 +110,9 @@ class OpenAIChat(ProviderEngine):
                 return ProviderError(error.status_code, error.message, headers, fatal_reason=fatal)
             cause = Cause.REFUSED if code in _REFUSED else None
             return ProviderError(error.status_code, error.message, headers, cause)
+        if type(error).__module__.startswith("azure."):  # no credential was found, or Entra refused it
+            why = self.redact(f"no token of Microsoft Entra: {error}")
+            return ProviderError(None, why, fatal_reason=f"{why}; log in with `az login`, or name a credential")
         if isinstance(error, openai.APIConnectionError | json.JSONDecodeError):
             return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error

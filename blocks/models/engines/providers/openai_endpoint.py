@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from sightflow.blocks.models.contract import ENDPOINT_KEY_VARIABLE, Availability, Prompt
-from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, within
+from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, TRUST, is_untrusted, within
 from sightflow.blocks.models.engines.providers.enforced_schemas import response_format
 from sightflow.blocks.models.engines.providers.engine import Account
 from sightflow.blocks.models.engines.providers.messages import ProviderError, ProviderRequest, ProviderResponse
@@ -33,10 +34,7 @@ _PATIENCE = 5.0
 _TYPICAL_CELL = 28 * 28
 _FRAME_SIDE = 512
 """Longest side of a video's frames, in pixels."""
-_EXTRAS: dict[str, Any] = {
-    "extra_body": {"skip_special_tokens": False, "spaces_between_special_tokens": False, "repetition_penalty": 1.0}
-}
-"""What vLLM and SGLang know and the protocol does not say: boxes may be written in special tokens."""
+_OF_OLDER_MODELS = re.compile(r"max_completion_tokens|\btemperature\b|\bmax_tokens\b")
 _PRIVATE_NAMES = (".local", ".internal", ".localhost")
 
 
@@ -53,7 +51,23 @@ class ServedSystem(Protocol):
     endpoint_timeout: float
     max_concurrency: int
     enforce_reply_form: bool
+    max_attempts: int
+    longest_wait: float
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
 
+    @property
+    def prices(self) -> tuple[float, float] | None: ...
+    @property
+    def template_settings(self) -> dict[str, Any]: ...
+    @property
+    def azure_entra(self) -> bool: ...
+    @property
+    def api_key_variable(self) -> str | None: ...
+
+    def own_key_variables(self, usual: tuple[str, ...]) -> tuple[str, ...]: ...
+    def access_problem(self) -> Availability | None: ...
+    def access(self) -> dict[str, Any]: ...
     def sent_size(self, size: Size) -> Size: ...
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result: ...
 
@@ -102,6 +116,7 @@ class OpenAIEndpoint(OpenAIChat):
         self.takes_extras: bool | None = None
         """Whether the server knows what the protocol does not say; None until it has shown."""
         self._refused_forms: set[str] = set()
+        self._reasons = False
 
     @staticmethod
     def settings_problem(system: ServedSystem) -> str | None:
@@ -124,19 +139,29 @@ class OpenAIEndpoint(OpenAIChat):
         """Whether a server answers there and takes the key; nothing is asked of the model."""
         import openai
 
-        model_id, url = self.account.model_id, self.account.base_url
+        if self._client is None:
+            self.account = _account_of(self._served)  # a key may have come into the environment since
+        if problem := self._served.access_problem():
+            return problem
+        model_id, url, variables = self.account.model_id, self.account.base_url, self.account.key_variables
+        if self._served.api_key_variable and not self.account.key.get_secret_value() and not self.account.token:
+            return Availability(False, f"there is no key for {url}", f"set {variables[0]}")
         where = f"{model_id} at {url}"
         try:
             page = within(TIMEOUTS * _PATIENCE, self.client(_PATIENCE).models.list)
             listed = [model.id for model in page.data]
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             why = f"{url} refuses the key (HTTP {error.status_code})"
-            remedy = f"set {ENDPOINT_KEY_VARIABLE}, or the endpoint_key of a saved block"
+            remedy = f"set {variables[0]}, or the endpoint_key of a saved block"
             return Availability(False, why, remedy)
-        except openai.APIConnectionError:
+        except openai.APIConnectionError as error:
+            if is_untrusted(error):
+                return Availability(False, f"{url} shows a certificate that is not trusted here", TRUST)
             remedy = f"check endpoint_url, or start a server: vllm serve {model_id}"
             return Availability(False, f"no server answers at {url}", remedy)
         except Exception:  # it is there, and has no list that can be read: not every server has
+            return Availability(True, where)
+        if self.account.azure_api_version or self.account.deployment:  # it lists models, and is asked by deployment
             return Availability(True, where)
         unlisted = f"; not among the models it lists: {', '.join(listed[:5])}" if model_id not in listed else ""
         return Availability(True, where + (unlisted if listed else ""))
@@ -144,13 +169,26 @@ class OpenAIEndpoint(OpenAIChat):
     def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
         import openai
 
+        try:
+            return self._send(request)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            # Reasoning models at OpenAI and Azure take neither a temperature nor the older limit, and say so.
+            if self._reasons or not _OF_OLDER_MODELS.search(str(error)):
+                raise
+            self._reasons = True
+            return self._send(request)
+
+    def _send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
+        import openai
+
         plain = self.parameters(request)
         if self.takes_extras is False:
             return self.complete(request, plain)
         form = self._schema(request)
-        tries = [plain | _EXTRAS | form]
+        extras = plain | self._extras()
+        tries = [extras | form]
         if form and isinstance(request.prompt.reply_form, JsonSchema):
-            tries.append(plain | _EXTRAS)  # it may lack a keyword of this schema alone
+            tries.append(extras)  # it may lack a keyword of this schema alone
         if self.takes_extras is None:
             tries.append(plain)
         for parameters in tries[:-1]:
@@ -177,20 +215,40 @@ class OpenAIEndpoint(OpenAIChat):
         return {} if described(form) in self._refused_forms else response_format(form, strict=False)
 
     def parameters(self, request: ProviderRequest) -> dict[str, Any]:
+        if self._reasons:
+            return {"max_completion_tokens": request.prompt.max_new_tokens}
         return {"max_tokens": request.prompt.max_new_tokens, "temperature": 0.0}
+
+    def _extras(self) -> dict[str, Any]:
+        """What vLLM and SGLang know and the protocol does not say: boxes may be written in special tokens."""
+        body: dict[str, Any] = {
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+            "repetition_penalty": 1.0,
+        }
+        if settings := self._served.template_settings:
+            body["chat_template_kwargs"] = settings
+        return {"extra_body": body}
 
 
 def _account_of(system: ServedSystem) -> Account:
-    key = remember(system.endpoint_key.get_secret_value().strip()) if system.endpoint_key else ""
+    key = system.endpoint_key.get_secret_value().strip() if system.endpoint_key else ""
+    (variable,) = system.own_key_variables((ENDPOINT_KEY_VARIABLE,))
     return Account(
         vendor="the endpoint",
         model_id=system.ref.id,
-        key=SecretStr(key or os.environ.get(ENDPOINT_KEY_VARIABLE, "").strip()),
-        key_variables=(ENDPOINT_KEY_VARIABLE,),
+        key=SecretStr(remember(key or os.environ.get(variable, "").strip())),
+        key_variables=(variable,),
         base_url=system.endpoint_url,
         timeout=system.endpoint_timeout,
         max_concurrency=system.max_concurrency,
+        max_attempts=system.max_attempts,
+        longest_wait=system.longest_wait,
+        requests_per_minute=system.requests_per_minute,
+        tokens_per_minute=system.tokens_per_minute,
+        prices=system.prices or (0.0, 0.0),
         successor=system.ref.id,
+        **system.access(),
     )
 
 

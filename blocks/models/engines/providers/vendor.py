@@ -17,7 +17,7 @@ class VendorSystem(ProviderSystem, Protocol):
     @property
     def vendor(self) -> str: ...
     @property
-    def key_variables(self) -> tuple[str, ...]: ...
+    def accepted_variables(self) -> tuple[str, ...]: ...
     @property
     def ref(self) -> ModelRef: ...
     @property
@@ -36,6 +36,7 @@ class VendorSystem(ProviderSystem, Protocol):
     tokens_per_minute: int | None
 
     def key(self) -> str: ...
+    def access(self) -> dict[str, Any]: ...
     def account_availability(self) -> Availability: ...
 
 
@@ -64,7 +65,7 @@ def account_of(system: VendorSystem) -> Account:
         vendor=system.vendor,
         model_id=system.ref.id,
         key=SecretStr(system.key()),
-        key_variables=system.key_variables,
+        key_variables=system.accepted_variables,
         base_url=system.base_url,
         timeout=system.timeout,
         max_concurrency=system.max_concurrency,
@@ -74,4 +75,5 @@ def account_of(system: VendorSystem) -> Account:
         tokens_per_minute=system.tokens_per_minute or system.profile.tokens_per_minute,
         prices=system.prices or (0.0, 0.0),
         successor=system.successor,
+        **system.access(),
     )

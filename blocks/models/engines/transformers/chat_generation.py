@@ -18,10 +18,9 @@ from sightflow.blocks.models.engines.transformers.prefix_cache import (
     split_prompts,
     windowed,
 )
+from sightflow.blocks.models.replies.answer import marks_thinking
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.vision import Usage
-
-_PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
 
 
 class ChatSystem(Protocol):
@@ -67,12 +66,15 @@ class ChatGenerator:
     def inputs(self, batch: Sequence[GenerationRequest]) -> Any:
         """What the processor makes of a batch: padded token ids of shape (batch, length), and pixels."""
         texts, add_special_tokens = self._system.templated(batch)
+        media = self._system.media_inputs(batch)
+        if "images" in media:  # some processors want a prompt's own images side by side
+            media = media | {"images": [[image] for image in media["images"]]}
         inputs = self.weights.processor(
             text=texts,
             padding=True,
             return_tensors="pt",
             add_special_tokens=add_special_tokens,
-            **self._system.media_inputs(batch),
+            **media,
         )
         self._system.finish_inputs(inputs)
         return inputs
@@ -137,8 +139,8 @@ class ChatGenerator:
     def _on_device(self, inputs: Any) -> Any:
         """Inputs on the model's device, pixels in its precision."""
         inputs = inputs.to(self.weights.model.device)
-        for name in _PIXELS:
-            if name in inputs:
+        for name in inputs:
+            if name.startswith("pixel_values"):
                 inputs[name] = inputs[name].to(self.weights.model.dtype)
         return inputs
 
@@ -162,8 +164,10 @@ class ChatGenerator:
         ends = set(ends if isinstance(ends, list) else [ends])
         reply = reply[:limit]
         length = next((k for k, token in enumerate(reply) if token in ends), len(reply))
-        plain = not each.request.enrichment.capability.gives_places
-        text = self.weights.tokenizer.decode(reply[:length], skip_special_tokens=plain)
+        written = self.weights.tokenizer.decode(reply[:length], skip_special_tokens=False)
+        # Without its marks thinking would be part of the answer.
+        plain = not (each.request.enrichment.capability.gives_places or marks_thinking(written))
+        text = self.weights.tokenizer.decode(reply[:length], skip_special_tokens=True) if plain else written
         if choices := each.prompt.choices:
             # By its tokens, since not every tokenizer can write every word.
             tokenized = dict(zip(map(tuple, self.weights.tokenize_choices(choices)), choices, strict=True))

@@ -112,10 +112,11 @@ class TransformersEngine(Engine):
     @property
     def preferred_objects(self) -> int:
         largest = max((size.now for size in self._sizes.values()), default=self._first_size())
-        return max(LEAST_OBJECTS, 2 * largest)
+        # Two batches, which are sorted by length; one where pixels lie in the same memory as the model.
+        return max(LEAST_OBJECTS, largest if self.memory_meter() is None else 2 * largest)
 
     def availability(self) -> Availability:
-        return weights_availability(self._system.system, self._system.ref)
+        return weights_availability(self._system.system, self._system.ref, self._system.default)
 
     def weights_digest(self) -> str:
         return weights_digest(self._system.ref)

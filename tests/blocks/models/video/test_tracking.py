@@ -1,8 +1,12 @@
 """Tracks: objects keep their identity through crossings and gaps, and from window to window."""
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw
 
+from sightflow.blocks.models.video.appearance import appearance
 from sightflow.blocks.models.video.tracking import link, stitch
 from sightflow.schemas.enrichment import Region, Track, TrackPoint
 from sightflow.schemas.geometry import Box
@@ -47,6 +51,61 @@ def test_a_detector_that_wavers_between_two_labels_does_not_break_a_track() -> N
     regions = [at(k, "truck" if k in (3, 7) else "car", 10.0 + 4 * k) for k in range(10)]
     (track,) = link(frames(10), regions)
     assert track.label == "car" and len(track.points) == 10
+
+
+def test_people_who_cross_are_told_apart_by_what_they_wear() -> None:
+    """Both are "person", meet and turn back: their paths alone would have them walk past each other."""
+    there = [*range(9), *range(7, -1, -1)]
+    coats = {"red": [10.0 + 8 * k for k in there], "blue": [150.0 - 8 * k for k in there]}
+    regions, images = [], {}
+    for k in range(len(there)):
+        images[k * 3] = Image.new("RGB", (220, 120), "gray")
+        for coat, places in coats.items():
+            box = at(k, "person", places[k]).box
+            ImageDraw.Draw(images[k * 3]).rectangle((box.x_min, box.y_min, box.x_max, box.y_max), coat)
+            regions.append(at(k, "person", places[k]))
+
+    def worn(tracks: Any) -> list[set[str]]:
+        names = {(k * 3, coats[coat][k]): coat for k in range(len(there)) for coat in coats}
+        return [{names[p.frame_index, p.box.x_min] for p in t.points if not p.gap} for t in tracks]
+
+    assert worn(link(frames(len(there)), regions, images, (220, 120))) == [{"red"}, {"blue"}]
+    assert worn(link(frames(len(there)), regions)) != [{"red"}, {"blue"}]
+
+
+def test_boxes_of_an_original_that_is_larger_than_its_frames_are_looked_up_where_they_lie() -> None:
+    small = Image.new("RGB", (100, 50), "white")
+    ImageDraw.Draw(small).rectangle((50, 0, 99, 49), "blue")
+    blue = appearance(Image.new("RGB", (8, 8), "blue"), Box(0, 0, 8, 8), 8, 8)
+    assert appearance(small, Box(1100, 100, 1900, 900), 2000, 1000) @ blue > 0.99
+    assert appearance(small, Box(100, 100, 900, 900), 2000, 1000) @ blue < 0.5
+
+
+def test_a_box_at_the_edge_or_of_no_size_has_colours_all_the_same() -> None:
+    frame = Image.new("L", (10, 10), 200)
+    for box in (Box(9.9, 9.9, 10, 10), Box(3, 3, 3.001, 3.001), Box(0, 0, 10, 10), Box(-5, -5, 30, 30)):
+        assert abs(float((appearance(frame, box, 10, 10) ** 2).sum()) - 1) < 1e-9
+
+
+def test_what_is_found_once_among_many_frames_is_no_track_and_at_one_a_minute_it_is() -> None:
+    slip = [at(4, "car", 300.0), *[at(k, "car", 10.0) for k in range(8)]]
+    assert len(link(frames(8), slip)) == 1
+    seldom = [(k, 60.0 * k) for k in range(3)]
+    regions = [Region("car", Box(300.0, 0, 320, 20), frame_index=1, seconds=60.0)]
+    assert len(link(seldom, regions)) == 1
+
+
+def test_an_object_told_under_two_names_is_one_track() -> None:
+    both = [at(k, "car", 10.0 + 4 * k) for k in range(10)] + [at(k, "vehicle", 11.0 + 4 * k) for k in range(2, 8)]
+    (track,) = link(frames(10), both)
+    assert track.label == "car" and len(track.points) == 10
+
+
+def test_one_missed_frame_is_bridged_however_far_apart_frames_are() -> None:
+    seldom = [(k, 30.0 * k) for k in range(5)]
+    regions = [Region("car", Box(5, 0, 25, 20), frame_index=k, seconds=30.0 * k) for k in (0, 1, 3, 4)]
+    (track,) = link(seldom, regions)
+    assert [p.frame_index for p in track.points if p.gap] == [2]
 
 
 def test_nothing_found_is_no_track() -> None:

@@ -27,7 +27,7 @@ from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, RegionsResult, TextResult
 from sightflow.schemas.failure import Cause, ModelError, SpecError
 from sightflow.schemas.media import DecodedImage
-from sightflow.schemas.spec import Policy
+from sightflow.schemas.policy import Policy
 from tests.loopback.endpoint_api import EndpointOnLoopback
 from tests.loopback.hosted_systems import image_with_box, seen_box
 from tests.loopback.server import Received, Say, Status, in_turn

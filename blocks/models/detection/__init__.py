@@ -1,0 +1,1 @@
+"""How detectors and segmenters of transformers are asked, and what they find."""

@@ -1,0 +1,1 @@
+"""What stores with buckets have in common, whichever protocol they speak."""

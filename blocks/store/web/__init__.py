@@ -1,0 +1,1 @@
+"""What is only read: single objects at addresses of the web."""

@@ -1,0 +1,1 @@
+"""The web: what is read there and not written."""

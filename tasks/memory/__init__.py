@@ -1,0 +1,1 @@
+"""What a run may hold in memory, for each process that works on it."""
