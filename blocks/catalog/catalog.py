@@ -7,7 +7,6 @@ capability), `quarantine` (what failed) and `runs` (one row a run).
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pydantic import ConfigDict, Field
 from sightflow.blocks.block_links import documentation
 from sightflow.blocks.catalog.data_files import KEY, DataFiles
 from sightflow.blocks.catalog.rewrite import Rewrite, replace
+from sightflow.blocks.catalog.storage_errors import DAMAGED_LOG, REFUSAL, first_line
 from sightflow.blocks.catalog.table_writes import append_rows, delta_schema
 from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.store.object_store import ObjectStore
@@ -45,18 +45,7 @@ SCHEMAS = {name: polars_schema(model) for name, model in MODELS.items()}
 _PARTITIONS: Mapping[str, list[str]] = {"enrichments": ["capability"]}
 # Of two committers of one table the second gets a conflict, and merges again on what the first has written.
 _COMMIT_ATTEMPTS = 60
-# What delta-rs passes on of a store or a disk that will refuse the next commit too.
-_REFUSAL = re.compile(
-    r"No space left|Disk quota exceeded|File too large|Read-only file system|Permission denied|NotImplemented"
-    r"|AccessDenied|AllAccessDisabled|AccountProblem|ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch"
-    r"|AuthenticationFailed|AuthorizationFailure|AuthorizationPermissionMismatch|ContainerNotFound|AccountIsDisabled"
-    r"|RequestTimeTooSkewed|NoSuchBucket|QuotaExceeded|StorageFull|InsufficientStorage|403 Forbidden|401 Unauthorized"
-)
-# What delta-rs says of a log whose entries or checkpoint are damaged or missing.
-_DAMAGED_LOG = re.compile(r"Invalid Checkpoint|Parquet error|Json error|Generic delta kernel error|Expected contiguous")
 _ROOM = 1 << 16  # bytes, beside the rows themselves, of a commit
-_DECORATION = re.compile(r"\x1b\[[0-9;]*m|[↳└]")  # of delta-rs' chains of causes
-_STORE_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
 @dataclass(frozen=True)
@@ -127,12 +116,12 @@ class Catalog(LazyBlock):
         except (DeltaError, OSError) as error:
             if version is not None and isinstance(error, DeltaError):
                 raise StoreError(f"{self.uri} has no version {version}; see: sightflow catalog history") from None
-            if isinstance(error, DeltaError) and _DAMAGED_LOG.search(str(error)):
+            if isinstance(error, DeltaError) and DAMAGED_LOG.search(str(error)):
                 raise self._damaged(name, error) from None
             raise self._store_error(error, "read") from None
 
     def _damaged(self, name: TableName, error: BaseException) -> StoreError:
-        said = _first_line(self.store.redact(str(error)))
+        said = first_line(self.store.redact(str(error)))
         return StoreError(
             f"the log of the catalog's table {name} is damaged: {said}. Bring back what is missing or broken "
             f"in {self.table_uri(name)}/_delta_log from a backup or the earlier versions of the bucket; if only the "
@@ -309,7 +298,7 @@ class Catalog(LazyBlock):
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
         def came_second(error: BaseException) -> bool:
-            return isinstance(error, CommitFailedError) and not _REFUSAL.search(str(error))
+            return isinstance(error, CommitFailedError) and not REFUSAL.search(str(error))
 
         self.store.check_room(self.uri, size + _ROOM)
         retrying = Retrying(
@@ -338,23 +327,11 @@ class Catalog(LazyBlock):
 
     def _store_error(self, error: BaseException, attempted: str) -> StoreError:
         """What the storage, delta-rs or polars says, on one line and without keys."""
-        kind = StoreRefusal if _REFUSAL.search(str(error)) else StoreError
-        said = _first_line(self.store.redact(str(error)) or type(error).__name__)
+        kind = StoreRefusal if REFUSAL.search(str(error)) else StoreError
+        said = first_line(self.store.redact(str(error)) or type(error).__name__)
         return kind(f"the catalog {self.uri} cannot be {attempted}: {said}")
 
 
 def retention_properties(days: int) -> Mapping[str, str]:
     """The properties of a table that let its log tell for so long what was there, and when it was replaced."""
     return {f"delta.{what}RetentionDuration": f"interval {days} days" for what in ("log", "deletedFile")}
-
-
-def _first_line(message: str) -> str:
-    """The first line of an error, or where that says little its cause, the last of those below it; and the store's own
-    code, which stands in a body further down.
-    """
-    lines = [_DECORATION.sub("", line).strip() for line in message.splitlines()]
-    says_little = lines[0].startswith("Generic ") and ":" not in lines[0] and len(lines) > 1
-    first = f"{lines[0]}: {lines[-1]}" if says_little else lines[0]
-    first = first.removeprefix("Kernel error -> ").partition("<")[0][:300].rstrip()
-    code = _STORE_CODE.search(message)
-    return f"{first} ({code[1]})" if code else first

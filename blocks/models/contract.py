@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from sightflow.blocks.models.reply_forms import Choices, FreeText, ReplyForm
+from sightflow.blocks.models.reply_forms import Choices, FreeText, ReplyForm, enforcement
 from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.vision import Usage, VisionRequest
 
@@ -136,6 +136,11 @@ class Engine(ABC):
     """The forms of replies that it holds the model to."""
     forms_of_old_recipes: ClassVar[tuple[type[ReplyForm], ...]] = ()
     """Those among them that were enforced before recipes told of it: of these a recipe tells only that they are not."""
+
+    def enforcement(self, prompts: Sequence[Prompt], off: bool) -> dict[str, Any]:
+        """What a recipe tells of how the replies to these prompts are held to their forms."""
+        forms = [prompt.reply_form for prompt in prompts]
+        return enforcement(forms, self.enforced_forms, self.forms_of_old_recipes, off)
 
     @abstractmethod
     def availability(self) -> Availability:

@@ -12,6 +12,7 @@ import logging
 import threading
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr
@@ -30,7 +31,6 @@ from sightflow.blocks.models.contract import (
     ReplyError,
 )
 from sightflow.blocks.models.replies.combine import combine
-from sightflow.blocks.models.reply_forms import enforcement
 from sightflow.blocks.models.video.association import ASSOCIATION_VERSION
 from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies
 from sightflow.schemas.capability import Capability, MediaKind
@@ -64,9 +64,7 @@ class VisionModel(LazyBlock):
     id: str = Field(default="", description="Model id or local folder; empty: the dated default.")
     revision: str | None = Field(default=None, description="Commit, tag or dated snapshot to pin.")
     max_new_tokens: int = Field(default=512, ge=1, description="Longest reply, in tokens.")
-    enforce_reply_form: bool = Field(
-        default=True, description="Hold replies to the form that was asked for while they are written."
-    )
+    enforce_reply_form: bool = Field(default=True, description="Hold replies to their form while they are written.")
 
     _called: str = PrivateAttr(default="")
     _engine: Engine | None = PrivateAttr(default=None)
@@ -108,12 +106,7 @@ class VisionModel(LazyBlock):
     def ref(self) -> ModelRef:
         """The model that is configured here, pinned."""
         if not self.id or self.id == self.default.id:
-            return ModelRef(
-                self.default.id,
-                self.revision or self.default.revision,
-                self.default.licence,
-                self.default.commercial_use,
-            )
+            return replace(self.default, revision=self.revision or self.default.revision)
         return ModelRef(self.id, self.revision)
 
     # --- the system's part ----------------------------------------------------------------------
@@ -239,7 +232,7 @@ class VisionModel(LazyBlock):
 
     def recipe(self, enrichment: Enrichment, media_kind: MediaKind) -> str:
         """16 hexadecimal digits over all that determines a result besides the object itself."""
-        prompts, engine = self.effective_prompts(enrichment, media_kind), self.open_engine()
+        prompts = self.effective_prompts(enrichment, media_kind)
         ingredients: dict[str, Any] = {
             "capability": enrichment.capability,
             "parameters": enrichment.parameters,
@@ -250,10 +243,7 @@ class VisionModel(LazyBlock):
             "generation": self.generation_settings(),
             "schema": OUTPUT_SCHEMA_VERSION,
         }
-        forms = [prompt.reply_form for prompt in prompts]
-        ingredients |= enforcement(
-            forms, engine.enforced_forms, engine.forms_of_old_recipes, off=not self.enforce_reply_form
-        )
+        ingredients |= self.open_engine().enforcement(prompts, off=not self.enforce_reply_form)
         if media_kind is MediaKind.VIDEO:
             ingredients["sampling"] = self.sampling(enrichment).model_dump(mode="json")
             if enrichment.capability is Capability.OBJECT_TRACKING and self.runs_per_frame(enrichment, media_kind):

@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import jsonschema
-
 from sightflow.schemas.extraction.json_schema import matches_pattern
+
+if TYPE_CHECKING:
+    import jsonschema
 
 _WHOLE = range(-(2**63), 2**63)
 _TIME = re.compile(r"\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?")
@@ -101,6 +102,7 @@ def _finite(value: Any) -> bool:
 @lru_cache(maxsize=64)
 def _validator(schema: str) -> Any:
     """A validator whose patterns cannot take long, and whose formats are those of `json_schema.FORMATS`."""
+    import jsonschema
 
     def pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[jsonschema.ValidationError]:
         if isinstance(instance, str) and not matches_pattern(pattern, instance):

@@ -11,11 +11,11 @@ from typing import Any
 
 from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.instructions import instruction_prompts
-from sightflow.blocks.models.regions_schema import MOST_PIXELS, region_form
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.llava_boxes import COORDINATE, FRACTIONS
 from sightflow.blocks.models.replies.marked_places import read_locations, read_points, read_referred
 from sightflow.blocks.models.replies.qwen_boxes import MARKED_QUESTION, marked_form, read_marked_boxes
+from sightflow.blocks.models.replies.regions_schema import MOST_PIXELS, region_form
 from sightflow.blocks.models.reply_forms import FreeText, ReplyForm
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, RegionsResult

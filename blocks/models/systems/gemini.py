@@ -13,9 +13,9 @@ from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.hosted_profiles import HostedProfile
 from sightflow.blocks.models.image_sizes import Size, fit_within
-from sightflow.blocks.models.regions_schema import POINTS, region_properties
 from sightflow.blocks.models.replies.json_regions import ReadMask
 from sightflow.blocks.models.replies.png_masks import read_probability_mask
+from sightflow.blocks.models.replies.regions_schema import POINTS, region_properties
 from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.blocks.models.video.frame_prompts import media_prompts
 from sightflow.schemas.capability import MediaKind

@@ -14,7 +14,7 @@ from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.hosted_profiles import HostedProfile
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.openai_access import OpenAIAccess
-from sightflow.blocks.models.regions_schema import POINTS, region_properties, strict_object
+from sightflow.blocks.models.replies.regions_schema import POINTS, region_properties, strict_object
 from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.blocks.models.video.frame_prompts import media_prompts
 from sightflow.schemas.capability import MediaKind

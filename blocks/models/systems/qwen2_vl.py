@@ -13,10 +13,10 @@ from sightflow.blocks.extras import require
 from sightflow.blocks.models.contract import GenerationRequest, Prompt, ReplyError
 from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
-from sightflow.blocks.models.regions_schema import MOST_PIXELS, region_form
 from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.qwen_boxes import MARKED_QUESTION, marked_form, read_marked_boxes
+from sightflow.blocks.models.replies.regions_schema import MOST_PIXELS, region_form
 from sightflow.blocks.models.weights import model_type
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result

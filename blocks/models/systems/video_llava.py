@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from sightflow.blocks.models.contract import GenerationRequest, Prompt
 from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
-from sightflow.blocks.models.regions_schema import region_form
 from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.llava_boxes import (
@@ -19,6 +18,7 @@ from sightflow.blocks.models.replies.llava_boxes import (
     phrase_prompts,
     read_fraction_boxes,
 )
+from sightflow.blocks.models.replies.regions_schema import region_form
 from sightflow.blocks.models.systems.llava_next import LLAVA_GROUNDING, set_patch_size
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, FrameSampling, Result

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sightflow.blocks.models.regions_schema import strict_object
+from sightflow.blocks.models.replies.regions_schema import strict_object
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema, ReplyForm
 
 # https://developers.openai.com/api/docs/guides/structured-outputs (supported schemas), as read in November 2026

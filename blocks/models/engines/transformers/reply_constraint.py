@@ -178,16 +178,21 @@ class ReplyGrammars:
         return f"[{','.join(f'{first}-{last}' if last > first else str(first) for first, last in ranges)}]"
 
     def _read_vocabulary(self) -> Any:
-        from llguidance import LLTokenizer, TokenizerWrapper
-
-        backend = copy.copy(self._tokenizer.backend_tokenizer)
+        backend = copy.copy(getattr(self._tokenizer, "backend_tokenizer", None))
+        if backend is None:  # a tokenizer that the library tokenizers does not have
+            return self._by_spellings()
         backend.no_padding()
         backend.no_truncation()
         try:
             return _vocabulary(backend.to_str(), self._width, tuple(self._ends))
         except ValueError:  # a decoder that it does not know, of a list of words say
-            spelled = TokenizerWrapper(_SpelledTokens(self._tokenizer, self._width, self._ends[0]))
-            return LLTokenizer(spelled, n_vocab=self._width, eos_token=self._ends)
+            return self._by_spellings()
+
+    def _by_spellings(self) -> Any:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        spelled = TokenizerWrapper(_SpelledTokens(self._tokenizer, self._width, self._ends[0]))
+        return LLTokenizer(spelled, n_vocab=self._width, eos_token=self._ends)
 
 
 @lru_cache(maxsize=4)
