@@ -141,6 +141,23 @@ def test_one_question_in_json_or_one_a_label(form: str) -> None:
         assert properties["label"]["enum"] == ["cat", "dog"] and BOX_FORMS[form].key in properties
     else:
         assert [prompt.subject for prompt in prompts] == ["cat", "dog"]
+        about = BOX_FORMS[form].form_about
+        assert [prompt.reply_form for prompt in prompts] == [about("cat"), about("dog")]
+
+
+def test_the_numbers_of_json_are_those_of_the_form() -> None:
+    numbers = {}
+    for form in BOX_FORMS.values():
+        (reply_form, *_) = (prompt.reply_form for prompt in form.prompts(TWO, MediaKind.IMAGE, 100))
+        if isinstance(reply_form, JsonSchema):
+            number = reply_form.schema["items"]["properties"][form.key]["items"]
+            numbers[form.key, form.space.scale] = number["type"], number["maximum"]
+    assert numbers == {
+        ("bbox_2d", 1000.0): ("integer", 1000),
+        ("box_2d", 1000.0): ("integer", 1000),
+        ("bbox_2d", None): ("integer", 99_999),
+        ("box", 1.0): ("number", 1),
+    }
 
 
 def test_a_form_says_what_it_cannot_give() -> None:
