@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +19,7 @@ from sightflow.blocks.models.instructions import instruction_prompts
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.box_forms import BOX_FORMS, BoxForm
 from sightflow.blocks.models.replies.fields import read_answer
+from sightflow.blocks.models.reply_forms import FreeText
 from sightflow.blocks.models.systems.qwen2_vl import frames_at_times
 from sightflow.blocks.models.weights import is_folder, model_type
 from sightflow.schemas.capability import Capability, MediaKind
@@ -165,10 +167,14 @@ class Chat(OpenWeightsModel):
 
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
         if not enrichment.capability.gives_places:
-            return instruction_prompts(enrichment, media_kind, self.max_new_tokens, "")
-        if self.box_form is None or self.box_form.refusal(enrichment):
+            prompts = instruction_prompts(enrichment, media_kind, self.max_new_tokens, "")
+        elif self.box_form is None or self.box_form.refusal(enrichment):
             raise ModelError(f"{self.system}: {self.unsupported_reason(enrichment, media_kind)}")
-        return self.box_form.prompts(enrichment, media_kind, self.max_new_tokens)
+        else:
+            prompts = self.box_form.prompts(enrichment, media_kind, self.max_new_tokens)
+        if self.thinking:  # which comes before the answer, where a form has no place for it
+            return tuple(each if each.choices else replace(each, reply_form=FreeText()) for each in prompts)
+        return prompts
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         enrichment = request.enrichment

@@ -13,6 +13,7 @@ import torch
 
 from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.registry import open_model
+from sightflow.blocks.models.reply_forms import Choices, FreeText, JsonSchema
 from sightflow.blocks.models.systems.chat import Chat
 from sightflow.blocks.models.systems.qwen2_vl import frames_at_times
 from sightflow.schemas.capability import Capability, MediaKind
@@ -296,6 +297,19 @@ def test_thinking_is_asked_for_or_not_by_the_template_s_own_switch(folders: dict
     (unit,) = units(model, request(CAPTION, noise(40, 40)))
     assert model.texts([unit])[0].endswith("</think>")
     assert model.recipe(CAPTION, MediaKind.IMAGE) != Chat(id=model.id).recipe(CAPTION, MediaKind.IMAGE)
+
+
+def test_a_model_that_is_told_to_think_is_held_to_no_form_but_choices() -> None:
+    extract = Enrichment(
+        capability=Capability.STRUCTURED_EXTRACTION, schema={"type": "object", "properties": {"n": {"type": "integer"}}}
+    )
+    forms = {}
+    for thinking in (None, False, True):
+        model = Chat(id="Qwen/Qwen3-VL-8B-Instruct", thinking=thinking)
+        asked = [model.prompts(each, MediaKind.IMAGE)[0].reply_form for each in (DETECT, extract, CHOOSE)]
+        forms[thinking] = [type(form) for form in asked]
+    assert forms[None] == forms[False] == [JsonSchema, JsonSchema, Choices]
+    assert forms[True] == [FreeText, FreeText, Choices]
 
 
 # --- from a spec ------------------------------------------------------------------------------------
