@@ -11,8 +11,8 @@ from fsspec.asyn import get_loop, sync
 
 from sightflow.blocks.store.azure.client import AzureClient
 from sightflow.blocks.store.object_store import ObjectStore
-from tests.loopback.azurite import ACCOUNT, KEY, Azurite
-from tests.loopback.google_storage import GoogleStorage
+from tests.loopback.stores.azurite import ACCOUNT, KEY, Azurite
+from tests.loopback.stores.google_storage import GoogleStorage
 
 
 @dataclass(frozen=True)

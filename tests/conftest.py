@@ -26,8 +26,8 @@ from sightflow.infra.prefect_server import deliver
 from sightflow.infra.server_process import PrefectServer
 from tests.clouds import Cloud, azure_cloud, google_cloud
 from tests.installed import Installed, install
-from tests.loopback.azurite import Azurite
-from tests.loopback.google_storage import GoogleStorage
+from tests.loopback.stores.azurite import Azurite
+from tests.loopback.stores.google_storage import GoogleStorage
 from tests.postgres import own_database
 from tests.stand_in_model import StandIn
 

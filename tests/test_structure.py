@@ -12,7 +12,6 @@ MOST_LINES = 350
 LONGER: dict[str, str] = {}
 """Files that may be longer, and why."""
 FULLER: dict[str, str] = {
-    "benchmarks": "a file a measurement, each a command of its own",
     "tests/e2e": "a file a promise to the user; they share fixtures and servers",
 }
 """Folders that may hold more files, and why."""

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
-from sightflow.blocks.models import chat_families, weights
+from sightflow.blocks.models import weights
+from sightflow.blocks.models.chat import families as chat_families
 from sightflow.blocks.models.contract import (
     ENDPOINT_KEY_VARIABLE,
     Availability,

@@ -18,9 +18,9 @@ from prometheus_client import Counter
 from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.infra.service.announcements import Announcer
+from sightflow.infra.service.notification import MalformedNotification, Upload, uploads_in
 from sightflow.infra.service.notification_sources.message_source import Message, MessageSource, SourceAway
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
-from sightflow.schemas.notification import MalformedNotification, Upload, uploads_in
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.quarantine import FailedItem, quarantine_rows
 from sightflow.tasks.open import open_catalog

@@ -11,8 +11,8 @@ from sightflow.flows.enrich import enrich
 from sightflow.schemas.spec import StoreSettings
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_ugly_inputs import encoded, outcome
-from tests.loopback.s3_proxy import Refuse, S3Proxy, Spoiled
 from tests.loopback.server import CutBody, Stall
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy, Spoiled
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 BUSY = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"

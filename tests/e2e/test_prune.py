@@ -18,7 +18,7 @@ from sightflow.tasks.report import prune
 from sightflow.tasks.runtime.publisher import LISTENER
 from tests.blocks.store.test_lookups import FAULTS, PAGE, spoiling
 from tests.e2e.test_incremental import flat, rows
-from tests.loopback.s3_proxy import Refuse, S3Proxy
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy
 from tests.stand_in_model import StandIn
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "stand_in")

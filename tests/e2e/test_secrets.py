@@ -24,7 +24,7 @@ from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.failure import SpecError, StoreError
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_incremental import flat
-from tests.loopback.s3_proxy import Refuse, S3Proxy
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 SECRETS = {

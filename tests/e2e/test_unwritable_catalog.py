@@ -14,7 +14,7 @@ from sightflow.infra.cli.plan import plan
 from sightflow.schemas.failure import StoreRefusal
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.test_incremental import flat
-from tests.loopback.s3_proxy import Refuse, S3Proxy
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 DENIED = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"

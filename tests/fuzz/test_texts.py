@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from sightflow.blocks.store import s3_inventory
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.blocks.store.uri_lists import read_uri_list
+from sightflow.infra.service.notification import MalformedNotification, uploads_in
 from sightflow.schemas.failure import SpecError, StoreError
-from sightflow.schemas.notification import MalformedNotification, uploads_in
 from sightflow.schemas.redaction import redact
 from sightflow.schemas.run.discovered import Skips
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.route import check_models
 from tests.fuzz.mutation import fuzz, mutated, mutated_text
-from tests.schemas.test_notification import cloud_event, event_grid, pubsub, pubsub_message, storage_object
+from tests.infra.service.test_notification import cloud_event, event_grid, pubsub, pubsub_message, storage_object
 
 _S3 = {"bucket": {"name": "photos"}, "object": {"key": "a+b%2Fc.jpg", "eTag": "e", "sequencer": "00", "size": 3}}
 _RECORDS = {"Records": [{"eventName": "ObjectCreated:Put", "eventTime": "2026-11-01T00:00:00Z", "s3": _S3}]}

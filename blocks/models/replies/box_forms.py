@@ -1,6 +1,6 @@
 """The forms in which families of chat models write boxes: how each is asked for and read.
 
-A family speaks one of them; which, `chat_families.py` says, or the setting `box_format`.
+A family speaks one of them; which, `chat/families.py` says, or the setting `box_format`.
 """
 
 from __future__ import annotations

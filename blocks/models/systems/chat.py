@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
-from sightflow.blocks.models import chat_families
-from sightflow.blocks.models.chat_families import FAMILIES, Family
-from sightflow.blocks.models.chat_template import check_template, media_token_ids, read_template
+from sightflow.blocks.models.chat import families as chat_families
+from sightflow.blocks.models.chat.families import FAMILIES, Family
+from sightflow.blocks.models.chat.template import check_template, media_token_ids, read_template
 from sightflow.blocks.models.contract import Availability, GenerationRequest, Prompt, ReplyError
 from sightflow.blocks.models.image_sizes import Size, on_grid
 from sightflow.blocks.models.instructions import instruction_prompts
@@ -43,7 +43,7 @@ class Chat(OpenWeightsModel):
     """Any model that transformers maps to image-text-to-text, with its processor and chat template; or whatever a
     provider serves by OpenAI's protocol.
 
-    How a family writes boxes, a table says (`chat_families.py`); of another, `box_format` does, or regions are refused.
+    How a family writes boxes, a table says (`chat/families.py`); of another, `box_format` does, or regions are refused.
     Nobody has rated these models: one answers where an enrichment names it.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sightflow.blocks.models.chat_families import FAMILIES, UNFIT, family_of_id
+from sightflow.blocks.models.chat.families import FAMILIES, UNFIT, family_of_id
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.registry import system_class
 from sightflow.blocks.models.replies.box_forms import BOX_FORMS

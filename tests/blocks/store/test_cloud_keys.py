@@ -25,9 +25,9 @@ from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import SightflowError, StoreError, StoreRefusal
 from sightflow.schemas.redaction import redact
 from tests.clouds import Cloud
-from tests.loopback.azurite import ACCOUNT, KEY, Azurite
-from tests.loopback.google_storage import GoogleStorage
-from tests.loopback.s3_proxy import Refuse, S3Proxy
+from tests.loopback.stores.azurite import ACCOUNT, KEY, Azurite
+from tests.loopback.stores.google_storage import GoogleStorage
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy
 
 ONLY_AZURE = pytest.mark.parametrize("cloud", ["azure"], indirect=True)
 

@@ -13,8 +13,8 @@ from sightflow.schemas.failure import Cause, Failure, StoreError, StoreRefusal
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.run.discovered import Skips
 from tests.clouds import Cloud
-from tests.loopback.google_storage import GoogleStorage
-from tests.loopback.s3_proxy import CutBody, Refuse, S3Proxy, Spoiled, Stall, Trickle
+from tests.loopback.stores.google_storage import GoogleStorage
+from tests.loopback.stores.s3_proxy import CutBody, Refuse, S3Proxy, Spoiled, Stall, Trickle
 
 ODD_KEYS = [
     "plain.png", "folder/b c.png", "ünïcode/図.png", "50%.png", "%41.png", "what?#1.png", "a//b.png", "&=+;,'\"<>.png",

@@ -11,7 +11,7 @@ import pytest
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.run.discovered import Skips
-from tests.loopback.s3_proxy import Refuse, S3Proxy
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy
 
 ENTRY = "<Contents><Key>{key}</Key><Size>1</Size><ETag>&quot;e&quot;</ETag></Contents>"
 

@@ -16,7 +16,7 @@ from sightflow.schemas.failure import Cause, Failure, StoreRefusal
 from sightflow.schemas.run.plan import Shard, ShardItem
 from sightflow.schemas.spec import EnrichmentSpec, StoreSettings
 from sightflow.tasks.fetch import fetch
-from tests.loopback.s3_proxy import Refuse, S3Proxy
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy
 
 LIMIT = 1 << 20
 Wanted = list[tuple[str, str]]

@@ -10,7 +10,7 @@ import pytest
 
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
-from tests.loopback.s3_proxy import Refuse, S3Proxy
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy
 
 RENEWS = """
 import datetime, json, pathlib

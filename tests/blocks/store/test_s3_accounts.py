@@ -11,7 +11,7 @@ import pytest
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreRefusal
-from tests.loopback.s3_proxy import Refuse, S3Proxy
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy
 
 ROLE = "arn:aws:iam::123456789012:role/reader"
 Seen = list[tuple[str, dict[str, str]]]

@@ -16,7 +16,7 @@ from sightflow.blocks.store.buckets.listing import Listing, Root
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.schemas.failure import StoreError
-from tests.loopback.s3_proxy import Refuse, S3Proxy
+from tests.loopback.stores.s3_proxy import Refuse, S3Proxy
 
 
 class Shelf:

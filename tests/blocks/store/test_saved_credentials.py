@@ -15,7 +15,7 @@ from sightflow.schemas.failure import SpecError, StoreError
 from sightflow.schemas.spec import StoreSettings
 from sightflow.tasks.open import open_store
 from tests.clouds import Cloud
-from tests.loopback.azurite import KEY, Azurite
+from tests.loopback.stores.azurite import KEY, Azurite
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -8,7 +8,7 @@ import pytest
 
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import Cause, Failure, StoreError
-from tests.loopback.s3_proxy import S3Proxy, Trickle
+from tests.loopback.stores.s3_proxy import S3Proxy, Trickle
 
 LIMIT = 1 << 20
 

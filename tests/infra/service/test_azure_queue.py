@@ -23,9 +23,9 @@ from sightflow.schemas.failure import MissingExtra, SightflowError, SpecError, S
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.service import Notifying, until
+from tests.infra.service.test_notification import cloud_event, event_grid
 from tests.infra.service.test_storage_events import bridging, listed
-from tests.loopback.azurite import ACCOUNT, KEY, Azurite
-from tests.schemas.test_notification import cloud_event, event_grid
+from tests.loopback.stores.azurite import ACCOUNT, KEY, Azurite
 
 
 @pytest.fixture(scope="module")

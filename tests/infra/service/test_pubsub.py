@@ -19,9 +19,9 @@ from sightflow.schemas.failure import MissingExtra, SightflowError, SpecError, S
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.service import until
+from tests.infra.service.test_notification import pubsub as pubsub_json
 from tests.infra.service.test_storage_events import bridging, listed
 from tests.loopback.pubsub_api import SUBSCRIPTION, PubSubOnLoopback
-from tests.schemas.test_notification import pubsub as pubsub_json
 
 
 @pytest.fixture

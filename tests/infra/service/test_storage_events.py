@@ -22,7 +22,7 @@ from sightflow.schemas.failure import SightflowError, StoreError
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.spec_reader import read_spec
 from tests.e2e.service import Notifying, until
-from tests.schemas.test_notification import minio, record, s3
+from tests.infra.service.test_notification import minio, record, s3
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

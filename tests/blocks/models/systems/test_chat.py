@@ -224,7 +224,7 @@ def test_a_template_that_does_not_show_the_picture_and_the_question_is_refused(
 
 
 def test_a_template_without_an_end_is_waited_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sightflow.blocks.models import chat_template
+    from sightflow.blocks.models.chat import template as chat_template
 
     class Endless:
         def apply_chat_template(self, *_: Any, **__: Any) -> str:

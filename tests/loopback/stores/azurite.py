@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-_MAIN = Path(__file__).parents[2] / ".tools/azurite/node_modules/azurite/dist/src"
+_MAIN = Path(__file__).parents[3] / ".tools/azurite/node_modules/azurite/dist/src"
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """The published key of every Azurite."""

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from sightflow.blocks.models.chat_template import read_template
+from sightflow.blocks.models.chat.template import read_template
 from sightflow.blocks.models.contract import Availability
 from sightflow.blocks.models.weights import model_type
 from sightflow.schemas.failure import ModelError

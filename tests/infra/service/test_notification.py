@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightflow.schemas.notification import MalformedNotification, Upload, uploads_in
+from sightflow.infra.service.notification import MalformedNotification, Upload, uploads_in
 
 BUCKET = "shop"
 

@@ -1,0 +1,1 @@
+"""Families of chat models and their templates."""
