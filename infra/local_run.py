@@ -106,7 +106,7 @@ def _resolve(spec: EnrichmentSpec) -> None:
 
 def _is_known_by_prefect(spec: EnrichmentSpec) -> bool:
     """Whether a part of the spec is a saved block, which Prefect is asked for."""
-    return bool(spec.store.block) or any("block" in settings for settings in spec.models.values())
+    return bool(spec.store.block or spec.store.credentials) or any("block" in settings for settings in spec.models.values())
 
 
 def _plan_ahead(start: RunStart, spec: EnrichmentSpec, chosen: Selection, watcher: Watcher) -> RunPlan:
@@ -145,6 +145,6 @@ def _get_ready(spec: EnrichmentSpec, start: RunStart) -> None:
     system = start.run_plan.frame["system"][0]
     try:
         with timed(start.spans, StartStep.MODEL):
-            load_model(system, spec.models.get(system))
+            load_model(*spec.model_entry(system))
     except Exception as error:
         _logger.debug("%s is not loaded ahead of the run: %s", system, error)

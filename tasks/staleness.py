@@ -37,13 +37,14 @@ def _reason(row: dict[str, Any], resolved: ResolvedEnrichment, spec: EnrichmentS
     system = resolved.systems[0]
     if changed := _changed_parameters(row["parameters"], resolved.enrichment.parameters):
         return changed
-    settings = dict(spec.models.get(system) or {})
-    model = open_model(system, settings)
+    entry = spec.model_entry(system)
+    model = open_model(*entry)
     if row["system"] != system:
         return f"answered by {row['system'][:60]}, and {system} is asked now"
     if row["model_id"] != model.ref.id:
         return f"answered by {row['model_id'][:80]}, and {model.ref.id} is asked now"
-    otherwise = open_model(system, settings | {"enforce_reply_form": not model.enforce_reply_form})
+    switched = {**entry.settings, "enforce_reply_form": not model.enforce_reply_form}
+    otherwise = open_model(*entry._replace(settings=switched))
     if row["recipe"] == otherwise.recipe(resolved.enrichment, resolved.media_kind):
         then, now = ("not ", "") if model.enforce_reply_form else ("", "not ")
         return f"replies were {then}held to their form, and are {now}now (enforce_reply_form)"

@@ -37,6 +37,9 @@ class StandIn(Florence2):
     def make_engine(self) -> Engine:
         return StandInEngine(self)
 
+    def availability(self) -> Availability:
+        return self.open_engine().availability()  # under whatever name it stands in
+
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
         assert isinstance(request.media, DecodedImage)
         if request.enrichment.capability.gives_text:

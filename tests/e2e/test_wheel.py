@@ -70,7 +70,7 @@ def test_the_users_modules_and_ours_are_told_apart(installed: Installed, project
     is_theirs, tasks, package, module = json.loads(done.stdout)
     assert is_theirs and Path(tasks).is_relative_to(project)
     assert Path(package).is_relative_to(installed.folder)
-    assert module == "sightflow.blocks.catalog.catalog"
+    assert module == "sightflow.blocks"
 
 
 def test_the_command_starts_there(installed: Installed, project: Path) -> None:

@@ -64,9 +64,9 @@ class S3Proxy(OnLoopback):
             self.refusals += isinstance(spoiled, Refuse)
         if isinstance(spoiled, Refuse):
             return self._send(http, spoiled.status, spoiled.error.encode(), {"Content-Type": "application/xml"})
-        # urllib would call a body without a type a form, and moto would then take it apart.
-        passed = {"Content-Type": "application/octet-stream"}
-        passed |= {k.title(): v for k, v in http.headers.items() if k.lower() not in ("connection", "expect")}
+        passed = {k.title(): v for k, v in http.headers.items() if k.lower() not in ("connection", "expect")}
+        if sent:  # urllib would call a body without a type a form, and moto would then take it apart
+            passed.setdefault("Content-Type", "application/octet-stream")
         request = urllib.request.Request(self.behind + http.path, sent or None, passed, method=http.command)
         try:
             with urllib.request.urlopen(request) as answer:
