@@ -266,7 +266,7 @@ def test_rows_of_an_earlier_version_are_replaced_and_removed_and_come_out_plain(
     before = content(catalog, "enrichments")
     changed = before.with_columns(fingerprint=pl.col("fingerprint") + "!")
     assert catalog.publish(changed).updated == before.height
-    assert catalog.prune(held(catalog, [before["uri"][0]])) == 3
+    assert catalog.prune(held(catalog, [before["uri"][0]])) == 4
     gone = catalog.scan("quarantine").select("uri", "enrichment").collect()
     assert catalog.resolve(gone) == gone.height
     after = content(catalog, "enrichments")

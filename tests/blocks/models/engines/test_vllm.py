@@ -16,7 +16,8 @@ from transformers import AutoProcessor
 from sightflow.blocks.models.contract import GenerationRequest
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.registry import open_model, system_class
-from sightflow.blocks.models.systems import SYSTEMS
+from sightflow.blocks.models.reply_forms import FreeText
+from sightflow.blocks.models.systems import SYSTEMS, qwen2_vl
 from sightflow.blocks.models.systems.llava_next import LlavaNext
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
 from sightflow.schemas.capability import Capability, MediaKind
@@ -72,6 +73,8 @@ def vocabularies_are_read_once() -> Iterator[None]:
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
+    # Marked boxes are held to their form by transformers alone, since that form speaks of the tokens of a tokenizer.
+    monkeypatch.setattr(qwen2_vl, "marked_form", lambda subject=None: FreeText())
     return fake_vllm.install(monkeypatch, tmp_path / "installed")
 
 
