@@ -106,7 +106,9 @@ def _resolve(spec: EnrichmentSpec) -> None:
 
 def _is_known_by_prefect(spec: EnrichmentSpec) -> bool:
     """Whether a part of the spec is a saved block, which Prefect is asked for."""
-    return bool(spec.store.block or spec.store.credentials) or any("block" in settings for settings in spec.models.values())
+    return bool(spec.store.block or spec.store.credentials) or any(
+        "block" in settings for settings in spec.models.values()
+    )
 
 
 def _plan_ahead(start: RunStart, spec: EnrichmentSpec, chosen: Selection, watcher: Watcher) -> RunPlan:
