@@ -181,38 +181,42 @@ class OpenAIEndpoint(OpenAIChat):
     def _send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
         import openai
 
-        plain = self.parameters(request)
-        if self.takes_extras is False:
-            return self.complete(request, plain)
-        form = self._schema(request)
-        extras = plain | self._extras()
-        tries = [extras | form]
-        if form and isinstance(request.prompt.reply_form, JsonSchema):
-            tries.append(extras)  # it may lack a keyword of this schema alone
-        if self.takes_extras is None:
-            tries.append(plain)
-        for parameters in tries[:-1]:
+        *tries, last = self._tries(request)
+        for parameters in tries:
             try:
                 answer = self.complete(request, parameters)
             except (openai.BadRequestError, openai.UnprocessableEntityError):
                 continue
             return self._learned(request, parameters, answer)
         # What the request itself is to blame for is raised here.
-        return self._learned(request, tries[-1], self.complete(request, tries[-1]))
+        return self._learned(request, last, self.complete(request, last))
+
+    def _tries(self, request: ProviderRequest) -> list[dict[str, Any]]:
+        """The parameters that the server may take, the most that it may know first.
+
+        Servers of open weights take all of JSON Schema beside parameters of their own; those of OpenAI's protocol alone
+        its strict subset, with an object outside. Either may lack a keyword of this schema.
+        """
+        plain, form = self.parameters(request), self.form(request)
+        extras, known = plain | self._extras(), described(form) in self._refused_forms
+        open_weights = [extras] if known else [extras | response_format(form, strict=False)]
+        protocol = [plain]
+        if isinstance(form, JsonSchema) and not known:
+            open_weights.append(extras)
+            if form.schema.get("type") == "object":
+                protocol.insert(0, plain | response_format(form))
+        if self.takes_extras is not None:
+            return open_weights if self.takes_extras else protocol
+        return open_weights + protocol
 
     def _learned(
         self, request: ProviderRequest, parameters: dict[str, Any], answer: ProviderResponse
     ) -> ProviderResponse:
         """The answer to these parameters, which shows what the server takes."""
         self.takes_extras = "extra_body" in parameters
-        if self.takes_extras and "response_format" not in parameters:
+        if "response_format" not in parameters:
             self._refused_forms.add(described(self.form(request)))
         return answer
-
-    def _schema(self, request: ProviderRequest) -> dict[str, Any]:
-        """What holds the reply to its form, unless the server has refused this one."""
-        form = self.form(request)
-        return {} if described(form) in self._refused_forms else response_format(form, strict=False)
 
     def parameters(self, request: ProviderRequest) -> dict[str, Any]:
         if self._reasons:

@@ -138,11 +138,14 @@ def test_a_server_that_lacks_a_keyword_is_asked_without_this_schema_and_with_eve
     assert all(received.body["skip_special_tokens"] is False for received in server.received)
 
 
-def test_a_server_that_knows_nothing_more_is_found_out_once() -> None:
-    with EndpointOnLoopback(answering, knows_more=False) as server:
+def test_a_server_that_knows_nothing_more_is_found_out_once_and_sent_the_protocol_s_own_subset() -> None:
+    with EndpointOnLoopback(answering, knows_more=False, lacks="uniqueItems") as server:
         replies = served(server).run([request(each) for each in (EXTRACT, EXTRACT, EXTRACT)])
     assert [reply.failure for reply in replies] == [None] * 3
     assert len(server.complaints) == 2 and len(server.received) == 3
+    for received in server.received:
+        sent = received.body["response_format"]["json_schema"]["schema"]
+        assert sent["required"] == list(sent["properties"]) and "skip_special_tokens" not in received.body
 
 
 def test_an_endpoint_is_left_free_where_that_is_set() -> None:
