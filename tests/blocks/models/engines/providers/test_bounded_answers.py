@@ -80,10 +80,11 @@ def asked(name: str, misbehave: Any, status: int) -> Iterator[Any]:
     with Misbehaving() as server:
         if name == "endpoint":
             model: Any = Qwen2VL(
-                id="Qwen/Qwen2-VL-2B-Instruct", engine="endpoint", endpoint_url=server.url, endpoint_timeout=0.5
-            )
-            model.open_engine().account = model.open_engine().account.__class__(
-                **{**vars(model.open_engine().account), "max_attempts": 1}
+                id="Qwen/Qwen2-VL-2B-Instruct",
+                engine="endpoint",
+                endpoint_url=server.url,
+                endpoint_timeout=0.5,
+                max_attempts=1,
             )
         else:
             system = {"gpt-4o": GPT, "gemini": GEMINI, "qwen-vl-max": QWEN}[name]
