@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,8 @@ FILE_BYTES: Final = 32 * 2**20
 """About how large a file becomes: to change one row of a file is to write all of it."""
 _ROWS_READ = 8192
 _GROUP_ROWS, _GROUP_BYTES = 65_536, 64 * 2**20  # of a row group: what a reader of few keys reads at least
-_LONGEST_STATISTIC = 256  # characters; a longer text has none in the log, but for a URI
+_LONGEST_STATISTIC = 256  # characters; the bounds of a longer text are shortened, but for a URI
+_AFTER_SURROGATES = 0xE000
 _URIS_NAMED = 10_000  # more are only told by their range
 
 
@@ -62,6 +64,11 @@ class DataFiles:
         import pyarrow as pa
 
         self.table, self.version = table, int(table.version())
+        if "deletionVectors" in (table.protocol().reader_features or []):
+            raise StoreError(
+                f"the table {folder} has deletion vectors, which are not written here: rows that they hide would come "
+                "back; remove them (REORG TABLE ... APPLY (PURGE)) and the table feature where they were made"
+            )
         self.schema = pa.schema(table.schema().to_arrow())
         self.partition_columns: list[str] = table.metadata().partition_columns
         self._store, self._folder = store, folder
@@ -146,15 +153,23 @@ class DataFiles:
         if batch.schema.equals(self._in_files):
             return batch
         # Other types come of delta-rs' merge in earlier versions, which Arrow cannot cast within lists.
-        frame = pl.DataFrame(batch)
-        missing = [name for name in self._in_files.names if name not in frame.columns]
-        return self.arrow(frame.with_columns(pl.lit(None).alias(name) for name in missing))
+        return self.arrow(pl.DataFrame(batch))
 
     def arrow(self, rows: pl.DataFrame) -> pa.RecordBatch:
-        """Rows as they stand in a file: the types of the table's schema, without the partition's columns."""
+        """Rows as they stand in a file: the types of the table's schema, without the partition's columns.
+
+        What rows of an earlier file have no column for is null.
+        """
         import pyarrow as pa
 
-        table = rows.select(self._in_files.names).to_arrow().cast(self._in_files).combine_chunks()
+        missing = [name for name in self._in_files.names if name not in rows.columns]
+        table = (
+            rows.with_columns(pl.lit(None).alias(name) for name in missing)
+            .select(self._in_files.names)
+            .to_arrow()
+            .cast(self._in_files)
+            .combine_chunks()
+        )
         return (table.to_batches() or [pa.RecordBatch.from_pylist([], self._in_files)])[0]
 
     # --- writing --------------------------------------------------------------------------------
@@ -177,16 +192,18 @@ class DataFiles:
         groups, added = _row_groups(batches), list[Any]()
         for group in groups:
             path = f"{folder}part-00000-{uuid4()}-c000.zstd.parquet"
-            content, footers = io.BytesIO(), list[Any]()
+            content, footers, texts = io.BytesIO(), list[Any](), _Seen(self._in_files)
             with pq.ParquetWriter(
                 content, self._in_files, compression="zstd", store_schema=False, metadata_collector=footers
             ) as writer:
                 for part in chain([group], groups):
                     writer.write_table(part, row_group_size=part.num_rows)
+                    texts.see(part)
                     if content.tell() >= most_bytes:
                         break
             self._store.write(f"{self._folder}/{path}", content.getvalue())
-            statistics = json.dumps(_statistics(footers[0]))
+            # Escaped, characters beyond U+FFFF come back from delta-rs as others.
+            statistics = json.dumps(_statistics(footers[0], texts), ensure_ascii=False)
             added.append(AddAction(path, content.tell(), partition, _now(), data_change, statistics))
         return added
 
@@ -237,50 +254,74 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(waiting)
 
 
-def _statistics(footer: Any) -> dict[str, Any]:
-    """A file's statistics as the log has them, from what stands in its footer; of what is nested there are none."""
-    least: dict[str, Any] = {}
-    most: dict[str, Any] = {}
-    nulls: dict[str, int] = {}
-    untold = set[str]()
+class _Seen:
+    """What a file's footer does not tell of what is written: nulls of every flat column, and bounds of long texts."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        import pyarrow as pa
+
+        self.nulls = {field.name: 0 for field in schema if not pa.types.is_nested(field.type)}
+        self._texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+        self.least: dict[str, str] = {}
+        self.most: dict[str, str] = {}
+
+    def see(self, rows: pa.Table) -> None:
+        """Take in what is written."""
+        import pyarrow.compute as pc
+
+        for name in self.nulls:
+            self.nulls[name] += rows[name].null_count
+        for name in self._texts:
+            least, most = pc.min_max(rows[name]).as_py().values()
+            if least is not None:
+                self.least[name] = min(self.least.get(name, least), least)
+                self.most[name] = max(self.most.get(name, most), most)
+
+
+def _statistics(footer: Any, seen: _Seen) -> dict[str, Any]:
+    """A file's statistics as the log has them; of what is nested there are none.
+
+    Every flat column that holds a value has bounds, those of long texts shortened: readers skip a whole file whose
+    entry has bounds, and none of the column that they ask for.
+    """
+    least: dict[str, Any] = {name: _below(name, text) for name, text in seen.least.items()}
+    most: dict[str, Any] = {name: _above(name, text) for name, text in seen.most.items()}
     for group in map(footer.row_group, range(footer.num_row_groups)):
         for chunk in map(group.column, range(group.num_columns)):
             name, told = chunk.path_in_schema, chunk.statistics
-            if "." in name:
+            if name in seen.least or name not in seen.nulls or told is None or not told.has_min_max:
                 continue
-            if told is None or not told.has_null_count:
-                untold.add(name)
-                continue
-            nulls[name] = nulls.get(name, 0) + told.null_count
-            if told.has_min_max:
-                least[name] = min(least.get(name, told.min), told.min)
-                most[name] = max(most.get(name, told.max), told.max)
-            elif told.null_count < chunk.num_values:
-                untold.add(name)
-    bounded = [name for name in least if name not in untold and _is_told(name, least[name], most[name])]
+            least[name] = min(least.get(name, told.min), told.min)
+            most[name] = max(most.get(name, told.max), told.max)
     return {
         "numRecords": footer.num_rows,
-        "minValues": {name: _as_json(least[name]) for name in bounded},
-        "maxValues": {name: _as_json(most[name]) for name in bounded},
-        "nullCount": {name: count for name, count in nulls.items() if name not in untold},
+        "minValues": {name: _as_json(bound) for name, bound in least.items()},
+        "maxValues": {name: _as_json(bound) for name, bound in most.items()},
+        "nullCount": seen.nulls,
     }
 
 
-def _is_told(name: str, *bounds: Any) -> bool:
-    if name == "uri":
-        return True
-    return all(
-        len(bound) <= _LONGEST_STATISTIC if isinstance(bound, str) else _is_plain_number(bound) for bound in bounds
-    )
+def _below(name: str, text: str) -> str:
+    """A text that is not above this one, of at most `_LONGEST_STATISTIC` characters but for a URI."""
+    return text if name == "uri" else text[:_LONGEST_STATISTIC]
 
 
-def _is_plain_number(bound: Any) -> bool:
-    return isinstance(bound, datetime | int) or (isinstance(bound, float) and math.isfinite(bound))
+def _above(name: str, text: str) -> str:
+    """A text that is not below this one, of at most so many characters, where there is one."""
+    if name == "uri" or len(text) <= _LONGEST_STATISTIC:
+        return text
+    for length in range(_LONGEST_STATISTIC, 0, -1):
+        code = ord(text[length - 1]) + 1
+        if code <= sys.maxunicode:
+            return text[: length - 1] + chr(_AFTER_SURROGATES if 0xD800 <= code < _AFTER_SURROGATES else code)
+    return text
 
 
 def _as_json(bound: Any) -> Any:
     if isinstance(bound, datetime):
-        return bound.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return f"{bound.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    if isinstance(bound, float) and not math.isfinite(bound):
+        return math.copysign(sys.float_info.max, bound)  # JSON has no greater one
     return bound
 
 

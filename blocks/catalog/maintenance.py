@@ -41,11 +41,11 @@ def retention_days(catalog: Catalog) -> int:
 def _maintain_table(
     catalog: Catalog, name: TableName, policy: Upkeep, even_if_not_due: bool
 ) -> MaintenanceResult | None:
-    table = catalog.table(name)
-    if table is None:
+    if catalog.table(name) is None:
         return None
     with catalog.writing():
-        before = catalog.files(name).listed()
+        files = catalog.files(name)
+        table, before = files.table, files.listed()
         if not (even_if_not_due or _is_due(before, policy)):
             return None
         promised = _promised_days(table)

@@ -60,8 +60,9 @@ def _source(catalog: Catalog, name: TableName, version: int | None) -> Any:
     dataset = table.to_pyarrow_dataset()
     with catalog.reading(), ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         footers = list(pool.map(lambda file: file.physical_schema, dataset.get_fragments()))
-    if set(SCHEMAS[name]) - set(dataset.schema.names):
-        return catalog.scan(name, version)  # it has not been written since columns came to it
+    in_files = set(SCHEMAS[name]) - set(table.metadata().partition_columns)
+    if any(in_files - set(footer.names) for footer in footers):
+        return catalog.scan(name, version)  # files from before a column: pyarrow would take their nulls for none
     # Pyarrow cannot filter files that delta-rs' own merge has written, as it did for earlier versions of this program.
     # Polars can, but holds the columns that are asked for in memory.
     return catalog.scan(name, version) if any("string_view" in str(footer) for footer in footers) else dataset
