@@ -95,7 +95,7 @@ def test_a_replaced_row_stays_at_its_place_and_the_log_says_the_bounds(tmp_path:
     assert {each["numRecords"] for each in added} == {10, 1}
     (ten,) = [each for each in added if each["numRecords"] == 10]
     assert (ten["minValues"]["width"], ten["maxValues"]["fingerprint"], ten["nullCount"]["sha256"]) == (10, "two", 10)
-    assert "text" not in ten["maxValues"] and "regions" not in ten["nullCount"]
+    assert ten["maxValues"]["text"] == "t" * 255 + "u" and "regions" not in ten["nullCount"]
 
 
 def test_files_of_another_writer_meanwhile_cost_no_second_writing(
