@@ -22,17 +22,16 @@ from sightflow.blocks.store.buckets.client import ErrorKind, Head, ReadPart, ret
 from sightflow.blocks.store.buckets.http import (
     Answer,
     HttpSession,
-    RefusedRequest,
     parse_listing,
     time_of,
     whole_number,
 )
 from sightflow.blocks.store.buckets.listing import NotAListing, Page
 from sightflow.blocks.store.buckets.pages import check_page
-from sightflow.blocks.store.buckets.rest_errors import Codes, Words, is_transient, message_of, refusal
+from sightflow.blocks.store.buckets.rest_errors import Codes, RestErrors, Words, is_transient, refusal
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.object_uri import ObjectUri, Scheme
-from sightflow.schemas.redaction import redact, remember
+from sightflow.schemas.redaction import remember
 
 Result = TypeVar("Result")
 
@@ -41,7 +40,6 @@ logger = logging.getLogger(__name__)
 _VERSION = "2021-12-02"  # of the REST API
 _AUDIENCE = "https://storage.azure.com/.default"
 _RENEWED_BEFORE = 300  # seconds before a token ends
-_LONGEST_MESSAGE = 300
 
 CODES = Codes(
     absent=frozenset({"BlobNotFound"}),
@@ -61,9 +59,10 @@ CODES = Codes(
 )
 
 
-class AzureClient:
+class AzureClient(RestErrors):
     """`BucketClient` for `az://`: a container is what elsewhere is a bucket, a blob what is an object."""
 
+    codes = CODES
     scheme = Scheme.AZURE
     write_condition = "If-None-Match"
     starts_anywhere = False  # a listing begins at its beginning, and each page names the next
@@ -174,15 +173,6 @@ class AzureClient:
         if _is_login_error(error):
             return ErrorKind.CALLER
         return CODES.kind_of(error)
-
-    def proves_absence(self, error: BaseException) -> bool:
-        return isinstance(error, RefusedRequest) and error.code in CODES.absent
-
-    def code_of(self, error: BaseException) -> str:
-        return error.code if isinstance(error, RefusedRequest) else ""
-
-    def redacted(self, error: BaseException) -> str:
-        return redact(message_of(error))[:_LONGEST_MESSAGE]
 
     def store_error(self, error: Exception, uri: ObjectUri, attempted: str = "read") -> StoreError:
         logger.debug("a request about %s failed: %s: %s", uri, type(error).__name__, self.redacted(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sightflow.blocks.store.buckets.client import ErrorKind
 from sightflow.blocks.store.buckets.http import RefusedRequest
@@ -67,6 +68,21 @@ def is_transient(error: BaseException) -> bool:
 def message_of(error: BaseException) -> str:
     """What an error says, on one line; it may repeat keys that were sent."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class RestErrors:
+    """What a client of a REST API says of its errors; `codes` are its own."""
+
+    codes: ClassVar[Codes]
+
+    def proves_absence(self, error: BaseException) -> bool:
+        return isinstance(error, RefusedRequest) and error.code in self.codes.absent
+
+    def code_of(self, error: BaseException) -> str:
+        return error.code if isinstance(error, RefusedRequest) else ""
+
+    def redacted(self, error: BaseException) -> str:
+        return redact(message_of(error))[:_LONGEST_MESSAGE]
 
 
 def refusal(

@@ -17,14 +17,13 @@ from sightflow.blocks.store.buckets.client import ErrorKind, Head, ReadPart, ret
 from sightflow.blocks.store.buckets.http import (
     Answer,
     HttpSession,
-    RefusedRequest,
     parse_listing,
     time_of,
     whole_number,
 )
 from sightflow.blocks.store.buckets.listing import NotAListing, Page
 from sightflow.blocks.store.buckets.pages import check_page
-from sightflow.blocks.store.buckets.rest_errors import Codes, Words, is_transient, message_of, refusal
+from sightflow.blocks.store.buckets.rest_errors import Codes, RestErrors, Words, is_transient, refusal
 from sightflow.blocks.store.google.credentials import (
     GoogleSettings,
     delta_credentials,
@@ -34,13 +33,12 @@ from sightflow.blocks.store.google.credentials import (
 )
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.object_uri import ObjectUri, Scheme
-from sightflow.schemas.redaction import redact, remember
+from sightflow.schemas.redaction import remember
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_MESSAGE = 300
 
 CODES = Codes(
     absent=frozenset({"NoSuchKey"}),
@@ -56,9 +54,10 @@ CODES = Codes(
 )
 
 
-class GoogleClient:
+class GoogleClient(RestErrors):
     """`BucketClient` for `gs://`. The version of an object is its generation."""
 
+    codes = CODES
     scheme = Scheme.GOOGLE
     write_condition = "x-goog-if-generation-match"
     starts_anywhere = True
@@ -156,15 +155,6 @@ class GoogleClient:
 
     def kind_of(self, error: BaseException) -> ErrorKind:
         return ErrorKind.CALLER if _is_login_error(error) else CODES.kind_of(error)
-
-    def proves_absence(self, error: BaseException) -> bool:
-        return isinstance(error, RefusedRequest) and error.code in CODES.absent
-
-    def code_of(self, error: BaseException) -> str:
-        return error.code if isinstance(error, RefusedRequest) else ""
-
-    def redacted(self, error: BaseException) -> str:
-        return redact(message_of(error))[:_LONGEST_MESSAGE]
 
     def store_error(self, error: Exception, uri: ObjectUri, attempted: str = "read") -> StoreError:
         logger.debug("a request about %s failed: %s: %s", uri, type(error).__name__, self.redacted(error))
