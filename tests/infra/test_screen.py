@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shlex
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,13 +19,13 @@ LONG = "s3://bucket/a/folder of many parts/" + "x" * 120 + ".jpg"
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What a person sees on a terminal of 80 columns, before the terminal itself wraps what is longer."""
     written = io.StringIO()
     for name, value in (("file", written), ("width", 80), ("_force_terminal", True), ("no_color", True)):
         monkeypatch.setattr(screen.console, name, value)
     monkeypatch.setattr(screen.console, "_color_system", None)
-    yield written
+    return written
 
 
 def test_a_table_that_fits_is_a_table(terminal: io.StringIO) -> None:
@@ -41,8 +40,8 @@ def test_a_long_last_column_is_one_line_that_the_terminal_wraps(terminal: io.Str
 
 def test_rows_that_are_too_wide_are_records(terminal: io.StringIO) -> None:
     screen.show_table("", "uri", "caption", "系", rows=[(LONG, "a dog", 3), ("s3://b/k", "[red]", "")])
-    lines = plain(terminal)
-    assert lines == [f"uri      {LONG}", "caption  a dog", "系       3", "", "uri      s3://b/k", "caption  [red]", "系"]
+    first = [f"uri      {LONG}", "caption  a dog", "系       3"]
+    assert plain(terminal) == [*first, "", "uri      s3://b/k", "caption  [red]", "系"]
 
 
 def test_into_a_pipe_every_row_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
