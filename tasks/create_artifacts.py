@@ -19,8 +19,9 @@ from sightflow.schemas.run.plan import Status, not_asked
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.media.example_pictures import data_url, pictures
 from sightflow.tasks.runtime.artifacts import artifact_key, best_effort
-from sightflow.tasks.runtime.examples import Examples, data_url, pictures, said
+from sightflow.tasks.runtime.examples import Examples, said
 
 _NOT_IN_AN_ASSET = re.compile(r"[\x00-\x20#?&%\"'<>\[\]{}|\\^`]")
 _LONGEST_ASSET = 512

@@ -114,7 +114,8 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
     def _outcome(self, flow: Flow[Any, Any], flow_run: FlowRun, stop: threading.Event) -> State[Any] | None:
         token, began = STOP.set(stop), time.monotonic()
         try:
-            state: State[Any] = run_flow(flow, flow_run=flow_run, return_type="state")
+            state = run_flow(flow, flow_run=flow_run, return_type="state")
+            assert isinstance(state, State)
             self._say(f"{flow_run.name}: {_ending(state)}, in {time.monotonic() - began:,.1f} s")
         except RunStopped:
             return AwaitingRetry(message="given back: its worker was asked to stop", scheduled_time=now("UTC"))

@@ -56,7 +56,7 @@ def test_a_command_on_a_page_is_one(page: str, words: list[str]) -> None:
 
 def test_a_wrong_command_would_be_seen() -> None:
     for wrong in (["run", "spec.yaml", "--no-such"], ["no-such"], ["catalog", "diff", "URI"]):
-        with pytest.raises(Exception, match="(?i)no such|missing") as raised:
+        with pytest.raises(Exception, match=r"(?i)no such|missing") as raised:
             parse(wrong)
         assert type(raised.value).__module__.startswith(("typer", "click"))
 
@@ -71,7 +71,9 @@ def test_the_site_is_built_without_a_warning_and_asks_nothing_of_another_host(tm
     build(config)
     pages = sorted(tmp_path.rglob("*.html"))
     assert len(pages) > len(list((ROOT / "docs").glob("*.md")))
-    loaded = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(https?:)?//|<link\b[^>]*stylesheet[^>]*https?://""")
+    loaded = re.compile(
+        r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(https?:)?//|<link\b[^>]*stylesheet[^>]*https?://"""
+    )
     assert [page.name for page in pages if loaded.search(page.read_text())] == []
 
 
