@@ -22,7 +22,7 @@ LONG = "s3://bucket/a/folder of many parts/" + "x" * 120 + ".jpg"
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What a person sees on a terminal of 80 columns, before the terminal itself wraps what is longer."""
     written = io.StringIO()
-    for name, value in (("file", written), ("width", 80), ("_force_terminal", True), ("no_color", True)):
+    for name, value in (("_file", written), ("width", 80), ("_force_terminal", True), ("no_color", True)):
         monkeypatch.setattr(screen.console, name, value)
     monkeypatch.setattr(screen.console, "_color_system", None)
     return written
@@ -30,7 +30,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 def test_a_table_that_fits_is_a_table(terminal: io.StringIO) -> None:
     screen.show_table("", "name", "rows", "model", rows=[("caption", "1,000", "m" * 40)], right=("rows",))
-    assert plain(terminal) == ["name      rows  model", "─" * 59, f"caption  1,000  {'m' * 40}"]
+    assert plain(terminal) == ["name      rows  model", "─" * 56, f"caption  1,000  {'m' * 40}"]
 
 
 def test_a_long_last_column_is_one_line_that_the_terminal_wraps(terminal: io.StringIO) -> None:
