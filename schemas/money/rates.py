@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
 from sightflow.schemas.vision import Usage
@@ -64,9 +64,9 @@ class Rates:
     """What the tokens of a model cost.
 
     `input`, `output`, `cached`, `written`, `audio`: as in `TokenRates`, of prompts that no step is about. `batch`: what
-    a batch API takes of the whole, as a part of it; None where there is none. `cached_in_batch`: of cached tokens, where
-    that is another part. `steps`: of longer prompts, shortest first. `later`: what has been announced, each `since` the
-    day (UTC) from which it holds, earliest first.
+    a batch API takes of the whole, as a part of it; None where there is none. `cached_in_batch`: what it takes of
+    cached tokens, where that is another part. `steps`: of longer prompts, shortest first. `later`: what has been
+    announced, each `since` the day (UTC) from which it holds, earliest first.
     """
 
     input: float
@@ -93,17 +93,12 @@ class Rates:
         """
         into, out = max(0, input_tokens), max(0, output_tokens)
         day = _day(at)
-        in_force = {rates.since: rates for rates in map(self.on, (day - _A_DAY, day, day + _A_DAY))}
-        return max(rates.most(into, out, in_batch) for rates in in_force.values())
+        return max(self.on(each).most(into, out, in_batch) for each in (day - _A_DAY, day, day + _A_DAY))
 
     def on(self, day: date) -> Rates:
-        """The rates in force on a day, without what comes later."""
+        """The rates in force on a day, with what comes later."""
         begun = [rates for rates in self.later if rates.since is not None and rates.since <= day]
-        return begun[-1] if begun else self
-
-    def next_change(self, day: date) -> Rates | None:
-        """The rates that follow those of a day, if a change is announced."""
-        return next((rates for rates in self.later if rates.since is not None and rates.since > day), None)
+        return replace(begun[-1], later=self.later[len(begun) :]) if begun else self
 
     @property
     def base(self) -> TokenRates:

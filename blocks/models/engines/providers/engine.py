@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
@@ -52,7 +53,7 @@ from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.media import DecodedImage, Media
 from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.redaction import HIDDEN, redact
-from sightflow.schemas.vision import Usage, VisionRequest
+from sightflow.schemas.vision import VisionRequest
 
 Answer = TypeVar("Answer")
 
@@ -319,8 +320,8 @@ class ProviderEngine(Engine):
             return ProviderError(None, message, cause=Cause.MALFORMED)
 
     def _recorded(self, answer: ProviderResponse, record: CallRecord) -> Generated | Failure:
-        tokens = Usage(answer.input_tokens, answer.output_tokens)
-        record.usage += replace(tokens, cost_usd=self.account.rates.cost(tokens))
+        cost = self.account.rates.cost(answer.usage, at=datetime.fromtimestamp(self.clock.epoch(), UTC))
+        record.usage += replace(answer.usage, cost_usd=cost)
         record.served_id = answer.served_id or record.served_id
         if answer.text:
             record.transcript.append(answer.text)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sightflow.blocks.extras import is_installed
@@ -27,7 +28,7 @@ from sightflow.blocks.models.engines.providers.vendor import VendorEngine, Vendo
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
-from sightflow.schemas.vision import VisionRequest
+from sightflow.schemas.vision import Usage, VisionRequest
 
 if TYPE_CHECKING:
     from google import genai
@@ -42,14 +43,18 @@ _FATAL = {
 }
 _A_FILE = re.compile(r"\bfiles?\b", re.IGNORECASE)
 _NETWORK = ("httpx", "httpx2")
-_SOUND_TOKENS, _FRAME_TOKENS = 32, 258  # a second and a frame of a video file
 
 
 class GeminiSystem(VendorSystem, Protocol):
-    """What is asked of a system at Google beside its account: where at Vertex AI, if it is reached there."""
+    """What is asked of a system at Google beside its account: where at Vertex AI, if it is reached there, how closely
+    media are looked at, and what a video file counts.
+    """
 
     project: str | None
     location: str
+    media_resolution: str | None
+
+    def file_usage(self, frames: int, seconds: float) -> Usage: ...
 
 
 class GeminiEngine(VendorEngine):
@@ -65,6 +70,7 @@ class GeminiEngine(VendorEngine):
     def __init__(self, system: GeminiSystem) -> None:
         super().__init__(system)
         self._project, self._location = system.project, system.location
+        self._resolution, self._file_usage = system.media_resolution, system.file_usage
 
     def connect(self) -> genai.Client:
         from google import genai
@@ -115,7 +121,7 @@ class GeminiEngine(VendorEngine):
         media = request.request.media
         if request.images or not isinstance(media, DecodedVideo):
             return super().media_tokens(request)
-        return math.ceil(media.duration * _SOUND_TOKENS) + len(media.frames) * _FRAME_TOKENS
+        return self._file_usage(len(media.frames), media.duration).input_tokens
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -128,6 +134,7 @@ class GeminiEngine(VendorEngine):
             candidate_count=1,
             max_output_tokens=request.prompt.max_new_tokens + profile.thinking_tokens,
             thinking_config=types.ThinkingConfig(**profile.thinking),
+            media_resolution=f"MEDIA_RESOLUTION_{self._resolution.upper()}" if self._resolution else None,
             response_mime_type="application/json" if schema else None,
             response_json_schema=schema,
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
@@ -185,6 +192,18 @@ def _httpx() -> Any:
 
 
 def _read(response: types.GenerateContentResponse) -> ProviderResponse | ProviderError:
+    answer, usage = _read_candidate(response), response.usage_metadata
+    if usage is None or isinstance(answer, ProviderError):
+        return answer
+    heard = [each.token_count for each in usage.prompt_tokens_details or () if each.modality == "AUDIO"]
+    return replace(
+        answer,
+        cached_input_tokens=as_token_count(usage.cached_content_token_count),
+        audio_input_tokens=sum(map(as_token_count, heard)),
+    )
+
+
+def _read_candidate(response: types.GenerateContentResponse) -> ProviderResponse | ProviderError:
     usage, http, feedback = response.usage_metadata, response.sdk_http_response, response.prompt_feedback
     headers = dict((http.headers if http else None) or {})
     if usage is None and feedback is None and not response.candidates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from abc import abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, event_hooks
@@ -121,7 +122,8 @@ class OpenAIChat(ProviderEngine):
 class OpenAISystem(VendorSystem, Protocol):
     """What is asked of a system at OpenAI beside its account."""
 
-    detail: str
+    @property
+    def asked_detail(self) -> str: ...
 
 
 class OpenAIEngine(OpenAIChat, VendorEngine):
@@ -132,7 +134,7 @@ class OpenAIEngine(OpenAIChat, VendorEngine):
 
     def __init__(self, system: OpenAISystem) -> None:
         super().__init__(system)
-        self.image_detail = system.detail
+        self.image_detail = system.asked_detail
 
     def parameters(self, request: ProviderRequest) -> dict[str, Any]:
         profile = self._vendor_system.profile
@@ -150,6 +152,16 @@ def content_text(content: Any) -> str:
 
 def read_completion(completion: ChatCompletion, headers: dict[str, str], body: str) -> ProviderResponse:
     """What a chat completion says; `body` is its JSON, kept where there is no text to keep."""
+    details = completion.usage.prompt_tokens_details if completion.usage else None
+    return replace(
+        _read_choice(completion, headers, body),
+        cached_input_tokens=as_token_count(getattr(details, "cached_tokens", 0)),
+        cache_write_tokens=as_token_count(getattr(details, "cache_write_tokens", 0)),
+        audio_input_tokens=as_token_count(getattr(details, "audio_tokens", 0)),
+    )
+
+
+def _read_choice(completion: ChatCompletion, headers: dict[str, str], body: str) -> ProviderResponse:
     usage = completion.usage
     spent = (as_token_count(usage.prompt_tokens), as_token_count(usage.completion_tokens)) if usage else (0, 0)
     served = as_text(completion.model) or None
