@@ -11,6 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 
+from sightflow.schemas.money.words import money
 from sightflow.schemas.redaction import redact
 from sightflow.schemas.run.plan import Status, not_asked
 from sightflow.schemas.run.report import RunReport
@@ -90,7 +91,8 @@ def markdown(run_report: RunReport) -> str:
         "",
         f"**{run_report.published:,} published**, {run_report.quarantined:,} quarantined, "
         f"{run_report.unchanged:,} unchanged, {run_report.pruned:,} pruned in {seconds:,.1f} s; "
-        f"cost ${run_report.cost_usd:,.4g}; catalog version {run_report.catalog_version}.",
+        f"cost {money(run_report.cost_usd)}, {money(run_report.estimated_usd)} expected; "
+        f"catalog version {run_report.catalog_version}.",
         "",
         "| enrichment | media | new | changed | stale | unchanged | in quarantine | computed | model |",
         "| --- | --- | --: | --: | --: | --: | --: | --: | --- |",
@@ -101,6 +103,18 @@ def markdown(run_report: RunReport) -> str:
         lines.append(
             f"| {_text(plan.enrichment)} | {plan.media_kind} | {counts} | {plan.to_compute:,} | {_text(model)} |"
         )
+    bills = [
+        (
+            f"{_text(each.enrichment)} ({each.media_kind})",
+            f"{each.items:,}",
+            f"{each.input_tokens:,}",
+            f"{each.output_tokens:,}",
+            money(each.cost_usd or each.gpu_usd),
+            money(each.estimated_usd),
+        )
+        for each in run_report.bills
+    ]
+    lines += _table(("enrichment", "items", "tokens in", "tokens out", "charged", "expected"), bills)
     if run_report.not_asked:
         lines += ["", f"{not_asked(run_report.not_asked)}."]
     causes = sorted((_text(cause), f"{count:,}") for cause, count in run_report.causes.items())

@@ -7,12 +7,13 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr
 
 from sightflow.blocks.models.contract import Availability, Prompt
+from sightflow.blocks.models.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.hosted_profiles import HostedProfile, expected_tokens, of_id, text_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.prices.listed_price import ListedPrice
@@ -31,8 +32,7 @@ from sightflow.schemas.redaction import remember
 from sightflow.schemas.spec import ServerAddress
 from sightflow.schemas.vision import ModelRef, Usage, VisionRequest
 
-_TYPICAL_IMAGE = (1920, 1080)
-_TYPICAL_SECONDS = 60.0
+_SECONDS_TO_ANSWER, _TOKENS_A_SECOND = 2.0, 60.0  # of a hosted model of usual speed
 _TITLE_TOKENS = 10  # the words before a frame: its number and time
 
 
@@ -99,12 +99,11 @@ class HostedModel(VisionModel):
         """The list price of the configured id; None if it is not known here."""
         return listed_price(self.price_provider, self.ref.id)
 
-    @property
-    def rates(self) -> Rates | None:
-        """What tokens cost; None if neither configured nor known."""
+    def rates_on(self, day: date) -> Rates | None:
+        """What tokens cost from a day on; None if neither configured nor known."""
         listed = self.listed_price
         return configured_rates(
-            listed.rates.on(datetime.now(UTC).date()) if listed else None,
+            listed.rates.on(day) if listed else None,
             self.usd_per_million_input,
             self.usd_per_million_output,
             self.usd_per_million_cached_input,
@@ -216,42 +215,55 @@ class HostedModel(VisionModel):
     def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
         """The price of one item of 1920 x 1080 pixels, a video of a minute, with a reply of usual length."""
         if media_kind is MediaKind.IMAGE:
-            return self._price([self.request_usage(enrichment, media_kind, _TYPICAL_IMAGE)])
+            return self._price(self.request_usages(enrichment, media_kind, TYPICAL_SIZE))
         sampling = self.sampling(enrichment)
-        frames = sampling.frames or math.ceil(_TYPICAL_SECONDS * (sampling.fps or 0.5))
+        frames = sampling.frames or math.ceil(TYPICAL_SECONDS * (sampling.fps or 0.5))
         windows = [min(sampling.max_frames, frames - k) for k in range(0, frames, sampling.max_frames)]
         if len(windows) > 1 and enrichment.capability.gives_text:  # and an overview, for the answer as a whole
             windows.append(sampling.max_frames)
-        asked = [
-            self.request_usage(enrichment, media_kind, _TYPICAL_IMAGE, count, _TYPICAL_SECONDS * count / frames)
-            for count in windows
-        ]
+        asked: list[Usage] = []
+        for count in windows:
+            seconds = TYPICAL_SECONDS * count / frames
+            asked += self.request_usages(enrichment, media_kind, TYPICAL_SIZE, count, seconds)
         return self._price(asked)
 
     def _price(self, requests: Sequence[Usage]) -> float:
         rates = self.rates or FREE
         return sum(rates.cost(usage) for usage in requests)
 
-    def request_usage(
-        self, enrichment: Enrichment, media_kind: MediaKind, size: Size, frames: int = 1, seconds: float = 0.0
-    ) -> Usage:
-        """The tokens that an enrichment of one image of this size, or of one window of a video, is expected to have.
-
-        `size`: pixels of the upright original. `frames`, `seconds`: of the window. A window is one request for each
-        prompt; these are added up.
-        """
+    def request_usages(
+        self,
+        enrichment: Enrichment,
+        media_kind: MediaKind,
+        size: Size,
+        frames: int = 1,
+        seconds: float = 0.0,
+        has_sound: bool = True,
+    ) -> list[Usage]:
         if media_kind is MediaKind.IMAGE:
             media = Usage(self.image_tokens(self.sent_size(size)))
         else:
-            media = self.window_usage(enrichment, self.sent_size(fit_within(size, self.frame_side)), frames, seconds)
+            shown = self.sent_size(fit_within(size, self.frame_side))
+            media = self.window_usage(enrichment, shown, frames, seconds if has_sound else 0.0)
         reply = self.expected_reply_tokens(enrichment)
-        usage = Usage()
-        for prompt in self.prompts(enrichment, media_kind):
-            usage += media + Usage(self.prompt_tokens(prompt), reply)
-        return usage
+        prompts = self.prompts(enrichment, media_kind)
+        return [media + Usage(self.prompt_tokens(prompt), reply) for prompt in prompts]
+
+    def expected_seconds(self, requests: Sequence[Usage], items: int) -> float:
+        """About how long so many items take, each of these requests: as many at once as are allowed, within the limits
+        of a minute.
+        """
+        waits = sum(_SECONDS_TO_ANSWER + usage.output_tokens / _TOKENS_A_SECOND for usage in requests)
+        tokens = sum(usage.input_tokens + usage.output_tokens for usage in requests)
+        most_requests = self.requests_per_minute or self.profile.requests_per_minute or math.inf
+        most_tokens = self.tokens_per_minute or self.profile.tokens_per_minute or math.inf
+        return items * max(waits / self.max_concurrency, 60 * len(requests) / most_requests, 60 * tokens / most_tokens)
 
     def window_usage(self, enrichment: Enrichment, size: Size, frames: int, seconds: float) -> Usage:
-        """The tokens of so many frames of a video, sent at this size: images with their titles, unless overridden."""
+        """The tokens of so many frames of a video, sent at this size: images with their titles, unless overridden.
+
+        `seconds`: of sound.
+        """
         return Usage(frames * (self.image_tokens(size) + _TITLE_TOKENS))
 
     def prompt_tokens(self, prompt: Prompt) -> int:

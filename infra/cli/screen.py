@@ -141,6 +141,8 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def money(dollars: float) -> str:
-    """US dollars, as exact as small prices need."""
-    return "free" if dollars == 0 else f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.4g}"
+def print_whole(shown: Table) -> None:
+    """Print a table with none of its cells folded or cut, however narrow the screen is."""
+    natural = console.measure(shown, options=console.options.update(max_width=100_000)).maximum
+    shown.width = natural
+    console.print(shown, soft_wrap=True)

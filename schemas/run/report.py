@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.money.estimate import Bill
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan
 from sightflow.schemas.run.timing import StageTime, StartTimes
@@ -59,6 +60,8 @@ class RunReport(BaseModel):
     start: StartTimes = Field(default_factory=StartTimes)
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
     cost_usd: float = 0.0
+    estimated_usd: float = Field(default=0.0, description="what the plan expected, of all that it held")
+    bills: list[Bill] = Field(default_factory=list, description="what each enrichment was charged")
     commits: int = 0
     upkeep: list[MaintenanceResult] = Field(default_factory=list)
     catalog_version: int | None = None

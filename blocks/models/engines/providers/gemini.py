@@ -123,6 +123,28 @@ class GeminiEngine(VendorEngine):
             return super().media_tokens(request)
         return self._file_usage(len(media.frames), media.duration).input_tokens
 
+    @property
+    def counting_problem(self) -> str | None:
+        if self._resolution and not self._project:
+            return "Google counts at its own resolution, and media_resolution is set"
+        return None
+
+    def _counted(self, request: ProviderRequest) -> int:
+        """By https://ai.google.dev/api/tokens: the contents that are sent; a large video is uploaded for it."""
+        from google.genai import types
+
+        media, model = request.request.media, self.account.model_id
+        settings = types.GenerationConfig(media_resolution=_resolution(self._resolution))
+        config = types.CountTokensConfig(generation_config=settings) if self._resolution else None
+        videos = [media.sha256] if isinstance(media, DecodedVideo) and self._file_type(request.request) else []
+        self._uploads.need(videos)
+        try:
+            contents, count = self._contents(request), self._client.models.count_tokens
+            counted = self.exchange(lambda: count(model=model, contents=contents, config=config))
+            return as_token_count(counted.total_tokens)
+        finally:
+            self._uploads.release(self._client, videos)
+
     # --- requests -------------------------------------------------------------------------------
 
     def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
@@ -134,7 +156,7 @@ class GeminiEngine(VendorEngine):
             candidate_count=1,
             max_output_tokens=request.prompt.max_new_tokens + profile.thinking_tokens,
             thinking_config=types.ThinkingConfig(**profile.thinking),
-            media_resolution=f"MEDIA_RESOLUTION_{self._resolution.upper()}" if self._resolution else None,
+            media_resolution=_resolution(self._resolution),
             response_mime_type="application/json" if schema else None,
             response_json_schema=schema,
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
@@ -184,6 +206,12 @@ class GeminiEngine(VendorEngine):
         if network or isinstance(error, errors.UnknownApiResponseError | json.JSONDecodeError):
             return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error
+
+
+def _resolution(setting: str | None) -> types.MediaResolution | None:
+    from google.genai import types
+
+    return types.MediaResolution(f"MEDIA_RESOLUTION_{setting.upper()}") if setting else None
 
 
 def _httpx() -> Any:

@@ -136,10 +136,34 @@ class OpenAIEngine(OpenAIChat, VendorEngine):
         super().__init__(system)
         self.image_detail = system.asked_detail
 
+    @property
+    def counting_problem(self) -> str | None:
+        return None
+
+    def _counted(self, request: ProviderRequest) -> int:
+        """By https://platform.openai.com/docs/api-reference/responses/input-tokens: as the request that is sent to chat
+        completions, in the words of the Responses API.
+        """
+        content: list[dict[str, Any]] = []
+        for title, image in request.shown:
+            content += [{"type": "input_text", "text": title}] if title else []
+            content.append({"type": "input_image", "image_url": image.data_url, "detail": self.image_detail})
+        content.append({"type": "input_text", "text": request.prompt.text})
+        form = response_format(self.form(request))
+        held = {"text": {"format": _flat(form["response_format"])}} if form else {}
+        model, asked = self.account.deployment or self.account.model_id, [{"role": "user", "content": content}]
+        count = self._client.responses.input_tokens.count
+        return as_token_count(self.exchange(lambda: count(model=model, input=asked, **held)).input_tokens)
+
     def parameters(self, request: ProviderRequest) -> dict[str, Any]:
         profile = self._vendor_system.profile
         limit = request.prompt.max_new_tokens + profile.thinking_tokens
         return dict(profile.sampling) | {"max_completion_tokens": limit} | response_format(self.form(request))
+
+
+def _flat(response_format: dict[str, Any]) -> dict[str, Any]:
+    """The form of a reply as the Responses API takes it, where chat completions have it one level deeper."""
+    return {"type": response_format["type"], **response_format["json_schema"]}
 
 
 def content_text(content: Any) -> str:
