@@ -19,7 +19,6 @@ from sightflow.schemas.money.rates import FREE
 from sightflow.schemas.run.plan import Candidate, ResolvedEnrichment, Route
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.vision import Usage
-from sightflow.tasks.media.windows import cut
 from sightflow.tasks.money.measured import EarlierRuns
 from sightflow.tasks.open import open_store
 
@@ -116,6 +115,8 @@ def requests_about(
     size = (shape.width, shape.height) if shape else TYPICAL_SIZE
     if kind is MediaKind.IMAGE:
         return model.request_usages(enrichment, kind, size)
+    from sightflow.tasks.media.windows import cut  # which links tracks
+
     length = (shape.seconds if shape else None) or TYPICAL_SECONDS
     sampling = model.sampling(enrichment)
     end = min(sampling.end or length, length)

@@ -76,7 +76,7 @@ def _asked(
     """Of each object that can be read the requests about it, one a window of a video, and the prompts of each."""
     name, kind = resolved.enrichment.name, resolved.media_kind
     listed = objects.select("uri", "object_version", "bytes").iter_rows()
-    items = tuple(ShardItem(*each, (name,)) for each in listed)
+    items = tuple(ShardItem(uri, version, size, (name,)) for uri, version, size in listed)
     shard = Shard(0, resolved.systems[0], kind, items, (resolved,))
     fetched = fetch.without_prefect(shard, spec)
     batches, spans = video_batches if kind is MediaKind.VIDEO else image_batches, list[Span]()

@@ -64,14 +64,14 @@ class MediaSizes:
             self._known[uri] = MediaShape(width, height, seconds)
         left = [uri for uri in unseen["uri"] if uri not in self._known]
         for length in (FIRST_READ, SECOND_READ):
+            if not left:
+                return
             starts = self._store.read_starts(left, length)
             self._read |= {
                 uri: None if start is None else media_shape(media_kind, start)
                 for uri, start in zip(left, starts, strict=True)
             }
             left = [uri for uri in left if self._read[uri] is None]
-            if not left:
-                return
 
 
 def sample(objects: pl.DataFrame, count: int = SAMPLE) -> pl.DataFrame:

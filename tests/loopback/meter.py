@@ -86,9 +86,9 @@ class MeteredGemini(Metered, GeminiOnLoopback):
 
     def _video(self, part: dict[str, Any]) -> float:
         data = part.get("inlineData") or {}
-        if not data.get("mimeType", "").startswith("video/"):
+        if not data.get("mimeType", data.get("mime_type", "")).startswith("video/"):
             return 0.0
-        asked = part["videoMetadata"]
+        asked = part.get("videoMetadata") or {}
         with av.open(io.BytesIO(base64.urlsafe_b64decode(data["data"]))) as film:
             length, heard = film.duration / av.time_base, bool(film.streams.audio)
         start = float(asked.get("startOffset", "0s").rstrip("s"))

@@ -58,11 +58,11 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_runs_tell_nothing(tmp_path: Path) -> None:
-    assert EarlierRuns.of(Catalog(uri=str(tmp_path / "catalog"))).rates(*ASKED, "r") is None
+    assert EarlierRuns.of(Catalog(uri=f"file://{tmp_path}/catalog")).rates(*ASKED, "r") is None
 
 
 def test_means_are_over_rows_and_money_over_all_that_was_tried(tmp_path: Path) -> None:
-    catalog = str(tmp_path / "catalog")
+    catalog = f"file://{tmp_path}/catalog"
     record(catalog, bill(rows=50, items=100, input_tokens=50_000, output_tokens=500, cost_usd=1.0))
     record(catalog, bill(input_tokens=250_000, output_tokens=1_000, cost_usd=3.0), at=NOW + timedelta(days=1))
     measured = EarlierRuns.of(Catalog(uri=catalog)).rates(*ASKED, "r")
@@ -73,7 +73,7 @@ def test_means_are_over_rows_and_money_over_all_that_was_tried(tmp_path: Path) -
 
 
 def test_the_same_recipe_counts_before_any_other_and_another_model_never(tmp_path: Path) -> None:
-    catalog = str(tmp_path / "catalog")
+    catalog = f"file://{tmp_path}/catalog"
     record(catalog, bill(recipe="old", input_tokens=100), bill(recipe="r", input_tokens=200))
     record(catalog, bill(model_id="gpt-6-luna"), bill(enrichment="other"), bill(media_kind="video"))
     earlier = EarlierRuns.of(Catalog(uri=catalog))

@@ -45,6 +45,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     stop_reason,
 )
 from sightflow.blocks.models.engines.providers.rate_limits import Clock, RateLimiter
+from sightflow.blocks.models.engines.providers.request_order import send_in_turn
 from sightflow.blocks.models.hosted_profiles import text_tokens
 from sightflow.blocks.models.image_sizes import Size
 from sightflow.blocks.models.reply_forms import FreeText, ReplyForm
@@ -195,7 +196,7 @@ class ProviderEngine(Engine):
         workers = max(1, min(len(requests), self.account.max_concurrency))
         pool = ThreadPoolExecutor(workers, self._system.system)
         try:
-            records = list(pool.map(lambda each: self._request_with_repair(each, scope), requests))
+            records = send_in_turn(pool, lambda each: self._request_with_repair(each, scope), requests, workers)
         finally:
             scope.stop.set()  # an interrupt ends the waiting threads too
             pool.shutdown()
