@@ -65,6 +65,9 @@ class Policy(Section):
     licences: Words = Field(default=(), description="allowed licences; empty: all")
     commercial_use: bool = Field(default=False, description="only models known to allow commercial use")
     max_price_per_item: float | None = Field(default=None, ge=0, description="US dollars")
+    gpu_hour_usd: float | None = Field(
+        default=None, ge=0, description="what an hour of a model at work here costs, US dollars, for estimates"
+    )
     languages: Words = Field(default=(), description="ISO 639 codes preferred, e.g. zh")
     fallback: bool = False
     shard_size: int = Field(default=2048, ge=1, le=10_000, description="most objects of a shard")

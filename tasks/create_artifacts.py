@@ -13,13 +13,13 @@ from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from sightflow.schemas.money.rates import money
+from sightflow.schemas.money.words import money
 from sightflow.schemas.redaction import redact
 from sightflow.schemas.run.plan import Status, not_asked
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import EnrichmentSpec
-from sightflow.tasks.media.example_pictures import data_url, pictures
+from sightflow.tasks.example_pictures import data_url, pictures
 from sightflow.tasks.runtime.artifacts import artifact_key, best_effort
 from sightflow.tasks.runtime.examples import Examples, said
 
@@ -132,7 +132,8 @@ def markdown(run_report: RunReport) -> str:
         f"# {_text(run_report.catalog)}",
         "",
         f"**{run_report.summary}** in {seconds:,.1f} s; "
-        f"cost {money(run_report.cost_usd)}; catalog version {run_report.catalog_version}.",
+        f"cost {money(run_report.cost_usd)}, {money(run_report.estimated_usd)} expected; "
+        f"catalog version {run_report.catalog_version}.",
         "",
         "| enrichment | media | new | changed | stale | unchanged | in quarantine | computed | model |",
         "| --- | --- | --: | --: | --: | --: | --: | --: | --- |",
@@ -143,6 +144,18 @@ def markdown(run_report: RunReport) -> str:
         lines.append(
             f"| {_text(plan.enrichment)} | {plan.media_kind} | {counts} | {plan.to_compute:,} | {_text(model)} |"
         )
+    bills = [
+        (
+            f"{_text(each.enrichment)} ({each.media_kind})",
+            f"{each.items:,}",
+            f"{each.input_tokens:,}",
+            f"{each.output_tokens:,}",
+            money(each.cost_usd or each.gpu_usd),
+            money(each.estimated_usd),
+        )
+        for each in run_report.bills
+    ]
+    lines += _table(("enrichment", "items", "tokens in", "tokens out", "charged", "expected"), bills)
     if run_report.not_asked:
         lines += ["", f"{not_asked(run_report.not_asked)}."]
     causes = sorted((_text(cause), f"{count:,}") for cause, count in run_report.causes.items())

@@ -12,6 +12,7 @@ from sightflow.blocks.store.inventory import kind_by_name
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause
+from sightflow.schemas.money.estimate import Estimate
 from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.discovered import Discovered
 from sightflow.schemas.run.plan import EnrichmentPlan, ResolvedEnrichment, Route, RoutedEnrichment, RunPlan, Status
@@ -20,6 +21,7 @@ from sightflow.schemas.run.timing import Span, StartStep, timed
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.frames import storable
 from sightflow.schemas.tables.quarantine import FailedItem
+from sightflow.tasks.money.estimate import Estimator
 from sightflow.tasks.open import open_catalog
 from sightflow.tasks.retries import retried_task
 from sightflow.tasks.route import resolve_enrichments
@@ -34,8 +36,9 @@ _NO_ORPHANS = pl.DataFrame(schema=dict.fromkeys(("uri", "enrichment", "fingerpri
 def plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunPlan:
     """Compare what was found with the catalog on what determines each result; return what is left to do.
 
-    Reads four columns of the catalog, more where rows are stale, to say why, and no media; the catalog streams past the
-    inventory, so that memory grows with the inventory alone. Raises SpecError if an enrichment cannot be served.
+    Reads four columns of the catalog, more where rows are stale, to say why, and of media the first bytes of a sample,
+    where what they cost depends on their size; the catalog streams past the inventory, so that memory grows with the
+    inventory alone. Raises SpecError if an enrichment cannot be served.
     """
     spans: list[Span] = []
     with timed(spans, StartStep.PLANNING):
@@ -63,8 +66,9 @@ def _plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection) ->
         pending.append(to_compute.select("object_index", "has_row", enrichment_index=pl.lit(index, pl.UInt32())))
     if selection.limit is not None:
         pending = _of_first_objects(pending, objects, selection.limit)
+    estimator = Estimator(spec, catalog, objects)
     plans = [
-        _enrichment_plan(*each, part.height, _why_stale(catalog, version, each[0], each[1], spec))
+        _enrichment_plan(*each, estimator.of(each[1], each[2], part), _why_stale(catalog, version, *each[:2], spec))
         for each, part in zip(counted, pending, strict=True)
     ]
     kinds = {resolved.media_kind for resolved, _ in routed}
@@ -242,7 +246,11 @@ def _counts(statuses: pl.DataFrame) -> dict[Status, int]:
 
 
 def _enrichment_plan(
-    counts: dict[Status, int], resolved: ResolvedEnrichment, route: Route, to_compute: int, stale_because: list[str]
+    counts: dict[Status, int],
+    resolved: ResolvedEnrichment,
+    route: Route,
+    estimate: Estimate,
+    stale_because: list[str],
 ) -> EnrichmentPlan:
     return EnrichmentPlan(
         enrichment=resolved.enrichment.name,
@@ -251,9 +259,10 @@ def _enrichment_plan(
         route=route,
         recipe=resolved.recipe,
         counts=counts,
-        to_compute=to_compute,
+        to_compute=estimate.items,
         stale_because=stale_because,
-        price=to_compute * route.candidates[0].price_per_item,
+        price=estimate.price,
+        estimate=estimate,
     )
 
 

@@ -14,6 +14,7 @@ from pandera.errors import SchemaErrors
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import (
     OUTPUT_SCHEMA_VERSION,
     FieldsResult,
@@ -37,7 +38,7 @@ class Validated:
     """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`.
 
     `spans`: when each stage was at work on it. `error`: what ended it before all of it was answered, if anything has.
-    `replaced`: those of its keys that had a row when the run was planned.
+    `replaced`: those of its keys that had a row when the run was planned. `media_kind`: of all its objects.
     A plain class, as `Replies` is.
     """
 
@@ -49,6 +50,7 @@ class Validated:
         system: str,
         error: Exception | None = None,
         replaced: Sequence[tuple[str, str]] = (),
+        media_kind: MediaKind = MediaKind.IMAGE,
     ) -> None:
         self.rows = rows
         self.failed = failed
@@ -56,6 +58,7 @@ class Validated:
         self.system = system
         self.error = error
         self.replaced = replaced
+        self.media_kind = media_kind
 
 
 @task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
@@ -71,7 +74,7 @@ def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
     expected = len(replies.answers) if replies.error else shard.size
     if rows.height + failed.height != expected:
         raise RuntimeError(f"shard {shard.index}: {expected} were asked and {rows.height + failed.height} came out")
-    return Validated(rows, failed, spans, shard.system, replies.error, shard.replaced)
+    return Validated(rows, failed, spans, shard.system, replies.error, shard.replaced, shard.media_kind)
 
 
 def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:
@@ -182,7 +185,9 @@ def _row(answer: Answer, run_id: str, inferred_at: datetime) -> dict[str, Any]:
         "model_revision": reply.model_revision,
         "route": [*reply.route, reply.system],
         "raw_reply": storable(reply.raw_reply),
-        **asdict(reply.usage),
+        "input_tokens": reply.usage.input_tokens,
+        "output_tokens": reply.usage.output_tokens,
+        "cost_usd": reply.usage.cost_usd,
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "run_id": run_id,
         "inferred_at": inferred_at,

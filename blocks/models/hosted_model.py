@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr
 
 from sightflow.blocks.models.contract import Availability, Prompt
+from sightflow.blocks.models.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.hosted_profiles import HostedProfile, expected_tokens, of_id, text_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
+from sightflow.blocks.models.prices.listed_price import ListedPrice
+from sightflow.blocks.models.prices.price_list import configured_rates, listed_price
 from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.frame_regions import attach_frames
 from sightflow.blocks.models.replies.json_regions import ReadMask, read_regions
+from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
@@ -26,7 +32,8 @@ from sightflow.schemas.redaction import remember
 from sightflow.schemas.spec import ServerAddress
 from sightflow.schemas.vision import ModelRef, Usage, VisionRequest
 
-_TYPICAL_IMAGE = (1920, 1080)
+_SECONDS_TO_ANSWER, _TOKENS_A_SECOND = 2.0, 60.0  # of a hosted model of usual speed
+_TITLE_TOKENS = 10  # the words before a frame: its number and time
 
 
 class HostedModel(VisionModel):
@@ -36,11 +43,15 @@ class HostedModel(VisionModel):
     vendor: ClassVar[str]
     vendor_engine: ClassVar[str]
     """The vendor's SDK, by its name in `engines/factory.py`."""
+    price_provider: ClassVar[str]
+    """The vendor, as the price lists name it."""
+    schemas_cost_tokens: ClassVar[bool] = True
+    """Whether the vendor counts the schema that holds a reply to its form as a part of the prompt."""
     key_variables: ClassVar[tuple[str, ...]]
     """Environment variables that may hold the key; the first that is set counts."""
     profiles: ClassVar[Mapping[str, HostedProfile]]
     fallback_profile: ClassVar[HostedProfile]
-    """How an id without a profile is taken to behave; its prices must be configured."""
+    """How an id without a profile is taken to behave."""
     retired: ClassVar[Mapping[str, str]]
     """Ids that are gone, with their successors."""
     box_keys: ClassVar[tuple[str, ...]]
@@ -52,6 +63,10 @@ class HostedModel(VisionModel):
     tokens_per_minute: int | None = Field(default=None, ge=1, description="Empty: as the vendor says.")
     usd_per_million_input: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
     usd_per_million_output: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
+    usd_per_million_cached_input: float | None = Field(default=None, ge=0, description="Empty: as known here.")
+    batch_price_share: float | None = Field(
+        default=None, ge=0, le=1, description="What a batch API takes of the price, e.g. 0.5; empty: as known here."
+    )
     timeout: float = Field(default=120.0, gt=0, description="Seconds without a byte; twice that: the whole answer.")
     max_concurrency: int = Field(default=8, ge=1, le=256, description="Most requests in flight.")
     max_attempts: int = Field(default=6, ge=1, le=20, description="Tries of one request before it counts as failed.")
@@ -80,14 +95,33 @@ class HostedModel(VisionModel):
         return of_id(self.retired, self.ref.id) or self.profile.successor or self.default.id
 
     @property
-    def rates(self) -> Rates | None:
-        """What tokens cost; None if neither configured nor known."""
-        known = of_id(self.profiles, self.ref.id)
-        into = known.usd_per_million_input if known else None
-        out = known.usd_per_million_output if known else None
-        into = into if self.usd_per_million_input is None else self.usd_per_million_input
-        out = out if self.usd_per_million_output is None else self.usd_per_million_output
-        return None if into is None or out is None else Rates(into, out)
+    def listed_price(self) -> ListedPrice | None:
+        """The list price of the configured id; None if it is not known here."""
+        return listed_price(self.price_provider, self.ref.id)
+
+    def rates_on(self, day: date) -> Rates | None:
+        """What tokens cost from a day on; None if neither configured nor known."""
+        listed = self.listed_price
+        return configured_rates(
+            listed.rates.on(day) if listed else None,
+            self.usd_per_million_input,
+            self.usd_per_million_output,
+            self.usd_per_million_cached_input,
+            self.batch_price_share,
+        )
+
+    @property
+    def price_is_known(self) -> bool:
+        return self.rates is not None
+
+    @property
+    def notice(self) -> str:
+        """What anybody who pays for this id should know today: that it ends, that its price is old or changes."""
+        day, listed = datetime.now(UTC).date(), self.listed_price
+        said = [] if self.base_url else [self.profile.end_notice(self.ref.id, day)]
+        if listed and self.usd_per_million_input is None and self.usd_per_million_output is None:
+            said += listed.notices(self.ref.id, day)
+        return "; ".join(filter(None, said))
 
     def key(self) -> str:
         """The API key, of the settings or of the environment; empty if there is none. Never to be shown."""
@@ -180,16 +214,63 @@ class HostedModel(VisionModel):
 
     def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
         """The price of one item of 1920 x 1080 pixels, a video of a minute, with a reply of usual length."""
-        prompts, size, images, times = self.prompts(enrichment, media_kind), _TYPICAL_IMAGE, 1, 1
-        if media_kind is MediaKind.VIDEO:
-            sampling, size = self.sampling(enrichment), fit_within(size, self.frame_side)
-            images = sampling.frames or math.ceil(60 * (sampling.fps or 0.5))
-            times = math.ceil(images / sampling.max_frames)
-            if times > 1 and enrichment.capability.gives_text:  # and an overview, for the answer as a whole
-                images, times = images + sampling.max_frames, times + 1
-        tokens = sum(images * self.image_tokens(size) + times * text_tokens(prompt.text) for prompt in prompts)
-        reply = times * len(prompts) * self.expected_reply_tokens(enrichment)
-        return (self.rates or FREE).cost(Usage(tokens, reply))
+        if media_kind is MediaKind.IMAGE:
+            return self._price(self.request_usages(enrichment, media_kind, TYPICAL_SIZE))
+        sampling = self.sampling(enrichment)
+        frames = sampling.frames or math.ceil(TYPICAL_SECONDS * (sampling.fps or 0.5))
+        windows = [min(sampling.max_frames, frames - k) for k in range(0, frames, sampling.max_frames)]
+        if len(windows) > 1 and enrichment.capability.gives_text:  # and an overview, for the answer as a whole
+            windows.append(sampling.max_frames)
+        asked: list[Usage] = []
+        for count in windows:
+            seconds = TYPICAL_SECONDS * count / frames
+            asked += self.request_usages(enrichment, media_kind, TYPICAL_SIZE, count, seconds)
+        return self._price(asked)
+
+    def _price(self, requests: Sequence[Usage]) -> float:
+        rates = self.rates or FREE
+        return sum(rates.cost(usage) for usage in requests)
+
+    def request_usages(
+        self,
+        enrichment: Enrichment,
+        media_kind: MediaKind,
+        size: Size,
+        frames: int = 1,
+        seconds: float = 0.0,
+        has_sound: bool = True,
+    ) -> list[Usage]:
+        if media_kind is MediaKind.IMAGE:
+            media = Usage(self.image_tokens(self.sent_size(size)))
+        else:
+            shown = self.sent_size(fit_within(size, self.frame_side))
+            media = self.window_usage(enrichment, shown, frames, seconds if has_sound else 0.0)
+        reply = self.expected_reply_tokens(enrichment)
+        prompts = self.prompts(enrichment, media_kind)
+        return [media + Usage(self.prompt_tokens(prompt), reply) for prompt in prompts]
+
+    def expected_seconds(self, requests: Sequence[Usage], items: int) -> float:
+        """About how long so many items take, each of these requests: as many at once as are allowed, within the limits
+        of a minute.
+        """
+        waits = sum(_SECONDS_TO_ANSWER + usage.output_tokens / _TOKENS_A_SECOND for usage in requests)
+        tokens = sum(usage.input_tokens + usage.output_tokens for usage in requests)
+        most_requests = self.requests_per_minute or self.profile.requests_per_minute or math.inf
+        most_tokens = self.tokens_per_minute or self.profile.tokens_per_minute or math.inf
+        return items * max(waits / self.max_concurrency, 60 * len(requests) / most_requests, 60 * tokens / most_tokens)
+
+    def window_usage(self, enrichment: Enrichment, size: Size, frames: int, seconds: float) -> Usage:
+        """The tokens of so many frames of a video, sent at this size: images with their titles, unless overridden.
+
+        `seconds`: of sound.
+        """
+        return Usage(frames * (self.image_tokens(size) + _TITLE_TOKENS))
+
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """About how many tokens the words of a prompt have, with the schema that its reply is held to."""
+        form = prompt.reply_form if self.enforce_reply_form and self.schemas_cost_tokens else None
+        schema = json.dumps(form.schema) if isinstance(form, JsonSchema) else ""
+        return text_tokens(prompt.text) + (text_tokens(schema) if schema else 0)
 
     def expected_reply_tokens(self, enrichment: Enrichment) -> int:
         """How many tokens a reply usually has, reasoning before it included."""

@@ -1,10 +1,12 @@
-"""What is known of hosted model ids: prices, limits, ends and successors; and how long a reply usually is."""
+"""What is known of hosted model ids: limits, ends and successors; and how long prompts and replies usually are."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import TypeVar
 
 from sightflow.schemas.capability import Capability
@@ -21,24 +23,39 @@ _OTHER_TOKENS = {
     Capability.STRUCTURED_EXTRACTION: 300,
 }
 _REGIONS_TOKENS = 300
+_AROUND_A_MESSAGE = 8
+TOLD_BEFORE = timedelta(days=60)
+"""An end that is nearer is told in every plan."""
 
 
 @dataclass(frozen=True)
 class HostedProfile:
     """What is known of a model id, as read on the date that its table bears.
 
-    Prices are US dollars for a million tokens, without what a vendor takes off for cached input. `ends`: the
-    date of its announced shutdown, with the `successor` that the vendor names. `thinking_tokens`: what its
-    reasoning may take before the reply.
+    `ends`: the day or month of its announced shutdown, of ISO 8601, with the `successor` that the vendor names.
+    `thinking_tokens`: what its reasoning may take before the reply.
     """
 
-    usd_per_million_input: float
-    usd_per_million_output: float
     ends: str | None = None
     successor: str | None = None
     thinking_tokens: int = 0
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+
+    @property
+    def last_day(self) -> date | None:
+        """The day on which it ends; of a month, its first."""
+        return None if self.ends is None else date.fromisoformat(self.ends if len(self.ends) > 7 else f"{self.ends}-01")
+
+    def end_notice(self, model_id: str, day: date) -> str:
+        """What anybody who uses it should know on a day; nothing where its end is more than 60 days off."""
+        if self.last_day is None or self.last_day - day > TOLD_BEFORE:
+            return ""
+        use = f": set id to its successor, {self.successor}" if self.successor else ""
+        left = (self.last_day - day).days
+        if left < 0:
+            return f"{model_id} was announced to end {self.ends}{use}"
+        return f"{model_id} ends {self.ends}, in {left} days{use}"
 
 
 def of_id(table: Mapping[str, Known], model_id: str) -> Known | None:
@@ -57,5 +74,10 @@ def expected_tokens(enrichment: Enrichment) -> int:
 
 
 def text_tokens(text: str) -> int:
-    """About how many tokens a prompt has: a token to three characters, more than English needs, less than Chinese."""
-    return len(text) // 3 + 20
+    """About how many tokens a prompt has: one to four letters of Latin, one to a letter of what is written without
+    spaces (Chinese, Japanese, Korean), one to two of other letters, and some around a message.
+    """
+    plain = sum(character < "\u0080" for character in text)
+    dense = sum("\u2e80" <= character <= "\ud7ff" or character >= "\U00010000" for character in text)
+    others = len(text) - plain - dense
+    return math.ceil(plain / 4 + dense + others / 2) + _AROUND_A_MESSAGE

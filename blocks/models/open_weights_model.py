@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -20,21 +21,26 @@ from sightflow.blocks.models.contract import (
     ReplyError,
 )
 from sightflow.blocks.models.engines.factory import OPEN_WEIGHTS_ENGINES, settings_problem
+from sightflow.blocks.models.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.hosted_profiles import expected_tokens, text_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.openai_access import OpenAIAccess
+from sightflow.blocks.models.prices.listed_price import ListedPrice
+from sightflow.blocks.models.prices.price_list import configured_rates, endpoint_price
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause, ModelError
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
-from sightflow.schemas.money.rates import Rates
+from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.spec import ServerAddress
 from sightflow.schemas.vision import Usage
 
 _LONGEST_SENT = 2048
-_TYPICAL_TOKENS = 1920 * 1080 // (28 * 28)
-"""Of a picture, for estimates: a token for each cell of 28 pixels, as the Qwen-VL line counts."""
+ENDPOINT_CELL = 28 * 28
+"""Pixels of an image that a token is taken to stand for at an endpoint, as the Qwen-VL line counts."""
+ENDPOINT_FRAME_SIDE = 512
+"""Longest side of a video's frames that an endpoint is sent, in pixels."""
 
 
 class OpenWeightsModel(OpenAIAccess, VisionModel):
@@ -102,6 +108,7 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
     tokens_per_minute: int | None = Field(default=None, ge=1, description="endpoint: empty: as the server says.")
     usd_per_million_input: float | None = Field(default=None, ge=0, description="endpoint: its price of tokens in.")
     usd_per_million_output: float | None = Field(default=None, ge=0, description="endpoint: its price of tokens out.")
+    usd_per_million_cached_input: float | None = Field(default=None, ge=0, description="endpoint: of cached tokens in.")
     max_model_len: int | None = Field(
         default=None, ge=1, description="vllm: most tokens of prompt, media and reply; unset: as the weights allow."
     )
@@ -131,11 +138,29 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
     def server_address(self) -> str | None:
         return self.endpoint_url
 
+    def rates_on(self, day: date) -> Rates | None:
+        """What tokens cost at the endpoint: as the settings say, or as the price list of the provider at that address
+        does; None if neither does. Computed here they cost nothing.
+        """
+        if self.engine != "endpoint":
+            return FREE
+        listed = self.listed_price
+        return configured_rates(
+            listed.rates.on(day) if listed else None,
+            self.usd_per_million_input,
+            self.usd_per_million_output,
+            self.usd_per_million_cached_input,
+            None,
+        )
+
     @property
-    def rates(self) -> Rates | None:
-        """What tokens cost at the endpoint; None if that is not set."""
-        into, out = self.usd_per_million_input, self.usd_per_million_output
-        return None if into is None or out is None else Rates(into, out)
+    def listed_price(self) -> ListedPrice | None:
+        """The list price of the id at a public endpoint; None if it is not known here."""
+        from sightflow.blocks.models.engines.providers.openai_endpoint import is_private_endpoint
+
+        if self.engine != "endpoint" or not self.endpoint_url or is_private_endpoint(self.endpoint_url):
+            return None
+        return endpoint_price(self.endpoint_url, self.ref.id)
 
     @property
     def price_is_known(self) -> bool:
@@ -143,15 +168,33 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
 
     def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
         """The price of one item of 1920 x 1080 pixels, a video of a minute, at the prices that the settings name."""
-        if self.engine != "endpoint" or self.rates is None or self.unsupported_reason(enrichment, media_kind):
+        rates = self.rates
+        if self.engine != "endpoint" or rates is None or self.unsupported_reason(enrichment, media_kind):
             return 0.0
-        prompts, images = self.effective_prompts(enrichment, media_kind), 1
+        frames = 1
         if media_kind is MediaKind.VIDEO:
             sampling = self.sampling(enrichment)
-            images = sampling.frames or math.ceil(60 * (sampling.fps or 0.5))
-        times = images if self.runs_per_frame(enrichment, media_kind) else 1
-        tokens = sum(images * _TYPICAL_TOKENS + times * text_tokens(prompt.text) for prompt in prompts)
-        return self.rates.cost(Usage(tokens, times * len(prompts) * expected_tokens(enrichment)))
+            frames = sampling.frames or math.ceil(TYPICAL_SECONDS * (sampling.fps or 0.5))
+        usages = self.request_usages(enrichment, media_kind, TYPICAL_SIZE, frames, TYPICAL_SECONDS)
+        return sum(rates.cost(usage) for usage in usages)
+
+    def request_usages(
+        self,
+        enrichment: Enrichment,
+        media_kind: MediaKind,
+        size: Size,
+        frames: int = 1,
+        seconds: float = 0.0,
+        has_sound: bool = True,
+    ) -> list[Usage]:
+        if self.engine != "endpoint":
+            return []
+        alone = media_kind is MediaKind.VIDEO and self.runs_per_frame(enrichment, media_kind)
+        width, height = self.sent_size(size if media_kind is MediaKind.IMAGE else fit_within(size, ENDPOINT_FRAME_SIDE))
+        seen = (1 if alone else frames) * (width * height // ENDPOINT_CELL)
+        reply = expected_tokens(enrichment)
+        prompts = self.effective_prompts(enrichment, media_kind)
+        return [Usage(seen + text_tokens(prompt.text), reply) for prompt in prompts] * (frames if alone else 1)
 
     def availability(self) -> Availability:
         path = None if self.engine == "endpoint" else self.local_path()
@@ -173,6 +216,8 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
         if not self.price_is_known:
             remedy = "set usd_per_million_input and usd_per_million_output, or what it costs is counted nowhere"
             return f"the price of {self.ref.id} at {self.endpoint_url} is not known: {remedy}"
+        if (listed := self.listed_price) and self.usd_per_million_input is None:
+            return "; ".join(listed.notices(self.ref.id, datetime.now(UTC).date()))
         path = self.local_path()
         return weights.notice(path) if path else ""
 

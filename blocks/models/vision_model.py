@@ -30,6 +30,7 @@ from sightflow.blocks.models.contract import (
     Prompt,
     ReplyError,
 )
+from sightflow.blocks.models.expenses import Expenses
 from sightflow.blocks.models.replies.combine import combine
 from sightflow.blocks.models.video.association import ASSOCIATION_VERSION
 from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies
@@ -44,7 +45,7 @@ from sightflow.schemas.vision import ModelRef, Usage, VisionReply, VisionRequest
 _logger = logging.getLogger(__name__)
 
 
-class VisionModel(LazyBlock):
+class VisionModel(Expenses, LazyBlock):
     """A vision-language model that serves some of the capabilities: a system on an engine.
 
     `run` never raises for one bad item and never returns another item's answer. It raises ModelError only for what
@@ -161,15 +162,6 @@ class VisionModel(LazyBlock):
     def decoded_side(self) -> int | None:
         """The shortest side, in pixels, at which an image may be decoded at reduced scale; None: as it is."""
         return None
-
-    def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
-        """The expected price of one item in US dollars; local models cost nothing here."""
-        return 0.0
-
-    @property
-    def price_is_known(self) -> bool:
-        """Whether `price_per_item` is what will be paid."""
-        return True
 
     # --- the engine's part ----------------------------------------------------------------------
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from sightflow.infra.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
+from sightflow.infra.cli import catalog, demo, doctor, models, plan, replay, run
 from sightflow.infra.cli.screen import Commands, console
+from sightflow.infra.cli.serving import bridge, deploy, serve, worker
 
 app = typer.Typer(
     name="sightflow",

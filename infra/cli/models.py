@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from sightflow.infra.cli.prices import prices
 from sightflow.infra.cli.screen import console, flag, safe, show_table
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.failure import ModelError, SpecError
-from sightflow.schemas.money.rates import money
+from sightflow.schemas.money.words import money
 
 app = typer.Typer(invoke_without_command=True, help="The systems: ratings, what is installed here, pulling weights.")
 
@@ -25,6 +26,8 @@ _SHORT = {
     Capability.VIDEO_CAPTIONING: "film",
 }
 _STAR = {0: "-", None: "?"}
+
+app.command("prices")(prices)
 
 
 @app.callback()

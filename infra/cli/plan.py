@@ -13,7 +13,7 @@ import typer
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.cli.screen import console, flag, safe, show_next, show_table
 from sightflow.schemas.failure import SightflowError
-from sightflow.schemas.money.rates import money
+from sightflow.schemas.money.words import count_of_tokens, length_of_time, money
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan, RunPlan, Status, not_asked
 from sightflow.schemas.run.selection import Selection
@@ -56,9 +56,13 @@ def plan(
     since: Since = None,
     sample: Sample = 1.0,
     limit: Limit = None,
+    exact: Annotated[
+        bool, flag("--exact", help="Send the vendors a sample, to have its tokens counted for nothing.")
+    ] = False,
+    verbose: Annotated[bool, flag("--verbose", "-v", help="Say of every other model why it is not used.")] = False,
     as_json: Annotated[bool, flag("--json", help="Print the plan as JSON, for programs.")] = False,
 ) -> None:
-    """Count what is new, changed, stale and unchanged; show the model for each enrichment, why, and the price."""
+    """Count what is new, changed, stale and unchanged; show the model of each enrichment, tokens, price and time."""
     from sightflow.schemas.spec_reader import read_spec
 
     read = read_spec(spec)
@@ -70,11 +74,15 @@ def plan(
     resolve_enrichments(read)  # what cannot be served is said before anything is listed
     with console.status("listing the source and comparing it with the catalog ..."):
         run_plan = plan_task.fn(discover.fn(read, check=False), read, selection(prefix, since, sample, limit))
+        if exact:
+            from sightflow.tasks.money.exact_counts import counted_by_vendors
+
+            run_plan = counted_by_vendors(run_plan, read)
         problem = catalog_problem(open_catalog(read)) if run_plan.to_compute else ""
     if as_json:
         console.print_json(json.dumps(plan_document(run_plan) | {"catalog_problem": problem}))
         return
-    show_plan(run_plan)
+    show_plan(run_plan, verbose)
     if problem:
         console.print(f"[yellow]note[/yellow] a run would stop at once: {safe(problem)}", soft_wrap=True)
     if run_plan.to_compute:
@@ -99,6 +107,7 @@ def plan_document(run_plan: RunPlan) -> dict[str, object]:
         "not_asked": run_plan.not_asked,
         "to_compute": run_plan.to_compute,
         "price_usd": run_plan.price,
+        "seconds": run_plan.seconds,
         "skipped": [each.model_dump() for each in run_plan.skipped],
         "failed_lookups": sorted({item.uri for item in run_plan.failed_lookups}),
         "orphaned": run_plan.orphaned["uri"].to_list(),
@@ -106,30 +115,15 @@ def plan_document(run_plan: RunPlan) -> dict[str, object]:
     }
 
 
-def show_plan(run_plan: RunPlan) -> None:
-    """Print the counts, then the reason of each choice of a model."""
-    rows = [
-        [
-            f"{p.enrichment} ({p.media_kind})",
-            *(f"{p.counts.get(status, 0):,}" for status in Status),
-            f"{p.to_compute:,}",
-            p.route.systems[0],
-            money(p.price),
-        ]
-        for p in run_plan.plans
-    ]
-    numbers = (*(str(status) for status in Status), "to compute")
-    show_table(
-        f"{run_plan.objects:,} objects",
-        "enrichment",
-        *numbers,
-        "model",
-        "price",
-        rows=rows,
-        right=(*numbers, "price"),
-    )
+def show_plan(run_plan: RunPlan, verbose: bool = False) -> None:
+    """Print what is counted, what it takes and how that is known, and the reason of each choice of a model."""
+    _show_counts(run_plan)
+    if run_plan.to_compute:
+        _show_estimates(run_plan)
     for p in run_plan.plans:
-        console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)
+        console.print(f"{safe(_name(p))}: {_why(p, verbose)}", soft_wrap=True)
+        if p.estimate.known_by:
+            console.print(f"  tokens, price and time: {safe(p.estimate.known_by)}", soft_wrap=True)
     show_stale(run_plan.plans)
     show_notices(run_plan.plans)
     show_skipped(run_plan.skipped)
@@ -172,8 +166,44 @@ def show_notices(plans: Iterable[EnrichmentPlan]) -> None:
         console.print(f"[yellow]note[/yellow] {safe(system)}: {safe(notice)}", soft_wrap=True)
 
 
-def _why(p: EnrichmentPlan) -> str:
+def _name(p: EnrichmentPlan) -> str:
+    return f"{p.enrichment} ({p.media_kind})"
+
+
+def _show_counts(run_plan: RunPlan) -> None:
+    """Print how many results are new, changed and so on; a status that no result has is left out."""
+    shown = [s for s in Status if s in (Status.NEW, Status.UNCHANGED) or run_plan.count(s)]
+    rows = [
+        (_name(p), *(f"{p.counts.get(status, 0):,}" for status in shown), f"{p.to_compute:,}") for p in run_plan.plans
+    ]
+    numbers = (*map(str, shown), "to compute")
+    show_table(f"{run_plan.objects:,} objects", "enrichment", *numbers, rows=rows, right=numbers)
+
+
+def _show_estimates(run_plan: RunPlan) -> None:
+    """Print what is left to compute, by enrichment, and all of it."""
+    rows = [
+        (
+            _name(p),
+            f"{p.to_compute:,}",
+            p.route.systems[0],
+            count_of_tokens(p.estimate.input_tokens),
+            count_of_tokens(p.estimate.output_tokens),
+            money(p.price),
+            length_of_time(p.estimate.seconds),
+        )
+        for p in run_plan.plans
+        if p.to_compute
+    ]
+    if len(rows) > 1:
+        total = ("all", f"{run_plan.to_compute:,}", "", "", "", money(run_plan.price), length_of_time(run_plan.seconds))
+        rows.append(total)
+    columns = ("enrichment", "items", "model", "tokens in", "out", "price", "time")
+    show_table("", *columns, rows=rows, right=("items", "tokens in", "out", "price", "time"))
+
+
+def _why(p: EnrichmentPlan, verbose: bool) -> str:
     first, *others = p.route.candidates
-    reasons = [f"[bold]{safe(first.system)}[/bold] ({safe(first.model_id)}), {safe(first.why)}"]
-    reasons += [f"not {safe(other.system)}: {safe(other.why)}" for other in others if not other.usable]
-    return "; ".join(reasons)
+    why = f"[bold]{safe(first.system)}[/bold] ({safe(first.model_id)}), {safe(first.why)}"
+    reasons = [f"\n  not {safe(other.system)}: {safe(other.why)}" for other in others if not other.usable]
+    return why + ("".join(reasons) if verbose else "")

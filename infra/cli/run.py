@@ -21,7 +21,7 @@ from rich.progress import (
 
 from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices, show_skipped
 from sightflow.infra.cli.screen import console, flag, problems, safe, show_next, show_table
-from sightflow.schemas.money.rates import money
+from sightflow.schemas.money.words import count_of_tokens, money
 from sightflow.schemas.run.plan import RunPlan, not_asked
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
@@ -163,6 +163,35 @@ def _show(done: RunReport, as_json: bool) -> None:
         show_report(done)
 
 
+def bill(done: RunReport) -> str:
+    """What a run was charged beside what its plan had expected, e.g. `cost $1.02, $1.00 expected`."""
+    expected = f", {money(done.estimated_usd)} expected" if done.estimated_usd != done.cost_usd else ""
+    return f"cost {money(done.cost_usd)}{expected}"
+
+
+def show_bills(done: RunReport) -> None:
+    """Print what each enrichment was charged, where any was."""
+    charged = [each for each in done.bills if each.cost_usd or each.estimated_usd or each.gpu_usd]
+    rows = [
+        (
+            f"{each.enrichment} ({each.media_kind})",
+            f"{each.items:,}",
+            each.system,
+            count_of_tokens(each.input_tokens),
+            count_of_tokens(each.output_tokens),
+            money(each.cost_usd or each.gpu_usd),
+            money(each.estimated_usd),
+        )
+        for each in charged
+    ]
+    if rows:
+        numbers = ("items", "tokens in", "out", "charged", "expected")
+        show_table("", "enrichment", "items", "model", *numbers[1:], rows=rows, right=numbers)
+    if gpu := [each for each in charged if each.gpu_usd]:
+        hours = sum(each.busy_seconds for each in gpu) / 3600
+        console.print(f"of models here: {hours:,.2f} hours at work, by policy.gpu_hour_usd", soft_wrap=True)
+
+
 def show_report(done: RunReport) -> None:
     """Print the summary of a run and the next command to type."""
     seconds = (done.finished_at - done.started_at).total_seconds()
@@ -172,9 +201,10 @@ def show_report(done: RunReport) -> None:
         rate = f", {(done.published + done.quarantined) / seconds:,.1f} items/s" if seconds else ""
         console.print(
             f"[bold]{done.summary}[/bold] in {seconds:,.1f} s{rate}; "
-            f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}",
+            f"{bill(done)}; catalog version {done.catalog_version}",
             soft_wrap=True,
         )
+        show_bills(done)
     show_notices(done.plans)
     show_skipped(done.skipped)
     for line in time_lines(done):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from sightflow.infra.cli.serving.deploy import Pool
 
-from sightflow.infra.cli.deploy import Pool
 from sightflow.infra.cli.screen import console, safe, say
 
 Poll = Annotated[float, typer.Option(min=0.2, help="Seconds between looks for runs that are due.")]

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.money.estimate import Estimate
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.timing import Span
 from sightflow.schemas.tables.quarantine import FailedItem
@@ -66,7 +67,7 @@ class Route(BaseModel):
 class EnrichmentPlan(BaseModel):
     """What will be done for one enrichment and one media kind: `counts`, `to_compute` objects, `price` dollars.
 
-    `stale_because`: what has changed since its stale rows were computed.
+    `stale_because`: what has changed since its stale rows were computed. `estimate`: what the price comes of.
     """
 
     enrichment: str
@@ -78,6 +79,7 @@ class EnrichmentPlan(BaseModel):
     to_compute: int
     price: float
     stale_because: list[str] = []
+    estimate: Estimate = Estimate()
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,12 @@ class RunPlan:
     @property
     def price(self) -> float:
         return sum(plan.price for plan in self.plans)
+
+    @property
+    def seconds(self) -> float | None:
+        """What all of it takes; None if that is known of nothing, or not of all."""
+        times = [plan.estimate.seconds for plan in self.plans if plan.to_compute]
+        return sum(time for time in times if time is not None) if times and None not in times else None
 
     def changes_nothing(self, prune: bool) -> bool:
         """Whether there is nothing to compute, to settle or to quarantine, and, with `prune`, nothing to remove."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.money.estimate import Bill
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan
 from sightflow.schemas.run.timing import OTHER, StageTime, StartTimes
@@ -61,6 +62,8 @@ class RunReport(BaseModel):
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
     wall_seconds: dict[str, float] = Field(default_factory=dict, description="of the whole run, each counted once")
     cost_usd: float = 0.0
+    estimated_usd: float = Field(default=0.0, description="what the plan expected, of all that it held")
+    bills: list[Bill] = Field(default_factory=list, description="what each enrichment was charged")
     commits: int = 0
     upkeep: list[MaintenanceResult] = Field(default_factory=list)
     catalog_version: int | None = None

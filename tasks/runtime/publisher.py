@@ -30,6 +30,7 @@ from sightflow.schemas.run.timing import Span, timed
 from sightflow.tasks.maintain import maintain
 from sightflow.tasks.memory.admission import Admission
 from sightflow.tasks.memory.limit import memory_budget
+from sightflow.tasks.money.bills import Bills
 from sightflow.tasks.publish import publish
 from sightflow.tasks.runtime.cancellation import HALT, RunStopped, ShardSkipped, is_asked_to_stop
 from sightflow.tasks.runtime.examples import Examples
@@ -79,6 +80,7 @@ class Publisher:
         self.published = 0
         self.commits = 0
         self.cost_usd = 0.0
+        self.bills = Bills()
         self.causes: Counter[Cause] = Counter()
         self.examples = Examples()
         self.maintenance: list[MaintenanceResult] = []
@@ -253,6 +255,8 @@ class Publisher:
         self.published += rows.height
         self.examples.add(rows, failed)
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
+        for shard in group:
+            self.bills.add(shard.media_kind, shard.rows, shard.failed, shard.spans)
         self.causes.update(Cause(cause) for cause in failed["cause"])
         record_stage_seconds(self.catalog.uri, self.spans[-1])
         record_metrics(self.catalog.uri, group)

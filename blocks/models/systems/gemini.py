@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
@@ -17,44 +16,51 @@ from sightflow.blocks.models.replies.json_regions import ReadMask
 from sightflow.blocks.models.replies.png_masks import read_probability_mask
 from sightflow.blocks.models.replies.regions_schema import POINTS, region_properties
 from sightflow.blocks.models.reply_forms import JsonSchema
+from sightflow.blocks.models.token_rules import gemini as rules
+from sightflow.blocks.models.token_rules.gemini import Resolutions, TiledImages
 from sightflow.blocks.models.video.frame_prompts import media_prompts
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.geometry import BoxFormat
 from sightflow.schemas.rating import Rating, stars
-from sightflow.schemas.vision import ModelRef
+from sightflow.schemas.vision import ModelRef, Usage
 
 
 @dataclass(frozen=True)
 class GeminiProfile(HostedProfile):
-    """`image_tokens`: of every picture, or None if it is counted in tiles. `masks`: the form they come in.
-    `temperature`: None where sampling parameters are deprecated. `thinking`: what makes it think least.
+    """`media`: how images and videos are counted. `masks`: the form they come in. `temperature`: None where sampling
+    parameters are deprecated. `thinking`: what makes it think least.
     """
 
-    image_tokens: int | None = 1120
+    media: Resolutions | TiledImages = rules.GEMINI_3
     masks: Literal["png", "polygon"] = "polygon"
     temperature: float | None = None
     thinking: Mapping[str, Any] = field(default_factory=lambda: {"thinking_level": "LOW"})
 
 
-# As read in November 2026 at ai.google.dev: gemini-api/docs/pricing, /deprecations, /media-resolution, /models.
-_2_5: Mapping[str, Any] = {"image_tokens": None, "masks": "png", "temperature": 0.0, "ends": "2026-12-01"}
+# As read in November 2026 at ai.google.dev: gemini-api/docs/deprecations, /media-resolution, /models; the ids of
+# Gemini 4 in google-genai 3.6.1.
+_2_5: Mapping[str, Any] = {"media": rules.GEMINI_2_5, "masks": "png", "temperature": 0.0, "ends": "2026-12-01"}
 _FLASH: Mapping[str, Any] = {"successor": "gemini-3.8-flash", "thinking": {"thinking_budget": 0}}
 _LITE: Mapping[str, Any] = {"successor": "gemini-3.5-flash-lite", "thinking": {"thinking_budget": 0}}
 _PRO: Mapping[str, Any] = {"successor": "gemini-3.8-flash", "thinking": {"thinking_budget": 128}}
-_MINIMAL = {"thinking_level": "MINIMAL"}
+_MINIMAL: Mapping[str, Any] = {"thinking": {"thinking_level": "MINIMAL"}, "thinking_tokens": 512}
 _PROFILES = {
-    "gemini-2.5-pro": GeminiProfile(1.25, 10.00, thinking_tokens=256, **_2_5, **_PRO),
-    "gemini-2.5-flash": GeminiProfile(0.30, 2.50, **_2_5, **_FLASH),
-    "gemini-2.5-flash-lite": GeminiProfile(0.10, 0.40, **_2_5, **_LITE),
-    "gemini-3-flash-preview": GeminiProfile(0.50, 3.00, thinking_tokens=512, thinking=_MINIMAL),
-    "gemini-3.1-flash-lite": GeminiProfile(0.25, 1.50, thinking_tokens=512, thinking=_MINIMAL),
-    "gemini-3.1-pro-preview": GeminiProfile(2.00, 12.00, thinking_tokens=2048),
-    "gemini-3.5-flash": GeminiProfile(1.50, 9.00, thinking_tokens=512, thinking=_MINIMAL),
-    "gemini-3.5-flash-lite": GeminiProfile(0.30, 2.50, thinking_tokens=512, thinking=_MINIMAL),
-    "gemini-3.6-flash": GeminiProfile(1.50, 7.50, thinking_tokens=2048),
-    "gemini-3.7-flash": GeminiProfile(0.75, 3.75, thinking_tokens=2048),
-    "gemini-3.8-flash": GeminiProfile(0.75, 3.75, thinking_tokens=2048),
+    "gemini-2.5-pro": GeminiProfile(thinking_tokens=256, **_2_5, **_PRO),
+    "gemini-2.5-flash": GeminiProfile(**_2_5, **_FLASH),
+    "gemini-2.5-flash-lite": GeminiProfile(**_2_5, **_LITE),
+    "gemini-3-flash-preview": GeminiProfile(**_MINIMAL),
+    "gemini-3.1-flash-lite": GeminiProfile(**_MINIMAL),
+    "gemini-3.1-pro-preview": GeminiProfile(thinking_tokens=2048),
+    "gemini-3.5-flash": GeminiProfile(**_MINIMAL),
+    "gemini-3.5-flash-lite": GeminiProfile(**_MINIMAL),
+    "gemini-3.6-flash": GeminiProfile(thinking_tokens=2048),
+    "gemini-3.7-flash": GeminiProfile(thinking_tokens=2048),
+    "gemini-3.8-flash": GeminiProfile(thinking_tokens=2048),
+    "gemini-4-argon": GeminiProfile(thinking_tokens=2048),
+    "gemini-4-carbon": GeminiProfile(thinking_tokens=2048),
+    "gemini-4-hydrogen": GeminiProfile(thinking_tokens=2048),
+    "gemini-4-neon": GeminiProfile(thinking_tokens=2048),
 }
 _RETIRED = {
     "gemini-pro-vision": "gemini-3.8-flash",
@@ -98,6 +104,7 @@ class Gemini(HostedModel):
     box_format = BoxFormat(scale=1000.0, order="yxyx", point_order="xy")
     vendor = "Google"
     vendor_engine = "gemini"
+    price_provider = "google"
     box_keys = ("box_2d",)
     key_variables = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
     profiles = _PROFILES
@@ -110,6 +117,9 @@ class Gemini(HostedModel):
     )
     location: str = Field(
         default="global", pattern=r"^[a-z0-9-]{2,40}$", description="Vertex AI: where it runs, e.g. europe-west4."
+    )
+    media_resolution: Literal["low", "medium", "high"] | None = Field(
+        default=None, description="Tokens of an image or frame; empty: the vendor's default."
     )
 
     @property
@@ -131,7 +141,8 @@ class Gemini(HostedModel):
 
     def generation_settings(self) -> dict[str, Any]:
         profile = self.profile
-        return super().generation_settings() | {"temperature": profile.temperature, **profile.thinking}
+        settings = super().generation_settings() | {"temperature": profile.temperature, **profile.thinking}
+        return settings | ({"media_resolution": self.media_resolution} if self.media_resolution else {})
 
     # --- pictures -------------------------------------------------------------------------------
 
@@ -139,13 +150,19 @@ class Gemini(HostedModel):
         return fit_within(size, 3072)
 
     def image_tokens(self, size: Size) -> int:
-        if self.profile.image_tokens is not None:
-            return self.profile.image_tokens
-        width, height = self.sent_size(size)
-        if max(width, height) <= 384:
-            return 258
-        side = min(768, max(256, int(min(width, height) / 1.5)))
-        return 258 * math.ceil(width / side) * math.ceil(height / side)
+        return self.profile.media.image_tokens(size, self.media_resolution or "")
+
+    def window_usage(self, enrichment: Enrichment, size: Size, frames: int, seconds: float) -> Usage:
+        """Where text is asked of it, a video is sent as it is."""
+        if enrichment.capability.gives_text:
+            return self.file_usage(frames, seconds)
+        return super().window_usage(enrichment, size, frames, seconds)
+
+    def file_usage(self, frames: int, seconds: float) -> Usage:
+        """The tokens of a video that is sent as it is: of so many frames of it, and of its sound, if it has any."""
+        sound = rules.sound_tokens(seconds)
+        seen = rules.video_tokens(self.profile.media, frames, self.media_resolution or "")
+        return Usage(seen + sound, audio_input_tokens=sound)
 
     # --- prompts and replies --------------------------------------------------------------------
 

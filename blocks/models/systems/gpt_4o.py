@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
@@ -12,10 +11,12 @@ from pydantic import Field
 from sightflow.blocks.models.contract import Availability, Prompt
 from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.hosted_profiles import HostedProfile
-from sightflow.blocks.models.image_sizes import Size, fit_within
+from sightflow.blocks.models.image_sizes import Size
 from sightflow.blocks.models.openai_access import OpenAIAccess
 from sightflow.blocks.models.replies.regions_schema import POINTS, region_properties, strict_object
 from sightflow.blocks.models.reply_forms import JsonSchema
+from sightflow.blocks.models.token_rules import openai as rules
+from sightflow.blocks.models.token_rules.openai import Patches, Tiles
 from sightflow.blocks.models.video.frame_prompts import media_prompts
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
@@ -26,25 +27,48 @@ from sightflow.schemas.vision import ModelRef
 
 @dataclass(frozen=True)
 class OpenAIProfile(HostedProfile):
-    """How an id counts pictures: 512-pixel tiles (tokens at all, tokens a tile) or 32-pixel patches (most of
-    them, tokens each); and what it takes to be terse and steady: reasoning models take no temperature.
+    """`images`: how an id counts them. `sampling`: what it takes to be terse and steady; reasoning models take no
+    temperature.
     """
 
-    tiles: tuple[int, int] | None = None
-    patches: tuple[int, float] = (2500, 1.0)
+    images: Tiles | Patches = rules.GPT_6
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
-# As read in November 2026 at developers.openai.com: api/docs/pricing, /deprecations, /guides/images-vision.
-_END: Mapping[str, Any] = {"ends": "2027-01-14", "successor": "gpt-6-luna", "sampling": {"temperature": 0.0}}
-_UNREASONED = {"reasoning_effort": "none"}
+# As read in November 2026 at developers.openai.com: api/docs/deprecations, /guides/images-vision, /guides/reasoning;
+# ids and ends also in openai 3.54, types/shared/chat_model.py.
+_STEADY: Mapping[str, Any] = {"sampling": {"temperature": 0.0}}
+_LEAST: Mapping[str, Any] = {"sampling": {"reasoning_effort": "minimal"}, "thinking_tokens": 1024}
+_LOW: Mapping[str, Any] = {"sampling": {"reasoning_effort": "low"}, "thinking_tokens": 4096}
+_NONE: Mapping[str, Any] = {"sampling": {"reasoning_effort": "none"}}
+_JANUARY: Mapping[str, Any] = {"ends": "2027-01-14", "successor": "gpt-6-luna"}
+_DECEMBER: Mapping[str, Any] = {"ends": "2026-12-11", "successor": "gpt-6-luna"}
+_APRIL: Mapping[str, Any] = {"ends": "2027-04-01", "successor": "gpt-6-luna"}
 _PROFILES = {
-    "gpt-4o": OpenAIProfile(2.50, 10.00, tiles=(85, 170), **_END),
-    "gpt-4o-mini": OpenAIProfile(0.15, 0.60, tiles=(2833, 5667), **_END),
-    "gpt-4.1": OpenAIProfile(2.00, 8.00, tiles=(85, 170), **_END),
-    "gpt-4.1-mini": OpenAIProfile(0.40, 1.60, patches=(1536, 1.62), **_END),
-    "gpt-5.6-luna": OpenAIProfile(0.20, 1.20, sampling=_UNREASONED),
-    "gpt-6-luna": OpenAIProfile(0.10, 0.50, sampling=_UNREASONED),
+    "gpt-4o": OpenAIProfile(images=rules.GPT_4O, **_JANUARY, **_STEADY),
+    "gpt-4o-mini": OpenAIProfile(images=rules.GPT_4O_MINI, **_JANUARY, **_STEADY),
+    "gpt-4.1": OpenAIProfile(images=rules.GPT_4O, **_JANUARY, **_STEADY),
+    "gpt-4.1-mini": OpenAIProfile(images=rules.MINI, **_JANUARY, **_STEADY),
+    "o3": OpenAIProfile(images=rules.O_SERIES, **_DECEMBER, **_LOW),
+    "gpt-5": OpenAIProfile(images=rules.GPT_5, **_DECEMBER, **_LEAST),
+    "gpt-5-mini": OpenAIProfile(images=rules.MINI, **_DECEMBER, **_LEAST),
+    "gpt-5-nano": OpenAIProfile(images=rules.NANO, **_DECEMBER, **_LEAST),
+    "gpt-5.1": OpenAIProfile(images=rules.GPT_5, **_APRIL, **_NONE),
+    "gpt-5.2": OpenAIProfile(images=rules.GPT_5_2, **_NONE),
+    "gpt-5.4": OpenAIProfile(images=rules.GPT_5_4, **_NONE),
+    "gpt-5.4-mini": OpenAIProfile(images=rules.MINI, **_NONE),
+    "gpt-5.4-nano": OpenAIProfile(images=rules.NANO, **_APRIL, **_NONE),
+    "gpt-5.5": OpenAIProfile(images=rules.GPT_5_4, **_NONE),
+    "gpt-5.6-luna": OpenAIProfile(images=rules.GPT_5_6, **_NONE),
+    "gpt-5.6-terra": OpenAIProfile(images=rules.GPT_5_6, **_NONE),
+    "gpt-5.6-sol": OpenAIProfile(images=rules.GPT_5_6, **_NONE),
+    "gpt-6-luna": OpenAIProfile(images=rules.GPT_6, **_NONE),
+    "gpt-6-sol": OpenAIProfile(images=rules.GPT_6, **_NONE),
+    "gpt-6-astra": OpenAIProfile(images=rules.GPT_6, **_NONE),
+    "gpt-6.1-sol": OpenAIProfile(images=rules.GPT_6, **_NONE),
+    "gpt-6.1-terra": OpenAIProfile(images=rules.GPT_6, **_NONE),
+    "gpt-6.2-sol": OpenAIProfile(images=rules.GPT_6, **_NONE),
+    "gpt-6.2-astra": OpenAIProfile(images=rules.GPT_6, **_NONE),
 }
 _RETIRED = {
     "gpt-4-vision-preview": "gpt-6-luna",
@@ -52,6 +76,12 @@ _RETIRED = {
     "gpt-4o-2024-05-13": "gpt-5.6-sol",
     "chatgpt-4o-latest": "gpt-6-luna",
     "gpt-4.1-nano": "gpt-5.6-luna",
+    "o1": "gpt-6-sol",
+    "o4-mini": "gpt-6-luna",
+    "gpt-5-chat-latest": "gpt-6-luna",
+    "gpt-5.1-chat-latest": "gpt-6-luna",
+    "gpt-5.2-chat-latest": "gpt-6-luna",
+    "gpt-5.3-chat-latest": "gpt-6-luna",
 }
 _BOX_FORM = '"box": [x_min, y_min, x_max, y_max] in thousandths of the picture\'s width and height, from its top left'
 _POLYGON_FORM = '"polygon": [[x, y], ...], its outline in the same units'
@@ -80,14 +110,18 @@ class GPT4o(OpenAIAccess, HostedModel):
     box_format = PER_MILLE
     vendor = "OpenAI"
     vendor_engine = "openai"
+    price_provider = "openai"
     box_keys = ("box",)
     key_variables = ("OPENAI_API_KEY",)
     profiles = _PROFILES
-    fallback_profile = OpenAIProfile(0, 0, thinking_tokens=4096)  # may reason, may refuse a temperature
+    fallback_profile = OpenAIProfile(thinking_tokens=4096)  # may reason, may refuse a temperature
     retired = _RETIRED
     default = ModelRef("gpt-4o-2024-11-20", licence="proprietary")
 
-    detail: Literal["low", "high"] = Field(default="high", description="low: a picture is seen at 512 x 512 pixels.")
+    detail: Literal["low", "high", "original"] = Field(
+        default="high",
+        description="low: seen at 512 x 512 pixels; original: larger than high, by ids from gpt-5.4 on.",
+    )
 
     @property
     def profile(self) -> OpenAIProfile:
@@ -115,24 +149,18 @@ class GPT4o(OpenAIAccess, HostedModel):
 
     # --- pictures -------------------------------------------------------------------------------
 
+    @property
+    def asked_detail(self) -> str:
+        """The detail that the id knows, of what is set."""
+        rule = self.profile.images
+        knows_original = isinstance(rule, Patches) and rule.original is not None
+        return "high" if self.detail == "original" and not knows_original else self.detail
+
     def sent_size(self, size: Size) -> Size:
-        if self.detail == "low":
-            return fit_within(size, 512)
-        if self.profile.tiles:
-            return fit_within(size, 2048, 768)
-        width, height = fit_within(size, 2048)
-        most = self.profile.patches[0] * 32 * 32
-        shrink = min(1.0, math.sqrt(most / (width * height)))
-        return max(1, math.floor(width * shrink)), max(1, math.floor(height * shrink))
+        return self.profile.images.sent_size(size, self.asked_detail)
 
     def image_tokens(self, size: Size) -> int:
-        width, height = self.sent_size(size)
-        if self.profile.tiles:
-            at_all, each = self.profile.tiles
-            tiles = 0 if self.detail == "low" else math.ceil(width / 512) * math.ceil(height / 512)
-            return at_all + each * tiles
-        most, each_patch = self.profile.patches
-        return math.ceil(min(most, math.ceil(width / 32) * math.ceil(height / 32)) * each_patch)
+        return self.profile.images.tokens(size, self.asked_detail)
 
     # --- prompts --------------------------------------------------------------------------------
 

@@ -9,43 +9,44 @@ from typing import Any, Literal, cast
 from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.hosted_profiles import HostedProfile
-from sightflow.blocks.models.image_sizes import Size, on_grid
+from sightflow.blocks.models.image_sizes import Size
+from sightflow.blocks.models.token_rules import qwen as rules
+from sightflow.blocks.models.token_rules.qwen import LEAST_FRAMES, Cells
 from sightflow.blocks.models.video.frame_prompts import media_prompts
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.geometry import PER_MILLE, PIXELS_SEEN, BoxFormat, ImageTransform
 from sightflow.schemas.rating import Rating, stars
-from sightflow.schemas.vision import ModelRef, VisionRequest
+from sightflow.schemas.vision import ModelRef, Usage, VisionRequest
 
 
 @dataclass(frozen=True)
 class QwenProfile(HostedProfile):
-    """`grid`: one visual token is a square of so many pixels a side, at most `visual_tokens` of them. `boxes`: in
-    thousandths, or in pixels of the resized picture. `thinks`: never, by default, or always.
+    """`cells`: how images and frames are counted. `boxes`: in thousandths, or in pixels of the resized image. `thinks`:
+    never, by default, or always.
     """
 
-    grid: int = 32
-    visual_tokens: int = 2560
+    cells: Cells = rules.QWEN_3
     boxes: Literal["thousandths", "pixels"] = "thousandths"
     thinks: Literal["never", "by default", "always"] = "by default"
 
 
 # As read in November 2026 at alibabacloud.com/help/en/model-studio: /models, /vision, /rate-limit, /error-code.
 _LIMITS: Mapping[str, Any] = {"requests_per_minute": 1200, "tokens_per_minute": 1_000_000}
-_2_5: dict[str, Any] = {"grid": 28, "visual_tokens": 1280, "boxes": "pixels", "thinks": "never"}
+_2_5: dict[str, Any] = {"cells": rules.QWEN_2_5, "boxes": "pixels", "thinks": "never"}
 _END: Mapping[str, Any] = {"ends": "2026-07", "successor": "qwen3.7-plus"}
 _PROFILES = {
-    "qwen-vl-max": QwenProfile(0.80, 3.20, **_2_5, **_END, **_LIMITS),
-    "qwen-vl-max-2025-08-13": QwenProfile(0.80, 3.20, **(_2_5 | {"grid": 32}), **_END, **_LIMITS),
-    "qwen-vl-plus": QwenProfile(0.21, 0.63, **_2_5, **_END, **_LIMITS),
-    "qwen2.5-vl-72b-instruct": QwenProfile(2.80, 8.40, **_2_5, **_END),
-    "qwen3-vl-plus": QwenProfile(0.20, 1.60, thinks="never", **_LIMITS),
-    "qwen3-vl-flash": QwenProfile(0.05, 0.40, thinks="never", **_LIMITS),
-    "qwen3.5-plus": QwenProfile(0.40, 2.40),
-    "qwen3.5-flash": QwenProfile(0.10, 0.40),
-    "qwen3.7-plus": QwenProfile(0.40, 1.60),
-    "qwen3.8-flash": QwenProfile(0.15, 0.47),
-    "qwen3.8-max": QwenProfile(2.50, 7.50, thinks="always", thinking_tokens=4096),
+    "qwen-vl-max": QwenProfile(**_2_5, **_END, **_LIMITS),
+    "qwen-vl-max-2025-08-13": QwenProfile(**(_2_5 | {"cells": rules.QWEN_2_5_LATE}), **_END, **_LIMITS),
+    "qwen-vl-plus": QwenProfile(**_2_5, **_END, **_LIMITS),
+    "qwen2.5-vl-72b-instruct": QwenProfile(**_2_5, **_END),
+    "qwen3-vl-plus": QwenProfile(cells=rules.QWEN_3_VL_PLUS, thinks="never", **_LIMITS),
+    "qwen3-vl-flash": QwenProfile(thinks="never", **_LIMITS),
+    "qwen3.5-plus": QwenProfile(),
+    "qwen3.5-flash": QwenProfile(),
+    "qwen3.7-plus": QwenProfile(),
+    "qwen3.8-flash": QwenProfile(),
+    "qwen3.8-max": QwenProfile(thinks="always", thinking_tokens=4096),
 }
 _RETIRED = {"qwen-vl-v1": "qwen3.7-plus", "qwen-vl-chat-v1": "qwen3.7-plus"}
 
@@ -82,6 +83,8 @@ class QwenVLMax(HostedModel):
     box_format = PER_MILLE
     vendor = "Alibaba Cloud"
     vendor_engine = "dashscope"
+    price_provider = "alibaba"
+    schemas_cost_tokens = False
     box_keys = ("bbox_2d",)
     key_variables = ("DASHSCOPE_API_KEY",)
     profiles = _PROFILES
@@ -115,12 +118,16 @@ class QwenVLMax(HostedModel):
     # --- pictures -------------------------------------------------------------------------------
 
     def sent_size(self, size: Size) -> Size:
-        cell = self.profile.grid**2
-        return on_grid(size, self.profile.grid, 4 * cell, self.profile.visual_tokens * cell)
+        return self.profile.cells.sent_size(size)
 
     def image_tokens(self, size: Size) -> int:
-        width, height = self.sent_size(size)
-        return (width // self.profile.grid) * (height // self.profile.grid) + 2
+        return self.profile.cells.image_tokens(size)
+
+    def window_usage(self, enrichment: Enrichment, size: Size, frames: int, seconds: float) -> Usage:
+        """Where text is asked of them, enough frames are sent as one list."""
+        if enrichment.capability.gives_text and frames >= LEAST_FRAMES:
+            return Usage(self.profile.cells.video_tokens(size, frames))
+        return super().window_usage(enrichment, size, frames, seconds)
 
     # --- asking ---------------------------------------------------------------------------------
 

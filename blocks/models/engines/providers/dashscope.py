@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sightflow.blocks.models.engines.providers.enforced_schemas import json_mode
@@ -16,14 +17,13 @@ from sightflow.blocks.models.engines.providers.messages import (
 )
 from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
 from sightflow.blocks.models.reply_forms import JsonSchema
+from sightflow.blocks.models.token_rules.qwen import LEAST_FRAMES, Cells
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
 
 if TYPE_CHECKING:
     import requests
     from dashscope.api_entities.dashscope_response import MultiModalConversationResponse
-
-_LEAST_FRAMES = 4  # of a list of frames
 
 
 class DashScopeSystem(VendorSystem, Protocol):
@@ -78,13 +78,12 @@ class DashScopeEngine(VendorEngine):
 
     def _messages(self, request: ProviderRequest) -> list[dict[str, Any]]:
         profile = self._vendor_system.profile
-        cell = profile.grid**2
-        bounds = {"min_pixels": 4 * cell, "max_pixels": profile.visual_tokens * cell}
+        cell = profile.cells.side**2
+        bounds = {"min_pixels": 4 * cell, "max_pixels": profile.cells.most * cell}
         content: list[dict[str, Any]] = []
-        media, text_only = request.request.media, request.request.enrichment.capability.gives_text
-        if isinstance(media, DecodedVideo) and text_only and len(media.frames) >= _LEAST_FRAMES:
+        if isinstance(media := request.request.media, DecodedVideo) and _is_frame_list(request):
             content.append({"video": [image.data_url for image in request.images], "fps": _rate(media)})
-        else:  # regions are asked for by the numbers of frames, which a list of frames does not have
+        else:
             for title, image in request.shown:
                 content += [{"text": _no_path(title)}] if title else []
                 content.append({"image": image.data_url, **bounds})
@@ -95,6 +94,13 @@ class DashScopeEngine(VendorEngine):
             messages.append({"role": "user", "content": [{"text": _no_path(complaint)}]})
         return messages
 
+    def media_tokens(self, request: ProviderRequest) -> int:
+        if not request.images or not _is_frame_list(request):
+            return super().media_tokens(request)
+        image = request.images[0]
+        cells: Cells = self._vendor_system.profile.cells
+        return cells.video_tokens((image.width, image.height), len(request.images))
+
     def map_error(self, error: Exception) -> ProviderError:
         from requests import RequestException
 
@@ -103,6 +109,12 @@ class DashScopeEngine(VendorEngine):
         if isinstance(error, NoAnswer | RequestException):
             return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error
+
+
+def _is_frame_list(request: ProviderRequest) -> bool:
+    """Whether a video is sent as one list of its frames: regions are asked for by numbers, which a list has not."""
+    media, text_only = request.request.media, request.request.enrichment.capability.gives_text
+    return isinstance(media, DecodedVideo) and text_only and len(media.frames) >= LEAST_FRAMES
 
 
 def _rate(video: DecodedVideo) -> float:
@@ -118,6 +130,12 @@ def _no_path(text: str) -> str:
 
 def _read(response: MultiModalConversationResponse) -> ProviderResponse:
     usage: Mapping[str, Any] = response.usage or {}
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    cached = as_token_count(details.get("cached_tokens")) if isinstance(details, Mapping) else 0
+    return replace(_read_choice(response, usage), cached_input_tokens=cached)
+
+
+def _read_choice(response: MultiModalConversationResponse, usage: Mapping[str, Any]) -> ProviderResponse:
     output, headers = response.output, dict(response.headers or {})
     spent = (as_token_count(usage.get("input_tokens")), as_token_count(usage.get("output_tokens")))
     choices = output.get("choices") or []

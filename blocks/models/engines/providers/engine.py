@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
@@ -44,6 +45,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     stop_reason,
 )
 from sightflow.blocks.models.engines.providers.rate_limits import Clock, RateLimiter
+from sightflow.blocks.models.engines.providers.request_order import send_in_turn
 from sightflow.blocks.models.hosted_profiles import text_tokens
 from sightflow.blocks.models.image_sizes import Size
 from sightflow.blocks.models.reply_forms import FreeText, ReplyForm
@@ -52,7 +54,7 @@ from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.media import DecodedImage, Media
 from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.redaction import HIDDEN, redact
-from sightflow.schemas.vision import Usage, VisionRequest
+from sightflow.schemas.vision import VisionRequest
 
 Answer = TypeVar("Answer")
 
@@ -194,7 +196,7 @@ class ProviderEngine(Engine):
         workers = max(1, min(len(requests), self.account.max_concurrency))
         pool = ThreadPoolExecutor(workers, self._system.system)
         try:
-            records = list(pool.map(lambda each: self._request_with_repair(each, scope), requests))
+            records = send_in_turn(pool, lambda each: self._request_with_repair(each, scope), requests, workers)
         finally:
             scope.stop.set()  # an interrupt ends the waiting threads too
             pool.shutdown()
@@ -319,8 +321,8 @@ class ProviderEngine(Engine):
             return ProviderError(None, message, cause=Cause.MALFORMED)
 
     def _recorded(self, answer: ProviderResponse, record: CallRecord) -> Generated | Failure:
-        tokens = Usage(answer.input_tokens, answer.output_tokens)
-        record.usage += replace(tokens, cost_usd=self.account.rates.cost(tokens))
+        cost = self.account.rates.cost(answer.usage, at=datetime.fromtimestamp(self.clock.epoch(), UTC))
+        record.usage += replace(answer.usage, cost_usd=cost)
         record.served_id = answer.served_id or record.served_id
         if answer.text:
             record.transcript.append(answer.text)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sightflow.blocks.extras import is_installed
@@ -27,7 +28,7 @@ from sightflow.blocks.models.engines.providers.vendor import VendorEngine, Vendo
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
-from sightflow.schemas.vision import VisionRequest
+from sightflow.schemas.vision import Usage, VisionRequest
 
 if TYPE_CHECKING:
     from google import genai
@@ -42,14 +43,18 @@ _FATAL = {
 }
 _A_FILE = re.compile(r"\bfiles?\b", re.IGNORECASE)
 _NETWORK = ("httpx", "httpx2")
-_SOUND_TOKENS, _FRAME_TOKENS = 32, 258  # a second and a frame of a video file
 
 
 class GeminiSystem(VendorSystem, Protocol):
-    """What is asked of a system at Google beside its account: where at Vertex AI, if it is reached there."""
+    """What is asked of a system at Google beside its account: where at Vertex AI, if it is reached there, how closely
+    media are looked at, and what a video file counts.
+    """
 
     project: str | None
     location: str
+    media_resolution: str | None
+
+    def file_usage(self, frames: int, seconds: float) -> Usage: ...
 
 
 class GeminiEngine(VendorEngine):
@@ -65,6 +70,7 @@ class GeminiEngine(VendorEngine):
     def __init__(self, system: GeminiSystem) -> None:
         super().__init__(system)
         self._project, self._location = system.project, system.location
+        self._resolution, self._file_usage = system.media_resolution, system.file_usage
 
     def connect(self) -> genai.Client:
         from google import genai
@@ -115,7 +121,29 @@ class GeminiEngine(VendorEngine):
         media = request.request.media
         if request.images or not isinstance(media, DecodedVideo):
             return super().media_tokens(request)
-        return math.ceil(media.duration * _SOUND_TOKENS) + len(media.frames) * _FRAME_TOKENS
+        return self._file_usage(len(media.frames), media.duration).input_tokens
+
+    @property
+    def counting_problem(self) -> str | None:
+        if self._resolution and not self._project:
+            return "Google counts at its own resolution, and media_resolution is set"
+        return None
+
+    def _counted(self, request: ProviderRequest) -> int:
+        """By https://ai.google.dev/api/tokens: the contents that are sent; a large video is uploaded for it."""
+        from google.genai import types
+
+        media, model = request.request.media, self.account.model_id
+        settings = types.GenerationConfig(media_resolution=_resolution(self._resolution))
+        config = types.CountTokensConfig(generation_config=settings) if self._resolution else None
+        videos = [media.sha256] if isinstance(media, DecodedVideo) and self._file_type(request.request) else []
+        self._uploads.need(videos)
+        try:
+            contents, count = self._contents(request), self._client.models.count_tokens
+            counted = self.exchange(lambda: count(model=model, contents=contents, config=config))
+            return as_token_count(counted.total_tokens)
+        finally:
+            self._uploads.release(self._client, videos)
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -128,6 +156,7 @@ class GeminiEngine(VendorEngine):
             candidate_count=1,
             max_output_tokens=request.prompt.max_new_tokens + profile.thinking_tokens,
             thinking_config=types.ThinkingConfig(**profile.thinking),
+            media_resolution=_resolution(self._resolution),
             response_mime_type="application/json" if schema else None,
             response_json_schema=schema,
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
@@ -179,12 +208,30 @@ class GeminiEngine(VendorEngine):
         raise error
 
 
+def _resolution(setting: str | None) -> types.MediaResolution | None:
+    from google.genai import types
+
+    return types.MediaResolution(f"MEDIA_RESOLUTION_{setting.upper()}") if setting else None
+
+
 def _httpx() -> Any:
     """The HTTP library that the SDK uses: the fork where there is one."""
     return importlib.import_module(next(name for name in reversed(_NETWORK) if is_installed(name)))
 
 
 def _read(response: types.GenerateContentResponse) -> ProviderResponse | ProviderError:
+    answer, usage = _read_candidate(response), response.usage_metadata
+    if usage is None or isinstance(answer, ProviderError):
+        return answer
+    heard = [each.token_count for each in usage.prompt_tokens_details or () if each.modality == "AUDIO"]
+    return replace(
+        answer,
+        cached_input_tokens=as_token_count(usage.cached_content_token_count),
+        audio_input_tokens=sum(map(as_token_count, heard)),
+    )
+
+
+def _read_candidate(response: types.GenerateContentResponse) -> ProviderResponse | ProviderError:
     usage, http, feedback = response.usage_metadata, response.sdk_http_response, response.prompt_feedback
     headers = dict((http.headers if http else None) or {})
     if usage is None and feedback is None and not response.candidates:

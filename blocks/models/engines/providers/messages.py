@@ -50,7 +50,8 @@ class ProviderResponse:
     """The model was run, and the tokens are billed.
 
     `cause`: why the text is no reply all the same (refused, empty), with `why` in words; a reply that
-    reached its length limit is `truncated`. `served_id`: the model that the provider says answered.
+    reached its length limit is `truncated`. `served_id`: the model that the provider says answered. Of the input,
+    `cached_input_tokens`, `cache_write_tokens`, `audio_input_tokens`: as in `Usage`.
     """
 
     text: str
@@ -61,6 +62,20 @@ class ProviderResponse:
     cause: Cause | None = None
     why: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    audio_input_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens, not yet priced."""
+        return Usage(
+            self.input_tokens,
+            self.output_tokens,
+            cached_input_tokens=self.cached_input_tokens,
+            cache_write_tokens=self.cache_write_tokens,
+            audio_input_tokens=self.audio_input_tokens,
+        )
 
 
 @dataclass(frozen=True)

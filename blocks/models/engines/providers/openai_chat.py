@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from abc import abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, event_hooks
@@ -121,7 +122,8 @@ class OpenAIChat(ProviderEngine):
 class OpenAISystem(VendorSystem, Protocol):
     """What is asked of a system at OpenAI beside its account."""
 
-    detail: str
+    @property
+    def asked_detail(self) -> str: ...
 
 
 class OpenAIEngine(OpenAIChat, VendorEngine):
@@ -132,12 +134,36 @@ class OpenAIEngine(OpenAIChat, VendorEngine):
 
     def __init__(self, system: OpenAISystem) -> None:
         super().__init__(system)
-        self.image_detail = system.detail
+        self.image_detail = system.asked_detail
+
+    @property
+    def counting_problem(self) -> str | None:
+        return None
+
+    def _counted(self, request: ProviderRequest) -> int:
+        """By https://platform.openai.com/docs/api-reference/responses/input-tokens: as the request that is sent to chat
+        completions, in the words of the Responses API.
+        """
+        content: list[dict[str, Any]] = []
+        for title, image in request.shown:
+            content += [{"type": "input_text", "text": title}] if title else []
+            content.append({"type": "input_image", "image_url": image.data_url, "detail": self.image_detail})
+        content.append({"type": "input_text", "text": request.prompt.text})
+        form = response_format(self.form(request))
+        held = {"text": {"format": _flat(form["response_format"])}} if form else {}
+        model, asked = self.account.deployment or self.account.model_id, [{"role": "user", "content": content}]
+        count = self._client.responses.input_tokens.count
+        return as_token_count(self.exchange(lambda: count(model=model, input=asked, **held)).input_tokens)
 
     def parameters(self, request: ProviderRequest) -> dict[str, Any]:
         profile = self._vendor_system.profile
         limit = request.prompt.max_new_tokens + profile.thinking_tokens
         return dict(profile.sampling) | {"max_completion_tokens": limit} | response_format(self.form(request))
+
+
+def _flat(response_format: dict[str, Any]) -> dict[str, Any]:
+    """The form of a reply as the Responses API takes it, where chat completions have it one level deeper."""
+    return {"type": response_format["type"], **response_format["json_schema"]}
 
 
 def content_text(content: Any) -> str:
@@ -150,6 +176,16 @@ def content_text(content: Any) -> str:
 
 def read_completion(completion: ChatCompletion, headers: dict[str, str], body: str) -> ProviderResponse:
     """What a chat completion says; `body` is its JSON, kept where there is no text to keep."""
+    details = completion.usage.prompt_tokens_details if completion.usage else None
+    return replace(
+        _read_choice(completion, headers, body),
+        cached_input_tokens=as_token_count(getattr(details, "cached_tokens", 0)),
+        cache_write_tokens=as_token_count(getattr(details, "cache_write_tokens", 0)),
+        audio_input_tokens=as_token_count(getattr(details, "audio_tokens", 0)),
+    )
+
+
+def _read_choice(completion: ChatCompletion, headers: dict[str, str], body: str) -> ProviderResponse:
     usage = completion.usage
     spent = (as_token_count(usage.prompt_tokens), as_token_count(usage.completion_tokens)) if usage else (0, 0)
     served = as_text(completion.model) or None

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from sightflow.blocks.models.contract import Availability
+from sightflow.blocks.models.contract import Availability, GenerationRequest
 from sightflow.blocks.models.engines.providers.engine import Account, ProviderEngine, ProviderSystem
+from sightflow.blocks.models.engines.providers.messages import ProviderRequest
+from sightflow.schemas.failure import ModelError
 from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.vision import ModelRef
 
@@ -58,6 +60,25 @@ class VendorEngine(ProviderEngine):
 
     def weights_digest(self) -> str:
         return self._vendor_system.ref.pinned
+
+    @property
+    def counting_problem(self) -> str | None:
+        """Why the vendor cannot be asked how many tokens a request has, or None."""
+        return f"{self.account.vendor} has no endpoint that counts"
+
+    def count_input_tokens(self, each: GenerationRequest) -> int:
+        """The tokens of a request as the vendor counts them, which answers and charges nothing. Raises ModelError."""
+        self.load()
+        try:
+            request = ProviderRequest(each.request, each.prompt, self.encode_media(each.request))
+            return self._counted(request)
+        except Exception as error:  # every SDK has its own; its frames may hold the key
+            why = self.redact(f"{type(error).__name__}: {error}")
+            raise ModelError(f"{self._system.system}: {self.account.vendor} did not count: {why}") from None
+
+    def _counted(self, request: ProviderRequest) -> int:
+        """Have the vendor count. Raises what its SDK does."""
+        raise NotImplementedError
 
 
 def account_of(system: VendorSystem) -> Account:

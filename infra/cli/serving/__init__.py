@@ -1,0 +1,1 @@
+"""The commands that let Sightflow run by itself: serve, deploy, worker, bridge."""
