@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from sightflow.infra.cli.bridge import BatchObjects, BatchSeconds, Hook, Queue, source_of
-from sightflow.infra.cli.deploy import Cron, Interval, Name, Overlap, Timezone
 from sightflow.infra.cli.plan import SpecFile
 from sightflow.infra.cli.screen import console, safe, say
-from sightflow.infra.cli.worker import Limit, Metrics, Poll
+from sightflow.infra.cli.serving.bridge import BatchObjects, BatchSeconds, Hook, Queue, source_of
+from sightflow.infra.cli.serving.deploy import Cron, Interval, Name, Overlap, Timezone
+from sightflow.infra.cli.serving.worker import Limit, Metrics, Poll
 from sightflow.schemas.failure import SpecError
 
 _FAREWELL_SECONDS = 30.0

@@ -7,10 +7,10 @@ import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sightflow.infra.cli.serving.worker import Metrics
 
 from sightflow.infra.cli.plan import SpecFile
 from sightflow.infra.cli.screen import console, safe, say
+from sightflow.infra.cli.serving.worker import Metrics
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.spec_reader import read_spec
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from sightflow.infra.cli.serving.deploy import Pool
 
 from sightflow.infra.cli.screen import console, safe, say
+from sightflow.infra.cli.serving.deploy import Pool
 
 Poll = Annotated[float, typer.Option(min=0.2, help="Seconds between looks for runs that are due.")]
 Limit = Annotated[int, typer.Option(min=1, help="Most runs at once; they share the models.")]
