@@ -199,8 +199,8 @@ def _estimates(run_plan: RunPlan) -> Table:
     if len(rows) > 1:
         total = ("all", f"{run_plan.to_compute:,}", "", "", "", money(run_plan.price), length_of_time(run_plan.seconds))
         rows.append(total)
-    columns = ("enrichment", "items", "model", "tokens in", "out", "price", "time")
-    return table("", *columns, rows=rows, right=("items", "tokens in", "out", "price", "time"))
+    columns = ("enrichment", "items", "model", "in", "out", "price", "time")
+    return table("tokens in and out, price, time", *columns, rows=rows, right=("items", "in", "out", "price", "time"))
 
 
 def _why(p: EnrichmentPlan, verbose: bool) -> str:
