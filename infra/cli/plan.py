@@ -198,8 +198,9 @@ def _show_estimates(run_plan: RunPlan) -> None:
     if len(rows) > 1:
         total = ("all", f"{run_plan.to_compute:,}", "", "", "", money(run_plan.price), length_of_time(run_plan.seconds))
         rows.append(total)
-    columns = ("enrichment", "items", "model", "tokens in", "out", "price", "time")
-    show_table("", *columns, rows=rows, right=("items", "tokens in", "out", "price", "time"))
+    columns = ("enrichment", "items", "model", "in", "out", "price", "time")
+    title = "tokens in and out, price, time"
+    show_table(title, *columns, rows=rows, right=("items", "in", "out", "price", "time"))
 
 
 def _why(p: EnrichmentPlan, verbose: bool) -> str:

@@ -185,8 +185,9 @@ def show_bills(done: RunReport) -> None:
         for each in charged
     ]
     if rows:
-        numbers = ("items", "tokens in", "out", "charged", "expected")
-        show_table("", "enrichment", "items", "model", *numbers[1:], rows=rows, right=numbers)
+        numbers = ("items", "in", "out", "charged", "expected")
+        columns = ("enrichment", "items", "model", *numbers[1:])
+        show_table("tokens in and out, and the bill", *columns, rows=rows, right=numbers)
     if gpu := [each for each in charged if each.gpu_usd]:
         hours = sum(each.busy_seconds for each in gpu) / 3600
         console.print(f"of models here: {hours:,.2f} hours at work, by policy.gpu_hour_usd", soft_wrap=True)

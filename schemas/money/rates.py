@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
-from sightflow.schemas.vision import Usage
+from sightflow.schemas.money.usage import Usage
 
 _MILLION = 1e6
 _A_DAY = timedelta(days=1)

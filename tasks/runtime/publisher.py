@@ -30,8 +30,8 @@ from sightflow.schemas.run.timing import Span, timed
 from sightflow.tasks.maintain import maintain
 from sightflow.tasks.memory.admission import Admission
 from sightflow.tasks.memory.limit import memory_budget
-from sightflow.tasks.money.bills import Bills
 from sightflow.tasks.publish import publish
+from sightflow.tasks.runtime.bills import Bills
 from sightflow.tasks.runtime.cancellation import HALT, RunStopped, ShardSkipped, is_asked_to_stop
 from sightflow.tasks.runtime.examples import Examples
 from sightflow.tasks.runtime.metrics import record_metrics, record_stage_seconds

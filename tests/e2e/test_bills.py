@@ -18,8 +18,8 @@ from sightflow.tasks.discover import discover
 from sightflow.tasks.plan import plan
 from sightflow.tasks.runtime import loaded_models
 from tests.loopback.hosted_systems import KEY
-from tests.loopback.meter import MeteredOpenAI, patches
 from tests.loopback.server import Say
+from tests.tasks.money.meter import MeteredOpenAI, patches
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -53,7 +53,7 @@ def test_the_bill_stands_beside_the_estimate_and_the_next_plan_expects_what_it_w
         (bill,) = first.bills
         assert (bill.items, bill.rows, bill.model_id) == (20, 20, "gpt-6-luna")
         assert (bill.input_tokens, bill.output_tokens) == tuple(provider.billed_tokens.values())
-        assert bill.cost_usd == first.cost_usd and bill.estimated_usd == first.estimated_usd
+        assert bill.cost_usd == pytest.approx(first.cost_usd) and bill.estimated_usd == first.estimated_usd
         assert bill.seconds > 0 and bill.busy_seconds > 0
         stored = Catalog(uri=spec.catalog).scan("runs").collect()["report"][0]
         assert RunReport.model_validate_json(stored).bills == first.bills

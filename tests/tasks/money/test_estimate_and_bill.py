@@ -29,8 +29,8 @@ from sightflow.tasks.runtime.shard_sizing import ShardSizer
 from sightflow.tasks.runtime.sharding import shards_of
 from sightflow.tasks.validate import Validated, validate
 from tests.loopback.hosted_systems import KEY
-from tests.loopback.meter import Metered, MeteredDashScope, MeteredGemini, MeteredOpenAI, cells, patches, tiles
 from tests.loopback.server import Say
+from tests.tasks.money.meter import Metered, MeteredDashScope, MeteredGemini, MeteredOpenAI, cells, patches, tiles
 from tests.videos import numbered
 
 SIZES = (

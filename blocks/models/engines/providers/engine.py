@@ -12,7 +12,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
@@ -321,8 +320,7 @@ class ProviderEngine(Engine):
             return ProviderError(None, message, cause=Cause.MALFORMED)
 
     def _recorded(self, answer: ProviderResponse, record: CallRecord) -> Generated | Failure:
-        cost = self.account.rates.cost(answer.usage, at=datetime.fromtimestamp(self.clock.epoch(), UTC))
-        record.usage += replace(answer.usage, cost_usd=cost)
+        record.usage += replace(answer.usage, cost_usd=self.account.rates.cost(answer.usage))
         record.served_id = answer.served_id or record.served_id
         if answer.text:
             record.transcript.append(answer.text)
