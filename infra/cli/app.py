@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightflow.infra.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
+from sightflow.infra.cli import bridge, budget, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
 from sightflow.infra.cli.screen import Commands, console
 
 app = typer.Typer(
@@ -22,7 +22,8 @@ Turn a bucket of images and videos into a validated, queryable catalog with visi
 Start with `sightflow demo`. Then write a spec (see docs/spec.md), look at `sightflow plan SPEC`, and
 `sightflow run SPEC`; look at what it made with `sightflow catalog query URI "SELECT * FROM catalog"`.
 
-Exit codes: 0 done, 2 bad usage or spec, 3 more failures than the policy allows, 1 anything else.
+Exit codes: 0 done, 2 bad usage or spec, 3 more failures than the policy allows, 4 the budget is met,
+1 anything else.
 """,
 )
 
@@ -45,6 +46,7 @@ def main(
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
+app.command("budget")(budget.budget)
 app.command("serve")(serve.serve)
 app.command("deploy")(deploy.deploy)
 app.command("worker")(worker.worker)

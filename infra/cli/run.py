@@ -20,7 +20,7 @@ from rich.progress import (
 from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices, show_skipped
 from sightflow.infra.cli.screen import console, money, safe, table
 from sightflow.schemas.run.plan import RunPlan, not_asked
-from sightflow.schemas.run.report import QuarantineExceeded, RunReport
+from sightflow.schemas.run.report import QuarantineExceeded, RunOverBudget, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
 
@@ -39,7 +39,7 @@ def run(
     read = read_spec(spec)
     try:
         done = run_watched(read, selection(prefix, since, sample, limit))
-    except QuarantineExceeded as error:
+    except (QuarantineExceeded, RunOverBudget) as error:
         _show(error.report, as_json)
         raise
     _show(done, as_json)
@@ -107,7 +107,7 @@ def _show(done: RunReport, as_json: bool) -> None:
 def show_report(done: RunReport) -> None:
     """Print the summary of a run and the next command to type."""
     seconds = (done.finished_at - done.started_at).total_seconds()
-    if not done.commits:
+    if not done.commits and not done.over_budget:
         console.print(f"nothing to do: {done.unchanged:,} results of {done.objects:,} objects are up to date")
     else:
         rate = f", {(done.published + done.quarantined) / seconds:,.1f} items/s" if seconds else ""
@@ -116,6 +116,9 @@ def show_report(done: RunReport) -> None:
             f"{done.unchanged:,} unchanged, {done.pruned:,} pruned in {seconds:,.1f} s{rate}; "
             f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}"
         )
+    if done.over_budget:
+        console.print(f"[yellow]stopped[/yellow] {safe(done.over_budget)}", soft_wrap=True)
+        console.print(f"left: {done.left:,} of {done.planned:,}, about {money(done.left_usd)}; the next run goes on")
     show_notices(done.plans)
     show_skipped(done.skipped)
     if done.start.until_first_answers is not None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field, computed_field
 
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.failure import BudgetMet, Cause, SightflowError, Stage
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan
 from sightflow.schemas.run.timing import StageTime, StartTimes
@@ -59,6 +59,9 @@ class RunReport(BaseModel):
     start: StartTimes = Field(default_factory=StartTimes)
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
     cost_usd: float = 0.0
+    left: int = Field(default=0, description="enrichments of objects that the budget did not allow to be asked")
+    left_usd: float = Field(default=0.0, description="what those would cost, by the plan's estimate")
+    over_budget: str = Field(default="", description="which budget was met, and when it allows more")
     commits: int = 0
     upkeep: list[MaintenanceResult] = Field(default_factory=list)
     catalog_version: int | None = None
@@ -94,5 +97,16 @@ class QuarantineExceeded(SightflowError):
             f"{report.quarantined} of {report.attempted} items failed, more than policy.max_quarantine_ratio "
             f"({report.max_quarantine_ratio:g}) allows; what was good is published. "
             f"See: sightflow quarantine list {report.catalog}"
+        )
+        self.report = report
+
+
+class RunOverBudget(BudgetMet):
+    """The budget did not allow everything. What was answered has been published; `report` says all."""
+
+    def __init__(self, report: RunReport) -> None:
+        super().__init__(
+            f"{report.over_budget}. What was answered is published; {report.left:,} of {report.planned:,} are left, "
+            f"about ${report.left_usd:,.4g}, and the next run goes on with them. See: sightflow budget {report.catalog}"
         )
         self.report = report

@@ -110,6 +110,10 @@ class LoopbackProvider(OnLoopback):
     def error(self, declined: Status) -> Any:
         raise NotImplementedError
 
+    def bill(self, request: Received, said: Say) -> tuple[int, int]:
+        """How many tokens are counted, in and out."""
+        return 1000 + len(request.texts[0]), max(1, len(said.text) // 4)
+
     def aside(self, http: BaseHTTPRequestHandler, method: str) -> bool:
         """Answer what is no question to the model, an upload, say; False if it is one."""
         return False
@@ -171,8 +175,7 @@ class LoopbackProvider(OnLoopback):
             case Body() as odd:
                 self._send(http, 200, odd.content, odd.content_type, {})
             case Say() as said:
-                input_tokens = 1000 + len(request.texts[0])
-                output_tokens = max(1, len(said.text) // 4)
+                input_tokens, output_tokens = self.bill(request, said)
                 with self._lock:
                     self.billed_tokens.update(input=input_tokens, output=output_tokens)
                     pixel = request.images[0].getpixel((0, 0)) if request.images else None
