@@ -100,9 +100,9 @@ class Work:
 @pytest.fixture
 def work(tmp_path: Path, write_spec: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    prefixes = [f"/{letter}" for letter in "abc"[:PROCESSES]]
+    prefixes = [f"file://{tmp_path}/media/{letter}" for letter in "abc"[:PROCESSES]]
     for k in range(REQUESTS):
-        path = tmp_path / "media" / f"{prefixes[k % PROCESSES][1:]}{k:05d}.png"
+        path = tmp_path / "media" / f"{'abc'[k % PROCESSES]}{k:05d}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(encoded(Image.new("RGB", (16, 16), (k % 256, k // 256, 7))))
     with Meter() as meter:
@@ -149,10 +149,11 @@ def test_killed_at_random_instants_runs_keep_within_the_budget_and_use_it(work: 
             assert process.exitcode == 4, "each ends by the budget"
             done[k].set()
     assert not meter.passed, "the meter has never passed the cap"
-    assert meter.total >= 0.95 * meter.cap, "and the cap is used"
-
     balance = work.settled()
     assert not balance.blocks
+    assert balance.used("month", next(iter(balance.months))) >= 0.95 * meter.cap, "and the cap is used"
+    if FULL:  # else what was under way at the kills, and counts at its most, is too large a part of it
+        assert meter.total >= 0.95 * meter.cap
     rows = work.catalog.scan("enrichments").select("uri", "cost_usd").collect()
     (month,) = balance.months.values()
     published = round(rows["cost_usd"].sum() * 1e9)
