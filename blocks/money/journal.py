@@ -29,8 +29,8 @@ _FOREIGN_SECONDS = 24 * 3600.0
 """How old a journal of another machine, or of this one before it was started anew, is before it counts as left."""
 _LATEST_BYTES = 64 * 2**20
 """Of a journal, in which answers are looked for: those before have been published long since."""
-KEPT_SECONDS = 7 * 24 * 3600.0
-"""How long answers wait for a run that asks for them."""
+KEPT_SECONDS = 40 * 24 * 3600.0
+"""How long answers wait for a run that asks for them: longer than the budget of a month can keep runs from it."""
 
 
 def journal_folder(catalog_uri: str) -> Path:
@@ -203,7 +203,7 @@ class LeftAnswers:
         self._places: dict[str, list[tuple[Path, int]]] = {}
 
     def look(self) -> None:
-        """Take in what processes have left since; what nobody has asked for in a week goes."""
+        """Take in what processes have left since; what nobody has asked for in so long goes."""
         with self._lock:
             for path in set(self._folder.glob(f"*{_SETTLED}")) - self._seen:
                 self._seen.add(path)

@@ -32,7 +32,7 @@ from tests.loopback.server import Received, Say, Status
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 FULL = "SIGHTFLOW_KILLS" in os.environ
-REQUESTS, PROCESSES, KILLS, SECONDS = (5000, 3, 10, 0.2) if FULL else (150, 2, 2, 0.05)
+REQUESTS, PROCESSES, KILLS, SECONDS = (5000, 3, 10, 0.2) if FULL else (80, 2, 1, 0.05)
 WORKERS = 7  # of each process
 SEED = int(os.environ.get("SIGHTFLOW_KILLS_SEED", "1"))
 
