@@ -9,7 +9,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from sightflow.schemas.run.report import QuarantineExceeded, RunReport
+from sightflow.schemas.failure import BudgetMet
+from sightflow.schemas.run.report import QuarantineExceeded, RunOverBudget, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.create_artifacts import create_artifacts
@@ -23,6 +24,7 @@ from sightflow.tasks.report import close_manifest, prune, report
 from sightflow.tasks.runtime.publisher import Publisher
 from sightflow.tasks.runtime.run_start import run_start
 from sightflow.tasks.runtime.sharding import shards_of
+from sightflow.tasks.runtime.spending import spending
 from sightflow.tasks.runtime.task_runner import task_runner
 from sightflow.tasks.validate import validate
 
@@ -43,29 +45,38 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     """Bring the catalog up to date with its source, or the selected part of it; return what was done, skipped and
     quarantined: discover -> plan -> [fetch -> infer -> validate -> publish] per shard -> report.
 
-    Raises QuarantineExceeded, with everything good published, if more failed than the policy allows.
+    Raises QuarantineExceeded, with everything good published, if more failed than the policy allows; RunOverBudget,
+    with everything that was answered published, if the budget did not allow the rest.
     """
     start, run_id = run_start(), flow_run.id or ""
     catalog = open_catalog(spec)
     run_plan = start.run_plan or plan(discover(spec, selection), spec, selection)
     if run_plan.to_compute:
         catalog.check_writable()
-    with (
-        task_runner(spec.runner, needed=run_plan.to_compute > 0) as workers,
-        Publisher(catalog, run_plan, spec.policy, workers.worker_count, workers.memory) as publisher,
-    ):
-        # Each stage is given the future of the one before it, which Prefect waits for.
-        for shard in publisher.throttled(shards_of(run_plan, publisher.policy, publisher.shard_sizer)):
-            fetched = fetch.submit(shard, spec)
-            with workers.on_a_device():
-                replies = infer.submit(shard, fetched, spec)  # type: ignore[call-overload]
-            validated = validate.submit(shard, replies, run_id)
-            publisher.publish(shard, fetched, replies, validated)
+    met: BudgetMet | None = None
+    try:
+        with (
+            task_runner(spec.runner, needed=run_plan.to_compute > 0) as workers,
+            spending(spec, run_id, selection, workers),
+            Publisher(catalog, run_plan, spec.policy, workers.worker_count, workers.memory) as publisher,
+        ):
+            # Each stage is given the future of the one before it, which Prefect waits for.
+            for shard in publisher.throttled(shards_of(run_plan, publisher.policy, publisher.shard_sizer)):
+                fetched = fetch.submit(shard, spec)
+                with workers.on_a_device():
+                    replies = infer.submit(shard, fetched, spec, run_id, selection.replay)  # type: ignore[call-overload]
+                validated = validate.submit(shard, replies, run_id)
+                publisher.publish(shard, fetched, replies, validated)
+    except BudgetMet as error:
+        met = error
     pruned = prune(catalog, run_plan, spec)
     maintenance = [*publisher.maintenance, *maintain(catalog, publisher.commits + bool(pruned.rows), spec.policy)]
-    run_report = report(run_id, start, publisher, run_plan, pruned, maintenance, spec)
-    close_manifest(catalog, selection)
+    run_report = report(run_id, start, publisher, run_plan, pruned, maintenance, spec, met)
+    if met is None:
+        close_manifest(catalog, selection)
     create_artifacts(run_report, publisher.examples, spec)
+    if run_report.over_budget:
+        raise RunOverBudget(run_report)
     if not run_report.within_policy:
         raise QuarantineExceeded(run_report)
     return run_report

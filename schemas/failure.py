@@ -25,6 +25,7 @@ class Cause(StrEnum):
     MALFORMED = "malformed"  # the reply could not be parsed into the result asked for
     SCHEMA = "schema"  # parsed, but the row breaks the catalog's schema
     MODEL = "model"  # the model raised, or its endpoint failed
+    BUDGET = "budget"  # one request of it may cost more than the whole budget allows
 
     @property
     def transient(self) -> bool:
@@ -32,7 +33,7 @@ class Cause(StrEnum):
         return self in _TRANSIENT
 
 
-_TRANSIENT = frozenset({Cause.CHANGED, Cause.FETCH, Cause.RATE_LIMITED, Cause.MODEL})
+_TRANSIENT = frozenset({Cause.CHANGED, Cause.FETCH, Cause.RATE_LIMITED, Cause.MODEL, Cause.BUDGET})
 
 
 class Stage(StrEnum):
@@ -86,6 +87,14 @@ class MissingExtra(SightflowError):
 
 class ModelError(SightflowError):
     """A model cannot be used at all: missing weights, a bad key, a retired id, no device."""
+
+
+class BudgetMet(SightflowError):
+    """The budget allows no further request for now. What was answered before is published, the rest is left."""
+
+
+class RequestTooExpensive(SightflowError):
+    """One request may cost more than the whole budget of a run, a day or a month: it can never be sent under it."""
 
 
 _OF_THIS_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE})

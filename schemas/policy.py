@@ -54,6 +54,16 @@ class Upkeep(Section):
     keep_days: int = Field(default=30, ge=7, le=3650, description="how far back diff, restore and readers reach")
 
 
+class Budget(Section):
+    """US dollars that requests to providers may cost: of one run, and of all runs of a catalog in a day and a month of
+    UTC. What is not given is not bounded, and counted all the same.
+    """
+
+    run: float | None = Field(default=None, gt=0, le=1e9, description="US dollars")
+    day: float | None = Field(default=None, gt=0, le=1e9, description="US dollars")
+    month: float | None = Field(default=None, gt=0, le=1e9, description="US dollars")
+
+
 class Policy(Section):
     """What a run may do and when it fails."""
 
@@ -68,6 +78,7 @@ class Policy(Section):
     gpu_hour_usd: float | None = Field(
         default=None, ge=0, description="what an hour of a model at work here costs, US dollars, for estimates"
     )
+    budget: Budget | None = Field(default=None, description="a hard stop over all processes; unset, nothing is counted")
     languages: Words = Field(default=(), description="ISO 639 codes preferred, e.g. zh")
     fallback: bool = False
     shard_size: int = Field(default=2048, ge=1, le=10_000, description="most objects of a shard")

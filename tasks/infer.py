@@ -10,10 +10,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sightflow.blocks.models.contract import Incomplete
+from sightflow.blocks.models.metering import OverBudget
 from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.failure import Cause, Failure, ModelError, Stage
+from sightflow.schemas.failure import BudgetMet, Cause, Failure, ModelError, Stage
 from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, StartStep, timed
@@ -27,6 +28,7 @@ from sightflow.tasks.memory.limit import memory_budget
 from sightflow.tasks.memory.pixel_budget import PixelBudget
 from sightflow.tasks.runtime.cancellation import ShardSkipped, is_asked_to_stop, is_halted
 from sightflow.tasks.runtime.loaded_models import LoadedModel, load_model
+from sightflow.tasks.runtime.spending import metered
 from sightflow.tasks.validate import failures_of
 
 _logger = logging.getLogger(__name__)
@@ -38,12 +40,14 @@ _OF_THE_SYSTEM = frozenset({Cause.MODEL, Cause.RATE_LIMITED})
 
 
 @task(task_run_name="infer-{shard.index}-{shard.system}", cache_policy=NO_CACHE, persist_result=False)
-def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
+def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec, run_id: str = "", asks_anew: bool = False) -> Replies:
     """Decode and answer a shard: one answer for every enrichment of every item, results and failures alike.
 
     An item's failure is an answer; raises ModelError only for what concerns every item. Not retried as a whole:
     what can pass by itself (a busy provider, a full device) is retried inside the model, item by item.
     Raises ShardSkipped, with nothing asked, if the run has been asked to stop.
+
+    What it costs counts against the budget of the run; BudgetMet ends the shard. `asks_anew`: see `metered`.
 
     What is raised after the first answer is returned beside the answers instead: they may have been paid for.
     """
@@ -52,7 +56,8 @@ def infer(shard: Shard, fetched: Fetched, spec: EnrichmentSpec) -> Replies:
         loaded = load_model(*spec.model_entry(shard.system))
     assembler = ReplyAssembler(shard, fetched)
     try:
-        _answer(shard, fetched, spec, loaded, spans, assembler)
+        with metered(spec, run_id, asks_anew):
+            _answer(shard, fetched, spec, loaded, spans, assembler)
     except Exception as error:  # whatever it is, what was answered before is published
         answers = assembler.answers()
         if not answers:
@@ -150,7 +155,8 @@ def _run(loaded: LoadedModel, requests: Sequence[VisionRequest]) -> tuple[list[V
         with blamed_on(loaded.model.name_in_spec, type(loaded.model), ModelError):
             replies += loaded.model.run(requests) if requests else []
     except Incomplete as stopped:
-        replies, error = stopped.done, ModelError(str(stopped))
+        kind = BudgetMet if isinstance(stopped, OverBudget) else ModelError
+        replies, error = stopped.done, kind(str(stopped))
     except Exception as raised:  # whatever it is, it is raised when what was answered before has been kept
         replies, error = [None] * len(requests), raised
     due = [(request.uri, request.enrichment.name) for request in requests]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.upload_manifests import Manifests
-from sightflow.schemas.failure import Failure
+from sightflow.schemas.failure import BudgetMet, Failure
 from sightflow.schemas.redaction import redact_values
 from sightflow.schemas.run.discovered import Skipped, Skips
 from sightflow.schemas.run.plan import RunPlan, Status
@@ -67,10 +67,12 @@ def report(
     pruned: Pruned,
     maintenance: Sequence[MaintenanceResult],
     spec: EnrichmentSpec,
+    met: BudgetMet | None = None,
 ) -> RunReport:
     """Settle the quarantine and record the run; a run that changed nothing writes nothing.
 
-    What is gone or up to date leaves the quarantine, and what could not be looked up comes into it.
+    What is gone or up to date leaves the quarantine, and what could not be looked up comes into it. `met`: why the
+    budget did not allow everything.
     """
     catalog, failed = publisher.catalog, run_plan.failed_lookups
     resolved = catalog.resolve(run_plan.settled)
@@ -90,6 +92,7 @@ def report(
         stages=stage_times(publisher.spans, publisher.elapsed_seconds),
         cost_usd=publisher.cost_usd,
         bills=publisher.bills.of(run_plan.plans, run_plan.frame, publisher.elapsed_seconds, spec.policy.gpu_hour_usd),
+        **(_left(run_plan, publisher.done, met) if met else {}),
         commits=publisher.commits + bool(pruned.rows) + bool(resolved) + (quarantined.version is not None),
         upkeep=list(maintenance),
         catalog_version=catalog.version(),
@@ -97,6 +100,17 @@ def report(
     if run_report.commits:
         catalog.record_run(_row(run_report))
     return run_report
+
+
+def _left(run_plan: RunPlan, done: Counter[str], met: BudgetMet) -> dict[str, Any]:
+    """What a run that met its budget has left, by the plan."""
+    counts, prices = Counter[str](), defaultdict[str, float](float)
+    for each in run_plan.plans:
+        counts[each.enrichment] += each.to_compute
+        prices[each.enrichment] += each.price
+    left = {name: max(0, count - done[name]) for name, count in counts.items()}
+    usd = sum(prices[name] * left[name] / count for name, count in counts.items() if count)
+    return {"left": sum(left.values()), "left_usd": usd, "over_budget": str(met)}
 
 
 def report_of_nothing(start: RunStart, run_plan: RunPlan, spec: EnrichmentSpec) -> RunReport:

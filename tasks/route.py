@@ -82,6 +82,11 @@ def _forbidden_reason(model: VisionModel, policy: Policy, price: float) -> str |
         return f"its licence is {model.ref.licence}, and policy.licences allows {', '.join(policy.licences)}"
     if policy.commercial_use and model.ref.commercial_use != "yes":
         return f"commercial use: {model.ref.commercial_use}, and policy.commercial_use is set"
+    if policy.budget is not None and model.hosted:
+        if not model.open_engine().is_metered:
+            return "policy.budget is set, and what its requests cost cannot be counted before they are sent"
+        if not model.price_is_known:
+            return "its price is not known, and policy.budget is set; set usd_per_million_input and _output"
     if policy.max_price_per_item is not None and not model.price_is_known:
         return "its price is not known, and policy.max_price_per_item is set; set usd_per_million_input and _output"
     if policy.max_price_per_item is not None and price > policy.max_price_per_item:

@@ -127,6 +127,9 @@ class Engine(ABC):
         """How many objects one call of `generate` is best given; as many are in memory as pixels, twice."""
         return LEAST_OBJECTS
 
+    is_metered: ClassVar[bool] = False
+    """Whether what its requests cost is held before they are sent, and settled after (see `metering`)."""
+
     @staticmethod
     def settings_problem(system: Any) -> str | None:
         """Why a system's settings cannot go with this engine, or None."""

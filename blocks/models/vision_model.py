@@ -277,7 +277,7 @@ class VisionModel(Expenses, LazyBlock):
             else:
                 merged.append(next(replies))
         if stopped:
-            raise Incomplete(str(stopped), merged) from None
+            raise type(stopped)(str(stopped), merged) from None
         return [reply for reply in merged if reply is not None]
 
     def _reply_if_complete(

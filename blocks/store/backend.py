@@ -72,6 +72,11 @@ class StorageBackend(Protocol):
     def write(self, uri: ObjectUri, content: bytes) -> None:
         """Write a small file whole: a reader sees all of it or nothing."""
 
+    def create(self, uri: ObjectUri, content: bytes) -> bool:
+        """As `write`, for a file that must not be there; False if it is. Of several writers one is given True, but for
+        one whose answer was lost: it may be given False by what it has written itself.
+        """
+
     def remove(self, uri: ObjectUri) -> None:
         """Remove a file, if it is there."""
 

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -101,14 +102,19 @@ class LocalBackend:
 
     def write(self, uri: ObjectUri, content: bytes) -> None:
         """It appears under its name when all of it is on the disk."""
-        path = Path(uri.local_path)
         with _store_errors(uri, "written"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(file.name, path)
+            os.replace(_written_beside(uri, content), uri.local_path)
+
+    def create(self, uri: ObjectUri, content: bytes) -> bool:
+        with _store_errors(uri, "written"):
+            written = _written_beside(uri, content)
+            try:
+                os.link(written, uri.local_path)  # fails if the name is taken, and gives it to a whole file
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(written)
+        return True
 
     def remove(self, uri: ObjectUri) -> None:
         with _store_errors(uri, "removed"):
@@ -285,6 +291,17 @@ def _store_errors(uri: ObjectUri, done: str) -> Iterator[None]:
         refused = is_about_this_machine(error) or isinstance(error, PermissionError | NotADirectoryError)
         kind = StoreRefusal if refused else StoreError
         raise kind(f"{uri} cannot be {done}: {error.strerror or type(error).__name__}") from None
+
+
+def _written_beside(uri: ObjectUri, content: bytes) -> Path:
+    """A new file of this content, on the disk, in the folder of a URI."""
+    path = Path(uri.local_path).parent / f".{secrets.token_hex(8)}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
 
 
 def _temporary(folder: ObjectUri) -> Any:

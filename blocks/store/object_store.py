@@ -213,6 +213,11 @@ class ObjectStore(LazyBlock, StoreFields):
         backend, located = self._locate(uri)
         backend.write(located, content)
 
+    def create(self, uri: str, content: bytes) -> bool:
+        """Write a small file that must not be there; False if it is, perhaps by a try of this call's own."""
+        backend, located = self._locate(uri)
+        return backend.create(located, content)
+
     def remove(self, uri: str) -> None:
         """Remove a file, if it is there."""
         backend, located = self._locate(uri)

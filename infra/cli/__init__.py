@@ -15,7 +15,7 @@ BEGAN_AT = time.time()
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 2 bad usage or spec, 3 quarantine above policy, 1 anything else."""
+    """Run the command line; exit codes: 0 done, 2 bad usage or spec, 3 quarantine above policy, 4 budget, 1 else."""
     from sightflow.infra.loopback import bypass_proxies
 
     bypass_proxies()

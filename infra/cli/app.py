@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightflow.infra.cli import catalog, demo, doctor, models, plan, replay, run
+from sightflow.infra.cli import budget, catalog, demo, doctor, models, plan, replay, run
 from sightflow.infra.cli.screen import Commands, console
 from sightflow.infra.cli.serving import bridge, deploy, serve, worker
 
@@ -22,7 +22,8 @@ Turn a bucket of images and videos into a validated, queryable catalog with visi
 Start with `sightflow demo`. Then write a spec (see docs/spec.md), look at `sightflow plan SPEC`, and
 `sightflow run SPEC`; look at what it made with `sightflow catalog query URI "SELECT * FROM catalog"`.
 
-Exit codes: 0 done, 2 bad usage or spec, 3 more failures than the policy allows, 1 anything else.
+Exit codes: 0 done, 2 bad usage or spec, 3 more failures than the policy allows, 4 the budget is met,
+1 anything else.
 """,
 )
 
@@ -47,6 +48,7 @@ def main(
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
+app.command("budget")(budget.budget)
 app.command("serve")(serve.serve)
 app.command("deploy")(deploy.deploy)
 app.command("worker")(worker.worker)

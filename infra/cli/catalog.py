@@ -24,9 +24,17 @@ Version = Annotated[int | None, typer.Option(help="An earlier version; see `cata
 
 
 def find_catalog(uri: str, endpoint: str | None) -> Any:
-    """The catalog at a URI, a folder, or named by a spec file, which says itself how it is reached.
+    """As `named_catalog`. Raises StoreError if nothing has been published there."""
+    found = named_catalog(uri, endpoint)
+    if all(found.table(name) is None for name in ("enrichments", "quarantine")):
+        raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")
+    return found
 
-    Raises StoreError if there is none, SpecError for an endpoint beside a spec file or one that is no address.
+
+def named_catalog(uri: str, endpoint: str | None) -> Any:
+    """The catalog at a URI, a folder, or named by a spec file, which says itself how it is reached; there or not.
+
+    Raises SpecError for an endpoint beside a spec file or one that is no address.
     """
     from pydantic import ValidationError
 
@@ -40,18 +48,14 @@ def find_catalog(uri: str, endpoint: str | None) -> Any:
             )
         from sightflow.tasks.open import open_catalog
 
-        found = open_catalog(read_spec(uri))
-    else:
-        try:
-            found = Catalog.at(uri, endpoint)
-        except InvalidUriError as error:
-            raise SpecError(str(error)) from None
-        except ValidationError as error:  # its own text would show what was given
-            said = "; ".join(str(problem.get("ctx", {}).get("error", problem["msg"])) for problem in error.errors())
-            raise SpecError(f"--endpoint-url: {said}") from None
-    if all(found.table(name) is None for name in ("enrichments", "quarantine")):
-        raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")
-    return found
+        return open_catalog(read_spec(uri))
+    try:
+        return Catalog.at(uri, endpoint)
+    except InvalidUriError as error:
+        raise SpecError(str(error)) from None
+    except ValidationError as error:  # its own text would show what was given
+        said = "; ".join(str(problem.get("ctx", {}).get("error", problem["msg"])) for problem in error.errors())
+        raise SpecError(f"--endpoint-url: {said}") from None
 
 
 @app.command()

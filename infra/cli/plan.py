@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.infra.cli.budget import budget_outlook
 from sightflow.infra.cli.screen import console, flag, safe, show_next, show_table
 from sightflow.schemas.failure import SightflowError
 from sightflow.schemas.money.words import count_of_tokens, length_of_time, money
@@ -79,10 +80,14 @@ def plan(
 
             run_plan = counted_by_vendors(run_plan, read)
         problem = catalog_problem(open_catalog(read)) if run_plan.to_compute else ""
+        budget = read.policy.budget
+        outlook = budget_outlook(open_catalog(read), budget, run_plan.price) if budget else ""
     if as_json:
-        console.print_json(json.dumps(plan_document(run_plan) | {"catalog_problem": problem}))
+        console.print_json(json.dumps(plan_document(run_plan) | {"catalog_problem": problem, "budget": outlook}))
         return
     show_plan(run_plan, verbose)
+    if outlook:
+        console.print(safe(outlook), soft_wrap=True)
     if problem:
         console.print(f"[yellow]note[/yellow] a run would stop at once: {safe(problem)}", soft_wrap=True)
     if run_plan.to_compute:

@@ -14,7 +14,7 @@ from sightflow.infra.cli.run import run_watched, show_report
 from sightflow.infra.cli.screen import command
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause, SpecError
-from sightflow.schemas.run.report import QuarantineExceeded
+from sightflow.schemas.run.report import QuarantineExceeded, RunOverBudget
 from sightflow.schemas.run.selection import Selection
 
 Own = Annotated[
@@ -55,7 +55,7 @@ def replay(
     chosen = Selection(replay=True, causes=tuple(cause or ()), system=model, limit=limit)
     try:
         done = run_watched(own, chosen)
-    except QuarantineExceeded as error:
+    except (QuarantineExceeded, RunOverBudget) as error:
         show_report(error.report)
         raise
     show_report(done)

@@ -23,7 +23,7 @@ from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, sel
 from sightflow.infra.cli.screen import console, flag, problems, safe, show_next, show_table
 from sightflow.schemas.money.words import count_of_tokens, money
 from sightflow.schemas.run.plan import RunPlan, not_asked
-from sightflow.schemas.run.report import QuarantineExceeded, RunReport
+from sightflow.schemas.run.report import QuarantineExceeded, RunOverBudget, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
 
@@ -42,7 +42,7 @@ def run(
     read = read_spec(spec)
     try:
         done = run_watched(read, selection(prefix, since, sample, limit))
-    except QuarantineExceeded as error:
+    except (QuarantineExceeded, RunOverBudget) as error:
         _show(error.report, as_json)
         raise
     _show(done, as_json)
@@ -196,7 +196,7 @@ def show_bills(done: RunReport) -> None:
 def show_report(done: RunReport) -> None:
     """Print the summary of a run and the next command to type."""
     seconds = (done.finished_at - done.started_at).total_seconds()
-    if not done.commits:
+    if not done.commits and not done.over_budget:
         console.print(f"nothing to do: {done.unchanged:,} results of {done.objects:,} objects are up to date")
     else:
         rate = f", {(done.published + done.quarantined) / seconds:,.1f} items/s" if seconds else ""
@@ -206,6 +206,9 @@ def show_report(done: RunReport) -> None:
             soft_wrap=True,
         )
         show_bills(done)
+    if done.over_budget:
+        console.print(f"[yellow]stopped[/yellow] {safe(done.over_budget)}", soft_wrap=True)
+        console.print(f"left: {done.left:,} of {done.planned:,}, about {money(done.left_usd)}; the next run goes on")
     show_notices(done.plans)
     show_skipped(done.skipped)
     for line in time_lines(done):

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from sightflow.schemas.failure import SightflowError, SpecError
+from sightflow.schemas.failure import BudgetMet, SightflowError, SpecError
 from sightflow.schemas.redaction import redact, redacted_traceback, redactor
 
 
@@ -69,7 +69,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except SightflowError as error:
             _show_traceback(error)
-            code = 2 if isinstance(error, SpecError) else 3 if isinstance(error, QuarantineExceeded) else 1
+            codes = {SpecError: 2, QuarantineExceeded: 3, BudgetMet: 4}
+            code = next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
             problems.print(f"[red]error[/red] {safe_lines(error)}", soft_wrap=True)
             raise typer.Exit(code) from None
         except KeyboardInterrupt:

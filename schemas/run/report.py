@@ -8,7 +8,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field, computed_field
 
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.failure import BudgetMet, Cause, SightflowError, Stage
 from sightflow.schemas.money.estimate import Bill
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan
@@ -64,6 +64,9 @@ class RunReport(BaseModel):
     cost_usd: float = 0.0
     estimated_usd: float = Field(default=0.0, description="what the plan expected, of all that it held")
     bills: list[Bill] = Field(default_factory=list, description="what each enrichment was charged")
+    left: int = Field(default=0, description="enrichments of objects that the budget did not allow to be asked")
+    left_usd: float = Field(default=0.0, description="what those would cost, by the plan's estimate")
+    over_budget: str = Field(default="", description="which budget was met, and when it allows more")
     commits: int = 0
     upkeep: list[MaintenanceResult] = Field(default_factory=list)
     catalog_version: int | None = None
@@ -113,5 +116,17 @@ class QuarantineExceeded(SightflowError):
             f"{report.quarantined} of {report.attempted} items failed, more than policy.max_quarantine_ratio "
             f"({report.max_quarantine_ratio:g}) allows; what was good is published. "
             f"See: {shlex.join(('sightflow', 'quarantine', 'list', report.catalog))}"
+        )
+        self.report = report
+
+
+class RunOverBudget(BudgetMet):
+    """The budget did not allow everything. What was answered has been published; `report` says all."""
+
+    def __init__(self, report: RunReport) -> None:
+        super().__init__(
+            f"{report.over_budget}. What was answered is published; {report.left:,} of {report.planned:,} are left, "
+            f"about ${report.left_usd:,.4g}, and the next run goes on with them. "
+            f"See: {shlex.join(('sightflow', 'budget', report.catalog))}"
         )
         self.report = report

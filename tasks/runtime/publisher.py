@@ -22,7 +22,7 @@ from sightflow.blocks.catalog.appender import key_frame
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.run_writer import RunWriter
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.failure import Cause, SightflowError, Stage, is_about_this_machine
+from sightflow.schemas.failure import BudgetMet, Cause, SightflowError, Stage, is_about_this_machine
 from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import RunPlan, Shard
 from sightflow.schemas.run.report import MaintenanceResult
@@ -61,8 +61,9 @@ class Publisher:
     Commits have a thread of their own: no shard waits for the one before it to be written, unless rows take more memory
     than they are given.
 
-    Leaving the block raises the first error that a shard or a commit met, and RunStopped if the run was asked to stop
-    before it had done everything; unless the block itself has raised.
+    Leaving the block raises the first error that a shard or a commit met, RunStopped if the run was asked to stop
+    before it had done everything, and BudgetMet if the budget did not allow everything; unless the block itself has
+    raised. Of a system that has met the budget no shard is begun any more; the others go on.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class Publisher:
         self.bills = Bills()
         self.causes: Counter[Cause] = Counter()
         self.examples = Examples()
+        self.done: Counter[str] = Counter()
+        self.over_budget: dict[str, BudgetMet] = {}
         self.maintenance: list[MaintenanceResult] = []
         self.spans: list[Span] = []
         self.errors: list[BaseException] = []
@@ -122,6 +125,8 @@ class Publisher:
             raise self.errors[0]
         if self.stopped_early:
             raise RunStopped
+        for met in self.over_budget.values():
+            raise met
 
     @property
     def elapsed_seconds(self) -> float:
@@ -134,6 +139,8 @@ class Publisher:
         Raises what stopped the run, if anything has, and RunStopped if it was asked to stop.
         """
         for shard in shards:
+            if shard.system in self.over_budget:
+                continue
             self._slots.acquire()
             self._fetched.acquire(_fetched_bytes(shard))
             if self.errors and self._stopped.is_set():
@@ -141,6 +148,10 @@ class Publisher:
             if is_asked_to_stop():
                 self.stopped_early = True
                 raise RunStopped
+            if shard.system in self.over_budget:
+                self._fetched.release(_fetched_bytes(shard))
+                self._slots.release()
+                continue
             yield shard
 
     def publish(self, shard: Shard, *stages: PrefectFuture[Any]) -> None:
@@ -189,6 +200,9 @@ class Publisher:
         """An error of its own costs a shard; one about the whole run, or the third of its own, stops the run."""
         if isinstance(error, ShardSkipped):
             self.stopped_early = True
+            return
+        if isinstance(error, BudgetMet):
+            self.over_budget.setdefault(shard.system, error)
             return
         self.errors.append(error)
         if concerns_the_run(error) or len(self.errors) >= _MOST_LOST_SHARDS:
@@ -257,6 +271,7 @@ class Publisher:
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         for shard in group:
             self.bills.add(shard.media_kind, shard.rows, shard.failed, shard.spans)
+        self.done.update([*rows["enrichment"], *failed["enrichment"]])
         self.causes.update(Cause(cause) for cause in failed["cause"])
         record_stage_seconds(self.catalog.uri, self.spans[-1])
         record_metrics(self.catalog.uri, group)

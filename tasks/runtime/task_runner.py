@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +26,20 @@ class NoWorkers(SightflowError):
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """The processes that work on a run: how many, whether they offer the resource `GPU`, and the bytes of memory that
-    the smallest of them may take; None: as many as this one.
+    """The processes that work on a run: how many, whether they offer the resource `GPU`, the bytes of memory that the
+    smallest of them may take (None: as many as this one), and the client of their cluster.
     """
 
     worker_count: int = 1
     has_devices: bool = False
     memory: int | None = None
+    client: Any = None
+
+    def everywhere(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Call a function in every process that works on the run."""
+        if self.client is not None:
+            self.client.run(call, *arguments)
+        call(*arguments)
 
     def on_a_device(self) -> AbstractContextManager[Any]:
         """What is submitted within runs only where there is a device to hold."""
@@ -93,7 +100,7 @@ def _workers(runner: Any, settings: RunnerSettings) -> WorkerPool:
         ) from None
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     memory = min(client.run(memory_limit).values())
-    return WorkerPool(len(workers), any(_RESOURCE in worker["resources"] for worker in workers), memory)
+    return WorkerPool(len(workers), any(_RESOURCE in worker["resources"] for worker in workers), memory, client)
 
 
 def _connect(runner: Any, settings: RunnerSettings) -> Any:

@@ -17,6 +17,7 @@ from fsspec.asyn import get_loop, sync
 
 from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
 from sightflow.blocks.store.buckets.client import BucketClient, BucketSettings, ErrorKind
+from sightflow.blocks.store.buckets.conditional_writes import create, write_twice
 from sightflow.blocks.store.buckets.hashed_file import HashedFile
 from sightflow.blocks.store.buckets.listing import Listing, NotAListing, Page, Root, listing_roots
 from sightflow.blocks.store.buckets.pages import inventory_of, objects_of
@@ -27,7 +28,6 @@ from sightflow.schemas.failure import (
     SightflowError,
     Stage,
     StoreError,
-    StoreRefusal,
     is_about_this_machine,
 )
 from sightflow.schemas.media import MediaFile
@@ -191,6 +191,9 @@ class BucketBackend:
     def write(self, uri: ObjectUri, content: bytes) -> None:
         sync(get_loop(), self._change, uri, "write", lambda: self._client.put(uri, content))
 
+    def create(self, uri: ObjectUri, content: bytes) -> bool:
+        return sync(get_loop(), create, self._client, uri, content)  # type: ignore[no-any-return]
+
     def remove(self, uri: ObjectUri) -> None:
         sync(get_loop(), self._change, uri, "remove", lambda: self._client.delete(uri))
 
@@ -203,39 +206,7 @@ class BucketBackend:
 
     def check_writable(self, folder: ObjectUri) -> None:
         key = f"{folder.key.strip('/')}/.sightflow-probe-{secrets.token_hex(8)}".lstrip("/")
-        sync(get_loop(), self._write_twice, folder.with_key(key))
-
-    async def _write_twice(self, probe: ObjectUri) -> None:
-        """Write an object that must not be there, twice: a store that takes the second would let two runs overwrite
-        each other's commits. It is then removed, in a bucket that keeps versions for good.
-        """
-        written = ""
-        second_was_taken = False
-        condition = self._client.write_condition
-        try:
-            for second_was_taken in (False, True):
-                try:
-                    written = await self._client.retry(lambda: self._client.put(probe, b"", only_new=True))
-                except Exception as error:  # the libraries have no common class of errors, and some hold keys
-                    second_was_taken = False
-                    kind = self._client.kind_of(error)
-                    if kind is ErrorKind.UNSUPPORTED:
-                        raise StoreRefusal(
-                            f"the store of {probe} has no conditional writes ({condition}), which commits need"
-                        ) from None
-                    # Also at the first: it was taken, and sent again because the answer was lost.
-                    if kind is not ErrorKind.REPLACED:
-                        raise self._client.store_error(error, probe, "write") from None
-        finally:
-            try:
-                await self._client.retry(lambda: self._client.delete(probe, written))
-            except Exception as error:  # nobody reads it, and a store that lets nobody delete may be meant so
-                logger.warning("%s was not removed: %s", probe, self._client.redacted(error))
-        if second_was_taken:
-            raise StoreRefusal(
-                f"the store of {probe} ignores {condition}, so that two runs could overwrite each other's commits; "
-                "use a store with conditional writes (AWS S3, MinIO, Cloudflare R2, Ceph since 19, ...)"
-            )
+        sync(get_loop(), write_twice, self._client, folder.with_key(key))
 
     def check_room(self, folder: ObjectUri, size: int) -> None:
         """A bucket does not tell what room there is."""

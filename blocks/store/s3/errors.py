@@ -19,7 +19,8 @@ FULL_CODES = frozenset({"InsufficientStorage", "QuotaExceeded", "XMinioStorageFu
 CALLER_CODES = CLOCK_CODES | BAD_KEY_CODES | REGION_CODES | {"NoSuchBucket"}
 """What concerns every request of ours, whichever object it is about."""
 MISSING_CODES = frozenset({"NoSuchKey", "404"})
-REPLACED_CODES = frozenset({"PreconditionFailed", "412"})
+REPLACED_CODES = frozenset({"ConditionalRequestConflict", "PreconditionFailed", "412"})
+"""The first: another conditional write of the same object was under way."""
 
 
 def lacks_credentials(error: BaseException) -> bool:

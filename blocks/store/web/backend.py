@@ -51,6 +51,9 @@ class ReadOnlyBackend(BucketBackend):
 
         return sync(get_loop(), get)  # type: ignore[no-any-return]
 
+    def create(self, uri: ObjectUri, content: bytes) -> bool:
+        raise only_read(self._web_client.scheme)
+
     def check_writable(self, folder: ObjectUri) -> None:
         raise only_read(self._web_client.scheme)
 

@@ -15,6 +15,10 @@ class NoAnswer(Exception):
     """No whole answer came back; of another type than the one for which the SDK sends once more by itself."""
 
 
+class NoConnection(NoAnswer):
+    """There was no connection that anything could be sent on."""
+
+
 class OneTry(requests.Session):
     """A session that hides dropped connections from the SDK, which would repeat a request that may be billed, and that
     bounds every answer. `seconds`: in which its body has to be there.
@@ -26,7 +30,7 @@ class OneTry(requests.Session):
         self.headers["Accept-Encoding"] = "identity"
 
     def post(self, *args: Any, **kwargs: Any) -> requests.Response:
-        deadline = time.monotonic() + self._seconds
+        deadline, kind = time.monotonic() + self._seconds, NoAnswer
         try:
             response = super().post(*args, **{**kwargs, "stream": True})
             encoding = response.headers.pop("Content-Encoding", "")
@@ -39,4 +43,7 @@ class OneTry(requests.Session):
             message = f"{type(error).__name__}: {error}"
         except requests.RequestException as error:
             message = f"{type(error).__name__}: {error}"
-        raise NoAnswer(message)
+            why = getattr(error.args[0] if error.args else None, "reason", None)
+            if isinstance(why, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
+                kind = NoConnection
+        raise kind(message)

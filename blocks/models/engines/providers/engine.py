@@ -9,12 +9,10 @@ import logging
 import random
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
-
-from pydantic import SecretStr
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from sightflow.blocks.models.contract import (
     LEAST_OBJECTS,
@@ -23,9 +21,9 @@ from sightflow.blocks.models.contract import (
     GenerationRequest,
     Incomplete,
     Output,
-    Prompt,
     ReplyError,
 )
+from sightflow.blocks.models.engines.providers.account import Account, ProviderSystem
 from sightflow.blocks.models.engines.providers.bounded_answers import (
     TIMEOUTS,
     TRUST,
@@ -43,15 +41,14 @@ from sightflow.blocks.models.engines.providers.messages import (
     ProviderResponse,
     stop_reason,
 )
+from sightflow.blocks.models.engines.providers.metered import MeteredRequests
 from sightflow.blocks.models.engines.providers.rate_limits import Clock, RateLimiter
 from sightflow.blocks.models.engines.providers.request_order import send_in_turn
 from sightflow.blocks.models.hosted_profiles import text_tokens
-from sightflow.blocks.models.image_sizes import Size
+from sightflow.blocks.models.metering import OverBudget
 from sightflow.blocks.models.reply_forms import FreeText, ReplyForm
-from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, Failure, ModelError
-from sightflow.schemas.media import DecodedImage, Media
-from sightflow.schemas.money.rates import FREE, Rates
+from sightflow.schemas.media import DecodedImage
 from sightflow.schemas.redaction import HIDDEN, redact
 from sightflow.schemas.vision import VisionRequest
 
@@ -62,47 +59,6 @@ _logger = logging.getLogger(__name__)
 # firewall sees it.
 _MOST_DENIED = 3
 _LONGEST_QUOTED = 4000  # characters of an unreadable reply that are sent back with the complaint
-
-
-@dataclass(frozen=True)
-class Account:
-    """How a provider is reached: the model id, the key that opens it, and the limits.
-
-    `rates`: what tokens cost. `successor`: the id that the vendor names for this one.
-    `headers`: of every request. `azure_api_version`, `deployment`: of Azure OpenAI. `token`: gives the token that
-    stands in the key's place.
-    """
-
-    vendor: str
-    model_id: str
-    key: SecretStr
-    key_variables: tuple[str, ...]
-    base_url: str | None
-    timeout: float
-    max_concurrency: int
-    max_attempts: int = 6
-    longest_wait: float = 120.0
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    rates: Rates = FREE
-    successor: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    azure_api_version: str | None = None
-    deployment: str | None = None
-    token: Callable[[], str] | None = field(default=None, repr=False)
-
-
-class ProviderSystem(Protocol):
-    """What is asked of a system that a provider serves."""
-
-    enforce_reply_form: bool
-
-    @property
-    def system(self) -> str: ...
-    def shown_size(self, media: Media) -> Size: ...
-    def image_tokens(self, size: Size) -> int: ...
-    def expected_reply_tokens(self, enrichment: Enrichment) -> int: ...
-    def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result: ...
 
 
 class ProviderEngine(Engine):
@@ -121,6 +77,7 @@ class ProviderEngine(Engine):
         self._has_answered = False
         self._denied_in_a_row = 0
         self._scopes: set[CallScope] = set()
+        self._metered = MeteredRequests()
         self._concurrency = threading.BoundedSemaphore(account.max_concurrency)
 
     # --- what a protocol says -------------------------------------------------------------------
@@ -160,7 +117,17 @@ class ProviderEngine(Engine):
         """About how many tokens the media of a request count."""
         return sum(self._system.image_tokens((image.width, image.height)) for image in request.images)
 
+    def most_reply_tokens(self, request: ProviderRequest) -> int:
+        """How many tokens a provider is told that it may reply with, reasoning included."""
+        return request.prompt.max_new_tokens
+
+    @abstractmethod
+    def sent_settings(self) -> dict[str, Any]:
+        """The settings, besides account and prompt, that a request is sent with."""
+
     # --- the engine -----------------------------------------------------------------------------
+
+    is_metered = True
 
     @property
     def is_remote(self) -> bool:
@@ -203,7 +170,7 @@ class ProviderEngine(Engine):
                 self._scopes.discard(scope)
         outputs = [record.output for record in records]
         if scope.error:
-            raise Incomplete(scope.error, outputs)
+            raise (OverBudget if scope.over_budget else Incomplete)(scope.error, outputs)
         return [output for output in outputs if output is not None]
 
     def _request_with_repair(self, each: GenerationRequest, scope: CallScope) -> CallRecord:
@@ -274,15 +241,16 @@ class ProviderEngine(Engine):
 
     def _send_limited(self, request: ProviderRequest, scope: CallScope) -> ProviderResponse | ProviderError | None:
         """Send once, within the limits; None if the run was stopped before it could."""
+        if (known := self._metered.answered(self, request, scope)) is not None:
+            return known
         tokens = self.media_tokens(request) + text_tokens(request.prompt.text)
         estimate = tokens + self._system.expected_reply_tokens(request.request.enrichment)
         reservation = self.limiter.acquire(estimate, scope.stop)
         if reservation is None:
             return None
-        try:
-            answer = self.send(request)
-        except Exception as error:  # every SDK has its own; what it means is the protocol's to say
-            answer = self._mapped(error)
+        answer = self._metered.send(self, request, scope)
+        if answer is None:
+            return None
         answer = self._about_one_request(answer)
         self.limiter.update_from_headers(answer.headers)
         if isinstance(answer, ProviderResponse) and answer.input_tokens:
@@ -304,7 +272,7 @@ class ProviderEngine(Engine):
                     return replace(answer, cause=Cause.MODEL)
         return answer
 
-    def _mapped(self, error: Exception) -> ProviderError:
+    def mapped(self, error: Exception) -> ProviderError:
         """What an exception means. Its traceback and its request, which hold the key, end here."""
         if (bound := broken_bound(error)) is not None:
             cause = Cause.MALFORMED if isinstance(bound, AnswerTooLarge) else None

@@ -13,6 +13,7 @@ from typing import Any
 from sightflow.blocks.models.contract import BilledFailure, Generated, Output, Prompt
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
 from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
+from sightflow.blocks.models.metering import METER
 from sightflow.blocks.models.video.frame_prompts import frame_titles
 from sightflow.schemas.failure import Cause, Failure
 from sightflow.schemas.media import DecodedVideo
@@ -154,11 +155,15 @@ class CallRecord:
 
 
 class CallScope:
-    """One call of `generate`; what concerns every item stops it, in all its threads."""
+    """One call of `generate`; what concerns every item stops it, in all its threads. `meter`: who counts what it costs,
+    if anybody does; `over_budget`: whether that is what has stopped it.
+    """
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.error: str | None = None
+        self.meter = METER.get()
+        self.over_budget = False
 
 
 def retry_after(headers: Mapping[str, str], epoch: float) -> float | None:

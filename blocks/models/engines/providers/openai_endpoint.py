@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from sightflow.blocks.models.contract import ENDPOINT_KEY_VARIABLE, Availability, Prompt
+from sightflow.blocks.models.engines.providers.account import Account
 from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, TRUST, is_untrusted, within
 from sightflow.blocks.models.engines.providers.enforced_schemas import response_format
-from sightflow.blocks.models.engines.providers.engine import Account
 from sightflow.blocks.models.engines.providers.messages import ProviderError, ProviderRequest, ProviderResponse
 from sightflow.blocks.models.engines.providers.openai_chat import OpenAIChat
 from sightflow.blocks.models.hosted_profiles import expected_tokens
@@ -69,6 +69,7 @@ class ServedSystem(Protocol):
     def own_key_variables(self, usual: tuple[str, ...]) -> tuple[str, ...]: ...
     def access_problem(self) -> Availability | None: ...
     def access(self) -> dict[str, Any]: ...
+    def generation_settings(self) -> dict[str, Any]: ...
     def sent_size(self, size: Size) -> Size: ...
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result: ...
 
@@ -132,6 +133,9 @@ class OpenAIEndpoint(OpenAIChat):
         ref = self._served.ref
         # What is in this machine's cache of the hub is not what is served.
         return weights_digest(ref) if is_folder(ref.id) else ref.pinned
+
+    def sent_settings(self) -> dict[str, Any]:
+        return self._served.generation_settings() | {"template": self._served.template_settings}
 
     def fingerprint_parts(self) -> dict[str, Any]:
         return {"engine": "endpoint"}

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from pydantic import SecretStr
 
 from sightflow.blocks.models.contract import Availability, GenerationRequest
-from sightflow.blocks.models.engines.providers.engine import Account, ProviderEngine, ProviderSystem
+from sightflow.blocks.models.engines.providers.account import Account, ProviderSystem
+from sightflow.blocks.models.engines.providers.engine import ProviderEngine
 from sightflow.blocks.models.engines.providers.messages import ProviderRequest
 from sightflow.schemas.failure import ModelError
 from sightflow.schemas.money.rates import FREE, Rates
@@ -38,6 +39,7 @@ class VendorSystem(ProviderSystem, Protocol):
     requests_per_minute: int | None
     tokens_per_minute: int | None
 
+    def generation_settings(self) -> dict[str, Any]: ...
     def key(self) -> str: ...
     def access(self) -> dict[str, Any]: ...
     def account_availability(self) -> Availability: ...
@@ -57,6 +59,12 @@ class VendorEngine(ProviderEngine):
         if self._client is None:
             self.account = account_of(self._vendor_system)  # a key may have come into the environment since
         super().load()
+
+    def most_reply_tokens(self, request: ProviderRequest) -> int:
+        return request.prompt.max_new_tokens + int(self._vendor_system.profile.thinking_tokens)
+
+    def sent_settings(self) -> dict[str, Any]:
+        return self._vendor_system.generation_settings()
 
     def weights_digest(self) -> str:
         return self._vendor_system.ref.pinned
