@@ -27,6 +27,7 @@ from sightflow.schemas.spec import ServerAddress
 from sightflow.schemas.vision import ModelRef, Usage, VisionRequest
 
 _TYPICAL_IMAGE = (1920, 1080)
+_BATCH_SHARE = 0.5  # of the price, at each of the vendors: their pages on batches, November 2026
 
 
 class HostedModel(VisionModel):
@@ -87,7 +88,7 @@ class HostedModel(VisionModel):
         out = known.usd_per_million_output if known else None
         into = into if self.usd_per_million_input is None else self.usd_per_million_input
         out = out if self.usd_per_million_output is None else self.usd_per_million_output
-        return None if into is None or out is None else Rates(into, out)
+        return None if into is None or out is None else Rates(into, out, batch=_BATCH_SHARE)
 
     def key(self) -> str:
         """The API key, of the settings or of the environment; empty if there is none. Never to be shown."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from sightflow.blocks.models.contract import Availability
+from sightflow.blocks.models.contract import Availability, BatchDelivery
 from sightflow.blocks.models.engines.providers.engine import Account, ProviderEngine, ProviderSystem
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.vision import ModelRef
 
@@ -47,6 +50,7 @@ class VendorEngine(ProviderEngine):
     def __init__(self, system: VendorSystem) -> None:
         super().__init__(system, account_of(system))
         self._vendor_system = system
+        self._batches: BatchDelivery | None = None
 
     def availability(self) -> Availability:
         return self._vendor_system.account_availability()
@@ -58,6 +62,22 @@ class VendorEngine(ProviderEngine):
 
     def weights_digest(self) -> str:
         return self._vendor_system.ref.pinned
+
+    def batch_problem(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+        system = self._vendor_system
+        if system.rates is None or system.rates.batch is None:
+            return f"{system.vendor} names no price of {system.ref.id} in batches"
+        return None
+
+    def batch_delivery(self) -> BatchDelivery:
+        self.load()
+        if self._batches is None:
+            self._batches = self.connect_batches()
+        return self._batches
+
+    @abstractmethod
+    def connect_batches(self) -> BatchDelivery:
+        """The vendor's batch API, by a client of its own: files take longer than replies, and are larger."""
 
 
 def account_of(system: VendorSystem) -> Account:
