@@ -37,7 +37,7 @@ class Validated:
     """A shard's rows, ready to publish: `rows` as `CatalogRow`, `failed` as `QuarantineRow`.
 
     `spans`: when each stage was at work on it. `error`: what ended it before all of it was answered, if anything has.
-    `replaced`: those of its keys that had a row when the run was planned.
+    `replaced`: those of its keys that had a row when the run was planned. `submitted`: as in `Replies`.
     A plain class, as `Replies` is.
     """
 
@@ -49,6 +49,7 @@ class Validated:
         system: str,
         error: Exception | None = None,
         replaced: Sequence[tuple[str, str]] = (),
+        submitted: int = 0,
     ) -> None:
         self.rows = rows
         self.failed = failed
@@ -56,11 +57,13 @@ class Validated:
         self.system = system
         self.error = error
         self.replaced = replaced
+        self.submitted = submitted
 
 
 @task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
 def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
-    """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure.
+    """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure, or it was
+    submitted.
 
     Of a shard that was ended midway, every one that was answered does.
     """
@@ -68,10 +71,10 @@ def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
     with timed(spans, Stage.VALIDATE):
         rows, failures = _checked(replies.answers, run_id)
         failed = quarantine_rows(_failed_items(replies.answers, failures), run_id)
-    expected = len(replies.answers) if replies.error else shard.size
+    expected = len(replies.answers) if replies.error else shard.size - replies.submitted
     if rows.height + failed.height != expected:
         raise RuntimeError(f"shard {shard.index}: {expected} were asked and {rows.height + failed.height} came out")
-    return Validated(rows, failed, spans, shard.system, replies.error, shard.replaced)
+    return Validated(rows, failed, spans, shard.system, replies.error, shard.replaced, replies.submitted)
 
 
 def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:
@@ -182,7 +185,9 @@ def _row(answer: Answer, run_id: str, inferred_at: datetime) -> dict[str, Any]:
         "model_revision": reply.model_revision,
         "route": [*reply.route, reply.system],
         "raw_reply": storable(reply.raw_reply),
-        **asdict(reply.usage),
+        "input_tokens": reply.usage.input_tokens,
+        "output_tokens": reply.usage.output_tokens,
+        "cost_usd": reply.usage.cost_usd,
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "run_id": run_id,
         "inferred_at": inferred_at,

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, SightflowError, Stage
+from sightflow.schemas.run.batch import BatchOutcome
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan
 from sightflow.schemas.run.timing import StageTime, StartTimes
@@ -49,6 +50,7 @@ class RunReport(BaseModel):
     objects: int
     planned: int
     published: int
+    submitted: int = Field(default=0, description="asked by a batch API, to be collected later")
     unchanged: int
     orphaned: int
     pruned: int
@@ -60,6 +62,7 @@ class RunReport(BaseModel):
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
     cost_usd: float = 0.0
     commits: int = 0
+    batches: list[BatchOutcome] = Field(default_factory=list, description="of a collect: what became of each batch")
     upkeep: list[MaintenanceResult] = Field(default_factory=list)
     catalog_version: int | None = None
     max_quarantine_ratio: float = 1.0
