@@ -89,7 +89,7 @@ class BatchLog:
         now = datetime.now(UTC)
         batch = Batch(uuid4().hex, 0, BatchState.RECORDED, now, now, this_process(), requests=len(requests), **known)
         said = json.dumps([each.model_dump(mode="json", exclude_defaults=True) for each in enrichments])
-        row = _row(batch, enrichments=said, items=[request.fields for request in requests])
+        row = BatchRow.validate(_row(batch, enrichments=said, items=[request.fields for request in requests]))
         self._catalog.commit(
             lambda: append_rows(self._catalog.open_or_create("batches"), row), int(row.estimated_size())
         )
@@ -135,7 +135,7 @@ def _row(batch: Batch, **content: Any) -> pl.DataFrame:
         "result_files": list(batch.result_files),
         "message": storable(batch.message and redact(batch.message)),
     }
-    return BatchRow.validate(to_frame(BatchRow, [fields | {"enrichments": None, "items": []} | content]))
+    return to_frame(BatchRow, [fields | {"enrichments": None, "items": []} | content])
 
 
 def _batch(row: dict[str, Any]) -> Batch:

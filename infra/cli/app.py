@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sightflow.infra.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
+from sightflow.infra.cli.batches import collect, look
 from sightflow.infra.cli.screen import Commands, console
 
 app = typer.Typer(
@@ -45,6 +46,8 @@ def main(
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
+app.command("collect")(collect.collect)
+app.add_typer(look.app, name="batches")
 app.command("serve")(serve.serve)
 app.command("deploy")(deploy.deploy)
 app.command("worker")(worker.worker)

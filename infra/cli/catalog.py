@@ -49,7 +49,7 @@ def find_catalog(uri: str, endpoint: str | None) -> Any:
         except ValidationError as error:  # its own text would show what was given
             said = "; ".join(str(problem.get("ctx", {}).get("error", problem["msg"])) for problem in error.errors())
             raise SpecError(f"--endpoint-url: {said}") from None
-    if all(found.table(name) is None for name in ("enrichments", "quarantine")):
+    if all(found.table(name) is None for name in ("enrichments", "quarantine", "batches")):
         raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")
     return found
 

@@ -107,7 +107,7 @@ def _show(done: RunReport, as_json: bool) -> None:
 def show_report(done: RunReport) -> None:
     """Print the summary of a run and the next command to type."""
     seconds = (done.finished_at - done.started_at).total_seconds()
-    if not done.commits:
+    if not done.commits and not done.submitted:
         console.print(f"nothing to do: {done.unchanged:,} results of {done.objects:,} objects are up to date")
     else:
         rate = f", {(done.published + done.quarantined) / seconds:,.1f} items/s" if seconds else ""
@@ -115,6 +115,12 @@ def show_report(done: RunReport) -> None:
             f"[bold]{done.published:,} published[/bold], {done.quarantined:,} quarantined, "
             f"{done.unchanged:,} unchanged, {done.pruned:,} pruned in {seconds:,.1f} s{rate}; "
             f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}"
+        )
+    if done.submitted:
+        console.print(
+            f"[bold]{done.submitted:,} submitted[/bold] by batch; publish them when they are answered with: "
+            "sightflow collect SPEC",
+            soft_wrap=True,
         )
     show_notices(done.plans)
     show_skipped(done.skipped)

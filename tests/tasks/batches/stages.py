@@ -25,6 +25,7 @@ from sightflow.tasks.infer import infer
 from sightflow.tasks.open import open_catalog
 from sightflow.tasks.plan import plan
 from sightflow.tasks.publish import publish
+from sightflow.tasks.runtime import loaded_models
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
 from sightflow.tasks.runtime.sharding import shards_of
 from sightflow.tasks.validate import validate
@@ -72,6 +73,7 @@ def without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the stages call as tasks is called as functions; keys are there."""
     monkeypatch.setattr(collection_module, "publish", publish.fn)
     monkeypatch.setattr(collection_module, "download", download.fn)
+    monkeypatch.setattr(loaded_models, "freeze_gc", lambda: None)  # which takes longer than all else here
     for variable in VARIABLES:
         monkeypatch.setenv(variable, "sk-Secret0123456789-VeryPrivate")
 
