@@ -13,6 +13,7 @@ from sightflow.schemas.failure import BudgetMet
 from sightflow.schemas.run.report import QuarantineExceeded, RunOverBudget, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.batches.submit import submit
 from sightflow.tasks.create_artifacts import create_artifacts
 from sightflow.tasks.discover import discover
 from sightflow.tasks.fetch import fetch
@@ -43,7 +44,8 @@ def run_name() -> str:
 @flow(name="enrich", flow_run_name=run_name, task_runner=THREADS, persist_result=False)
 def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport:
     """Bring the catalog up to date with its source, or the selected part of it; return what was done, skipped and
-    quarantined: discover -> plan -> [fetch -> infer -> validate -> publish] per shard -> report.
+    quarantined: discover -> plan -> [fetch -> infer -> validate -> publish] per shard -> report. What goes by batch is
+    submitted in the place of infer, and published by the flow `collect`.
 
     Raises QuarantineExceeded, with everything good published, if more failed than the policy allows; RunOverBudget,
     with everything that was answered published, if the budget did not allow the rest.
@@ -63,8 +65,11 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
             # Each stage is given the future of the one before it, which Prefect waits for.
             for shard in publisher.throttled(shards_of(run_plan, publisher.policy, publisher.shard_sizer)):
                 fetched = fetch.submit(shard, spec)
-                with workers.on_a_device():
-                    replies = infer.submit(shard, fetched, spec, run_id, selection.replay)  # type: ignore[call-overload]
+                if shard.delivery == "batch":
+                    replies = submit.submit(shard, fetched, spec, run_id)  # type: ignore[call-overload]
+                else:
+                    with workers.on_a_device():
+                        replies = infer.submit(shard, fetched, spec, run_id, selection.replay)  # type: ignore[call-overload]
                 validated = validate.submit(shard, replies, run_id)
                 publisher.publish(shard, fetched, replies, validated)
     except BudgetMet as error:

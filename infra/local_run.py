@@ -98,6 +98,27 @@ def enrich_on(
         RUN_START.reset(tokens[1])
 
 
+def run_collect(spec: EnrichmentSpec) -> RunReport | None:
+    """Run the flow `collect` on the configured Prefect server, or on one of our own; None, with nothing started, if no
+    batch of the catalog is unsettled.
+    """
+    if not _is_known_by_prefect(spec):
+        from sightflow.blocks.catalog.batch_log import BatchLog
+        from sightflow.tasks.open import open_catalog
+
+        if all(batch.state.is_settled for batch in BatchLog(open_catalog(spec)).batches()):
+            return None
+    with prefect_api() as server:
+        if server is not None:
+            server.wait()
+        from prefect import tags
+
+        from sightflow.flows.collect import collect
+
+        with tags("sightflow"):
+            return collect(spec)
+
+
 def _resolve(spec: EnrichmentSpec) -> None:
     from sightflow.tasks.route import resolve_enrichments
 

@@ -21,6 +21,8 @@ RESERVED_NAMES = frozenset({"uri", "inferred_at", *OBJECT_COLUMNS})
 """What no enrichment may be called: its column would hide behind theirs."""
 
 Detail = Literal["brief", "detailed", "paragraph"]
+Delivery = Literal["direct", "batch"]
+"""How requests reach a hosted model: one by one, or by the vendor's batch API."""
 
 
 def _one_or_many(value: Any) -> Any:
@@ -78,6 +80,8 @@ _REQUIRED: dict[Capability, tuple[str, ...]] = {
     Capability.SEGMENTATION: ("labels",),
     Capability.STRUCTURED_EXTRACTION: ("schema",),
 }
+_NO_PARAMETERS = {"capability", "name", "model", "media", "delivery"}
+"""What an enrichment says besides its parameters; who is asked is told by the recipe, and how changes no result."""
 _FIELDS = {"schema": "extraction_schema"}
 """The names here of parameters that pydantic's models have a method of."""
 
@@ -106,6 +110,7 @@ class Enrichment(BaseModel):
     sampling: FrameSampling | None = None
     media: MediaKind | None = Field(default=None, description="ask only of this kind of media")
     model: str | None = Field(default=None, description="the system to use; unset, the router chooses")
+    delivery: Delivery | None = Field(default=None, description="how hosted models are asked; unset, policy.delivery")
 
     @field_validator("extraction_schema", mode="before")
     @classmethod
@@ -164,7 +169,7 @@ class Enrichment(BaseModel):
     @property
     def parameters(self) -> dict[str, Any]:
         """What was asked, without what was left at its default: JSON-ready, part of the fingerprint."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude={"capability", "name", "model", "media"})
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=_NO_PARAMETERS)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from sightflow.schemas.enrichment import Words
+from sightflow.schemas.enrichment import Delivery, Words
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(b|[kmgt]i?b)?\s*", re.IGNORECASE)
 _UNITS = {"b": 1} | {f"{letter}ib": 2 ** (10 * k) for k, letter in enumerate("kmgt", 1)}
@@ -81,6 +81,7 @@ class Policy(Section):
     budget: Budget | None = Field(default=None, description="a hard stop over all processes; unset, nothing is counted")
     languages: Words = Field(default=(), description="ISO 639 codes preferred, e.g. zh")
     fallback: bool = False
+    delivery: Delivery = Field(default="direct", description="batch: hosted models by their vendor's batch API")
     shard_size: int = Field(default=2048, ge=1, le=10_000, description="most objects of a shard")
     shard_bytes: int = Field(default=128 * 2**20, gt=0, description="most bytes of a shard, as listed")
     shards_ahead: int = Field(default=3, ge=1, le=64, description="shards in flight at once")

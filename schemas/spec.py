@@ -243,6 +243,11 @@ class EnrichmentSpec(Section):
         return tuple(canonical_place(address, _base(info)) for address in addresses)
 
     @property
+    def delivers_by_batch(self) -> bool:
+        """Whether any enrichment is wished to be asked by a batch API."""
+        return any((each.delivery or self.policy.delivery) == "batch" for each in self.enrichments)
+
+    @property
     def partial(self) -> bool:
         """Whether only some of the source's objects are named: then none counts as gone for not being named."""
         return any(map(is_uri_list, self.listing))

@@ -76,12 +76,15 @@ class Replies:
     """The answers of a shard, in the order of its items, and when each stage was at work.
 
     `error`: what ended the shard before all of it was answered, if anything has; what has no answer is asked anew by
-    the next run.
+    the next run. `submitted`: how many enrichments of its objects a batch API has been asked, to be answered later.
 
     A plain class: Prefect looks into dataclasses and mappings that tasks exchange, and has no business here.
     """
 
-    def __init__(self, answers: list[Answer], spans: list[Span], error: Exception | None = None) -> None:
+    def __init__(
+        self, answers: list[Answer], spans: list[Span], error: Exception | None = None, submitted: int = 0
+    ) -> None:
         self.answers = answers
         self.spans = spans
         self.error = error
+        self.submitted = submitted

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from sightflow.blocks.catalog.batch_log import BatchLog
 from sightflow.blocks.catalog.catalog import Catalog, TableName
 from sightflow.blocks.store.inventory import kind_by_name
 from sightflow.blocks.store.patterns import source_filter
@@ -51,6 +52,8 @@ def _plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection) ->
     routed = _without_unlisted_kinds(resolve_enrichments(spec), inventory)
     partial = selection.manifest is not None or spec.partial or not discovered.skips.complete
     objects = selection.of(inventory).with_row_index("object_index")
+    # Read before the rows: what is collected in this moment is then among these or those, and asked by neither.
+    under_way = catalog.read(_matching_rows(BatchLog(catalog).under_way(), objects, routed))
     enrichments, version = catalog.scan_with_version("enrichments")
     published = catalog.read(_matching_rows(enrichments, objects, routed))
     quarantined = catalog.read(_matching_rows(catalog.scan("quarantine"), objects, routed, "cause", "system"))
@@ -58,7 +61,8 @@ def _plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection) ->
     for index, (resolved, route) in enumerate(routed):
         of_enrichment = pl.col("enrichment_index") == index
         failed = quarantined.filter(of_enrichment)
-        statuses = _statuses(objects, published.filter(of_enrichment), failed, resolved)
+        asked = under_way.filter(of_enrichment & pl.col("same_version") & pl.col("same_recipe"))
+        statuses = _statuses(objects, published.filter(of_enrichment), failed, asked, resolved)
         to_compute = _to_compute(statuses, failed, spec.policy, selection)
         done = failed.join(statuses.filter(pl.col("status") == Status.UNCHANGED.value), on="object_index", how="semi")
         settled.append(done.select("object_index", enrichment=pl.lit(resolved.enrichment.name, pl.String())))
@@ -154,19 +158,31 @@ def _of_first_objects(pending: list[pl.DataFrame], objects: pl.DataFrame, limit:
 
 
 def _frame(pending: pl.DataFrame, objects: pl.DataFrame, routed: Sequence[RoutedEnrichment]) -> pl.DataFrame:
-    """What is left. All that is asked of one object of one system goes together: it is fetched and decoded once."""
+    """What is left. All that is asked of one object of one system in one way goes together: it is fetched and decoded
+    once.
+    """
     enrichments = pl.DataFrame(
-        [(index, resolved.systems[0], resolved.enrichment.name) for index, (resolved, _) in enumerate(routed)],
-        schema={"enrichment_index": pl.UInt32(), "system": pl.String(), "enrichment": pl.String()},
+        [
+            (index, resolved.systems[0], resolved.delivery.by, resolved.enrichment.name)
+            for index, (resolved, _) in enumerate(routed)
+        ],
+        schema={
+            "enrichment_index": pl.UInt32(),
+            "system": pl.String(),
+            "delivery": pl.String(),
+            "enrichment": pl.String(),
+        },
         orient="row",
     )
-    together = pending.lazy().join(enrichments.lazy(), on="enrichment_index").group_by("object_index", "system")
+    together = (
+        pending.lazy().join(enrichments.lazy(), on="enrichment_index").group_by("object_index", "system", "delivery")
+    )
     replaced = pl.col("enrichment").filter("has_row").sort()
     return (
         together.agg(enrichments=pl.col("enrichment").sort(), replaced=replaced)
         .join(objects.lazy().select("object_index", "uri", "object_version", "bytes", "media_kind"), on="object_index")
-        .select("system", "media_kind", "uri", "object_version", "bytes", "enrichments", "replaced")
-        .sort("system", "media_kind", "uri")
+        .select("system", "delivery", "media_kind", "uri", "object_version", "bytes", "enrichments", "replaced")
+        .sort("system", "delivery", "media_kind", "uri")
         .collect(engine="streaming")
     )
 
@@ -194,7 +210,7 @@ def _to_compute(
         quarantined = quarantined.filter(pl.col("cause").is_in([cause.value for cause in selection.causes]))
     if selection.system:
         quarantined = quarantined.filter(pl.col("system") == selection.system)
-    not_done = statuses.filter(pl.col("status") != Status.UNCHANGED.value)
+    not_done = statuses.filter(~pl.col("status").is_in([Status.UNCHANGED.value, Status.UNDER_WAY.value]))
     return not_done.join(quarantined, on="object_index", how="semi")
 
 
@@ -208,13 +224,19 @@ def _without_unlisted_kinds(routed: Sequence[RoutedEnrichment], inventory: pl.Da
 
 
 def _statuses(
-    objects: pl.DataFrame, published: pl.DataFrame, quarantined: pl.DataFrame, resolved: ResolvedEnrichment
+    objects: pl.DataFrame,
+    published: pl.DataFrame,
+    quarantined: pl.DataFrame,
+    under_way: pl.DataFrame,
+    resolved: ResolvedEnrichment,
 ) -> pl.DataFrame:
     """The objects that an enrichment is asked of, by index, each with its `status`."""
     permanent = pl.col("cause").is_in(_PERMANENT) & pl.col("same_recipe") & pl.col("same_version")
     status = (
         pl.when(pl.col("same_version") & pl.col("same_recipe"))
         .then(pl.lit(Status.UNCHANGED.value, _STATUS))
+        .when(pl.col("under_way"))
+        .then(pl.lit(Status.UNDER_WAY.value, _STATUS))
         .when(pl.col("failed_for_good"))
         .then(pl.lit(Status.QUARANTINED.value, _STATUS))
         .when(pl.col("same_version").is_null())
@@ -230,6 +252,7 @@ def _statuses(
         .select("object_index")
         .join(published.lazy().select("object_index", "same_version", "same_recipe"), on="object_index", how="left")
         .join(failed_for_good, on="object_index", how="left")
+        .join(under_way.lazy().select("object_index", under_way=True), on="object_index", how="left")
         .select("object_index", status=status, has_row=pl.col("same_version").is_not_null())
         .collect()
     )
@@ -252,6 +275,9 @@ def _enrichment_plan(
     estimate: Estimate,
     stale_because: list[str],
 ) -> EnrichmentPlan:
+    if resolved.delivery.by == "batch":  # nobody knows when a vendor answers
+        by_batch = {"price": estimate.price * resolved.delivery.price_share, "seconds": None}
+        estimate = estimate.model_copy(update=by_batch)
     return EnrichmentPlan(
         enrichment=resolved.enrichment.name,
         capability=resolved.enrichment.capability,
@@ -263,6 +289,7 @@ def _enrichment_plan(
         stale_because=stale_because,
         price=estimate.price,
         estimate=estimate,
+        delivery=resolved.delivery,
     )
 
 

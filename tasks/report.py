@@ -85,6 +85,7 @@ def report(
         run_plan,
         spec,
         published=publisher.published,
+        submitted=publisher.submitted,
         pruned=pruned.rows,
         causes=dict(publisher.causes + Counter(item.failure.cause for item in failed)),
         skipped=[*run_plan.skipped, *pruned.skipped],
@@ -97,8 +98,8 @@ def report(
         upkeep=list(maintenance),
         catalog_version=catalog.version(),
     )
-    if run_report.commits:
-        catalog.record_run(_row(run_report))
+    if run_report.commits or run_report.submitted:
+        catalog.record_run(run_row(run_report))
     return run_report
 
 
@@ -176,7 +177,7 @@ def _gone(rows: pl.DataFrame, spec: EnrichmentSpec, skips: Skips) -> Iterator[pl
             yield rows.filter(pl.col("uri").is_in(gone))
 
 
-def _row(run_report: RunReport) -> pl.DataFrame:
+def run_row(run_report: RunReport) -> pl.DataFrame:
     """The row of `runs`: the fields of the report that are columns, and all of it as JSON; without keys."""
     fields = redact_values(run_report.model_dump(include=set(RUNS_SCHEMA)))
     report = to_json(redact_values(run_report.model_dump(mode="json"))).decode()

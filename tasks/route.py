@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.registry import model_class, open_model, settings_problems, system_problem
 from sightflow.blocks.models.systems import SYSTEMS
@@ -10,7 +11,14 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.policy import Policy
-from sightflow.schemas.run.plan import Candidate, ResolvedEnrichment, Route, RoutedEnrichment
+from sightflow.schemas.run.plan import (
+    DIRECTLY,
+    Candidate,
+    DeliveryChoice,
+    ResolvedEnrichment,
+    Route,
+    RoutedEnrichment,
+)
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.memory.limit import check_memory
 
@@ -100,6 +108,21 @@ def _unavailable_reason(model: VisionModel) -> str | None:
     return None if available.usable else f"{available.why}; {available.remedy}"
 
 
+def _delivery(model: VisionModel, enrichment: Enrichment, media_kind: MediaKind, policy: Policy) -> DeliveryChoice:
+    """How the requests of an enrichment reach its model: by a batch API where that is wished for and there is one."""
+    if (enrichment.delivery or policy.delivery) == "direct":
+        return DIRECTLY
+    problem = model.open_engine().batch_problem(enrichment, media_kind)
+    if getattr(policy, "budget", None) is not None:  # until `submit` reserves and `collect` settles what a batch costs
+        problem = "what a batch costs is not counted against policy.budget yet"
+    if len(model.effective_prompts(enrichment, media_kind)) > 1 or model.runs_per_frame(enrichment, media_kind):
+        problem = problem or "it takes several requests an object"
+    rates = model.rates if isinstance(model, HostedModel) else None
+    if problem or rates is None or rates.batch is None:
+        return DeliveryChoice(note=f"delivered directly: {problem or 'it has no price in batches'}")
+    return DeliveryChoice(by="batch", price_share=rates.batch)
+
+
 def check_models(spec: EnrichmentSpec) -> EnrichmentSpec:
     """The spec, if the systems that it names are known and take the settings that it gives them.
 
@@ -150,7 +173,8 @@ def resolve_enrichments(spec: EnrichmentSpec) -> tuple[RoutedEnrichment, ...]:
             model = open_model(*spec.model_entry(chosen.systems[0]))
             with blamed_on(chosen.systems[0], type(model)):
                 recipe = model.recipe(enrichment, chosen.media_kind)
-            resolved = ResolvedEnrichment(enrichment, recipe, tuple(chosen.systems), chosen.media_kind)
+                delivery = _delivery(model, enrichment, chosen.media_kind, spec.policy)
+            resolved = ResolvedEnrichment(enrichment, recipe, tuple(chosen.systems), chosen.media_kind, delivery)
             routed.append(RoutedEnrichment(resolved, chosen))
     if problems:
         raise SpecError("\n".join(problems))

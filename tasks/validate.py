@@ -39,6 +39,7 @@ class Validated:
 
     `spans`: when each stage was at work on it. `error`: what ended it before all of it was answered, if anything has.
     `replaced`: those of its keys that had a row when the run was planned. `media_kind`: of all its objects.
+    `submitted`: as in `Replies`.
     A plain class, as `Replies` is.
     """
 
@@ -51,6 +52,7 @@ class Validated:
         error: Exception | None = None,
         replaced: Sequence[tuple[str, str]] = (),
         media_kind: MediaKind = MediaKind.IMAGE,
+        submitted: int = 0,
     ) -> None:
         self.rows = rows
         self.failed = failed
@@ -59,11 +61,13 @@ class Validated:
         self.error = error
         self.replaced = replaced
         self.media_kind = media_kind
+        self.submitted = submitted
 
 
 @task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
 def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
-    """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure.
+    """Check every answer of a shard; every enrichment asked comes out exactly once, as a row or as a failure, or it was
+    submitted.
 
     Of a shard that was ended midway, every one that was answered does.
     """
@@ -71,10 +75,12 @@ def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
     with timed(spans, Stage.VALIDATE):
         rows, failures = _checked(replies.answers, run_id)
         failed = quarantine_rows(_failed_items(replies.answers, failures), run_id)
-    expected = len(replies.answers) if replies.error else shard.size
+    expected = len(replies.answers) if replies.error else shard.size - replies.submitted
     if rows.height + failed.height != expected:
         raise RuntimeError(f"shard {shard.index}: {expected} were asked and {rows.height + failed.height} came out")
-    return Validated(rows, failed, spans, shard.system, replies.error, shard.replaced, shard.media_kind)
+    return Validated(
+        rows, failed, spans, shard.system, replies.error, shard.replaced, shard.media_kind, replies.submitted
+    )
 
 
 def failures_of(answers: Sequence[Answer]) -> list[Failure | None]:

@@ -1,7 +1,7 @@
 """The catalog: Delta Lake tables on plain storage. It is the result, and the only record of progress.
 
-Under its URI lie three tables: `enrichments` (one row an enrichment of an object, partitioned by
-capability), `quarantine` (what failed) and `runs` (one row a run).
+Under its URI lie its tables: `enrichments` (one row an enrichment of an object, partitioned by
+capability), `quarantine` (what failed), `runs` (one row a run) and `batches` (what batch APIs have been asked).
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError, StoreRefusal
 from sightflow.schemas.object_uri import ObjectUri, split_account, split_scheme
 from sightflow.schemas.policy import Upkeep
+from sightflow.schemas.tables.batches import BatchRow
 from sightflow.schemas.tables.catalog import CatalogRow
 from sightflow.schemas.tables.deferred_pandera import DataFrameModel
 from sightflow.schemas.tables.frames import polars_schema
 from sightflow.schemas.tables.quarantine import QuarantineRow
 from sightflow.schemas.tables.runs import RunRow
 
-TableName = Literal["enrichments", "quarantine", "runs"]
+TableName = Literal["enrichments", "quarantine", "runs", "batches"]
 TABLES: tuple[TableName, ...] = get_args(TableName)
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ MODELS: Mapping[TableName, type[DataFrameModel]] = {
     "enrichments": CatalogRow,
     "quarantine": QuarantineRow,
     "runs": RunRow,
+    "batches": BatchRow,
 }
 SCHEMAS = {name: polars_schema(model) for name, model in MODELS.items()}
 _PARTITIONS: Mapping[str, list[str]] = {"enrichments": ["capability"]}

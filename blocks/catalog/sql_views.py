@@ -29,11 +29,11 @@ _SANDBOX = {
 
 
 def connect(catalog: Catalog, version: int | None = None) -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB connection with four views; it can read nothing else, neither files nor the network.
+    """Open a DuckDB connection with five views; it can read nothing else, neither files nor the network.
 
     `catalog`: one row an object, a column an enrichment (text, regions, tracks or a STRUCT of fields); `enrichments`,
-    `quarantine` and `runs`: the tables as they are. `version`: of `enrichments`; unset, the newest. Raises StoreError
-    if the catalog cannot be read.
+    `quarantine`, `runs` and `batches`: the tables as they are. `version`: of `enrichments`; unset, the newest. Raises
+    StoreError if the catalog cannot be read.
     """
     connection = duckdb.connect(":memory:", config=dict(_SANDBOX))
     for name in TABLES:

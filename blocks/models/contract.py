@@ -5,9 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from sightflow.blocks.models.reply_forms import Choices, FreeText, ReplyForm, enforcement
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.vision import Usage, VisionRequest
 
@@ -54,6 +58,8 @@ class GenerationRequest:
 
     request: VisionRequest
     prompt: Prompt
+    unreadable: str | None = None
+    """A reply that was given to it and cannot be read: the model is shown it, and asked once more."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,97 @@ class Incomplete(ModelError):
     def __init__(self, message: str, done: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.done = list(done)
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """The most that a batch of a vendor's may hold: requests, bytes of its file, bytes of a request's line."""
+
+    requests: int
+    file_bytes: int
+    line_bytes: int
+
+
+class RemoteState(StrEnum):
+    """How a batch stands at its vendor. All but the first are ends, with results for what was done."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class RemoteBatch:
+    """A batch as its vendor tells of it: its id there, the ids of the files of results, and what is said of it."""
+
+    id: str
+    state: RemoteState
+    result_files: tuple[str, ...] = ()
+    message: str = ""
+
+
+class BatchDeclined(ModelError):
+    """A vendor does not take a batch: nothing of it is asked, and nothing is paid."""
+
+
+class BatchDelivery(ABC):
+    """A vendor's batch API for one model: lines of requests in a file, lines of results in another, hours later.
+
+    The file of requests is JSON Lines; a line carries an id, by which its result is found. Whatever asks the vendor
+    raises ModelError if that fails for good.
+    """
+
+    vendor: str
+    limits: BatchLimits
+
+    @abstractmethod
+    def line(self, custom_id: str, each: GenerationRequest) -> bytes:
+        """A request as a line of the file, with its end: what a direct request would send, under this id.
+
+        Raises ReplyError if there can be none.
+        """
+
+    @abstractmethod
+    def output(self, line: bytes) -> tuple[str, Output | None] | None:
+        """The id that a line of results carries, and what came of that request, at the batch's price; of one that the
+        vendor never began, None. None at all for a line that cannot be read.
+        """
+
+    @abstractmethod
+    def upload(self, file: Path, batch_id: str) -> str:
+        """Send a file of requests; return the vendor's id of it. Nothing is asked yet, and nothing paid."""
+
+    @abstractmethod
+    def create(self, input_file: str, batch_id: str) -> RemoteBatch:
+        """Have the vendor begin, once: where an answer is lost it is looked up before it is said again.
+
+        Raises BatchDeclined if the vendor will not, another ModelError if that cannot be told.
+        """
+
+    @abstractmethod
+    def find(self, input_file: str | None, batch_id: str) -> RemoteBatch | None:
+        """The batch that was begun under this id of ours, if one was."""
+
+    @abstractmethod
+    def look_up(self, vendor_batch: str) -> RemoteBatch | None:
+        """How a batch stands; None if the vendor knows none of this id."""
+
+    @abstractmethod
+    def download(self, result_file: str, to: Path, most_bytes: int) -> bool:
+        """Write a file of results to this disk; False if the vendor has it no more."""
+
+    @abstractmethod
+    def cancel(self, vendor_batch: str) -> None:
+        """Have the vendor do no more of a batch; what is done is paid, and can be collected."""
+
+    @abstractmethod
+    def remove(self, files: Sequence[str], vendor_batch: str | None, batch_id: str = "") -> None:
+        """Take a batch's files away from the vendor, and what else is left of it there.
+
+        `batch_id`: given, what was uploaded under it is looked for too: of that nobody has kept the vendor's id.
+        """
 
 
 class Engine(ABC):
@@ -166,6 +263,14 @@ class Engine(ABC):
     def fingerprint_parts(self) -> dict[str, Any]:
         """The settings of the engine that change a reply."""
         return {}
+
+    def batch_problem(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+        """Why an enrichment of media of this kind cannot be asked by a batch API here, or None if it can."""
+        return "there is no batch API"
+
+    def batch_delivery(self) -> BatchDelivery:
+        """The batch API, connected; only where there is no `batch_problem`. Raises ModelError."""
+        raise NotImplementedError
 
 
 class BatchGenerator(Protocol):

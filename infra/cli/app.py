@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sightflow.infra.cli import budget, catalog, demo, doctor, models, plan, replay, run
+from sightflow.infra.cli.batches import collect, look
 from sightflow.infra.cli.screen import Commands, console
 from sightflow.infra.cli.serving import bridge, deploy, serve, worker
 
@@ -49,6 +50,8 @@ app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.command("budget")(budget.budget)
+app.command("collect")(collect.collect)
+app.add_typer(look.app, name="batches")
 app.command("serve")(serve.serve)
 app.command("deploy")(deploy.deploy)
 app.command("worker")(worker.worker)

@@ -26,7 +26,7 @@ Version = Annotated[int | None, typer.Option(help="An earlier version; see `cata
 def find_catalog(uri: str, endpoint: str | None) -> Any:
     """As `named_catalog`. Raises StoreError if nothing has been published there."""
     found = named_catalog(uri, endpoint)
-    if all(found.table(name) is None for name in ("enrichments", "quarantine")):
+    if all(found.table(name) is None for name in ("enrichments", "quarantine", "batches")):
         raise StoreError(f"there is no catalog at {found.uri}; publish one with: sightflow run SPEC")
     return found
 

@@ -129,6 +129,7 @@ def show_plan(run_plan: RunPlan, verbose: bool = False) -> None:
         console.print(f"{safe(_name(p))}: {_why(p, verbose)}", soft_wrap=True)
         if p.estimate.known_by:
             console.print(f"  tokens, price and time: {safe(p.estimate.known_by)}", soft_wrap=True)
+    show_delivery(run_plan.plans)
     show_stale(run_plan.plans)
     show_notices(run_plan.plans)
     show_skipped(run_plan.skipped)
@@ -154,6 +155,18 @@ def show_skipped(skipped: Iterable[Skipped]) -> None:
     """Print what could not be listed or looked up, and why."""
     for each in skipped:
         console.print(f"[yellow]note[/yellow] {safe(each.summary)}", soft_wrap=True)
+
+
+def show_delivery(plans: Iterable[EnrichmentPlan]) -> None:
+    """Print what goes by batch, and what does not though that is wished for."""
+    for p in plans:
+        if p.delivery.by == "batch":
+            share = (
+                f"by batch, at {p.delivery.price_share:.0%} of the price; collected later by: sightflow collect SPEC"
+            )
+            console.print(f"{safe(p.enrichment)}: {share}", soft_wrap=True)
+        elif p.delivery.note:
+            console.print(f"[yellow]note[/yellow] {safe(p.enrichment)}: {safe(p.delivery.note)}", soft_wrap=True)
 
 
 def show_stale(plans: Iterable[EnrichmentPlan]) -> None:

@@ -196,7 +196,7 @@ def show_bills(done: RunReport) -> None:
 def show_report(done: RunReport) -> None:
     """Print the summary of a run and the next command to type."""
     seconds = (done.finished_at - done.started_at).total_seconds()
-    if not done.commits and not done.over_budget:
+    if not done.commits and not done.submitted and not done.over_budget:
         console.print(f"nothing to do: {done.unchanged:,} results of {done.objects:,} objects are up to date")
     else:
         rate = f", {(done.published + done.quarantined) / seconds:,.1f} items/s" if seconds else ""
@@ -209,6 +209,12 @@ def show_report(done: RunReport) -> None:
     if done.over_budget:
         console.print(f"[yellow]stopped[/yellow] {safe(done.over_budget)}", soft_wrap=True)
         console.print(f"left: {done.left:,} of {done.planned:,}, about {money(done.left_usd)}; the next run goes on")
+    if done.submitted:
+        console.print(
+            f"[bold]{done.submitted:,} submitted[/bold] by batch; publish them when they are answered with: "
+            "sightflow collect SPEC",
+            soft_wrap=True,
+        )
     show_notices(done.plans)
     show_skipped(done.skipped)
     for line in time_lines(done):

@@ -17,8 +17,10 @@ from prefect.events import DeploymentEventTrigger, EventTrigger, Posture, Resour
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
 
+from sightflow.flows.collect import collect
 from sightflow.flows.enrich import enrich
 from sightflow.infra.service.schedule import Schedule
 from sightflow.infra.service.worker import POOL, ModelWorker
@@ -29,6 +31,9 @@ from sightflow.tasks.route import check_models
 UPLOADS_EVENT = "sightflow.uploads"
 Overlap = Literal["wait", "skip"]
 BY_HAND = Schedule()
+COLLECTED = Schedule(interval=600)
+"""How often what vendors have answered by batch is looked for: most batches are done within the hour."""
+ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def deploy(
     """Make or renew the deployments of a spec, with their pool, schedule, limit and automation.
 
     `NAME` brings the whole catalog up to date, by schedule or when somebody starts it, one run at a time.
+    `collect/NAME` publishes every ten minutes what vendors have answered by batch, where the spec has any asked so.
     `NAME-uploads` (`on_upload`) runs once for each batch of uploads that the bridge announces; without it, one that was
     there goes.
     `notify`: a saved notification block, `TYPE/NAME`, e.g. `slack-webhook/ops`, which is told of every run that failed.
@@ -97,6 +103,13 @@ def deploy(
     if block:
         _tell_of_failures(name, whole, block)
     made = [Deployed(f"{enrich.name}/{name}", schedule.words, whole, pool_type)]
+    if spec.delivers_by_batch:
+        collecting = _apply(name, parameters, pool, collect, **COLLECTED.settings, concurrency_limit=ONE_AT_A_TIME)
+        if block:
+            _tell_of_failures(f"{name}: collect", collecting, block)
+        made.append(Deployed(f"{collect.name}/{name}", COLLECTED.words, collecting, pool_type))
+    else:
+        _remove(name, collect)
     uploads = f"{name}-uploads"
     if not on_upload:
         _remove(uploads)
@@ -120,8 +133,8 @@ def pause(made: Sequence[Deployed]) -> None:
             client.pause_deployment(UUID(deployed.id))
 
 
-def _apply(name: str, parameters: Mapping[str, Any], pool: str, **settings: Any) -> str:
-    deployment: Any = enrich.to_deployment(
+def _apply(name: str, parameters: Mapping[str, Any], pool: str, flow: Flow[Any, Any] = enrich, **settings: Any) -> str:
+    deployment: Any = flow.to_deployment(
         name=name,
         parameters=dict(parameters),
         tags=["sightflow"],
@@ -173,10 +186,10 @@ def _tell_of_failures(name: str, deployment: str, block: UUID) -> None:
         client.create_automation(automation)
 
 
-def _remove(name: str) -> None:
+def _remove(name: str, flow: Flow[Any, Any] = enrich) -> None:
     with get_client(sync_client=True) as client:
         try:
-            found = client.read_deployment_by_name(f"{enrich.name}/{name}")
+            found = client.read_deployment_by_name(f"{flow.name}/{name}")
         except ObjectNotFound:
             return
         client.delete_resource_owned_automations(f"prefect.deployment.{found.id}")

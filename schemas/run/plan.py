@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from sightflow.schemas.capability import Capability, MediaKind
-from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.enrichment import Delivery, Enrichment
 from sightflow.schemas.money.estimate import Estimate
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.timing import Span
@@ -26,6 +26,7 @@ class Status(StrEnum):
     CHANGED = "changed"  # the object's bytes changed
     STALE = "stale"  # same bytes; model, prompt, parameters or schema changed
     UNCHANGED = "unchanged"
+    UNDER_WAY = "under way"  # asked already by a batch whose results are still to be collected
     QUARANTINED = "quarantined"  # failed before for a permanent cause, and nothing changed since
 
 
@@ -64,6 +65,22 @@ class Route(BaseModel):
         return self.candidates[0].notice
 
 
+class DeliveryChoice(BaseModel):
+    """How an enrichment's requests reach the model. `note`: why not by batch, where that is wished for.
+
+    `price_share`: of the price of direct requests.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    by: Delivery = "direct"
+    note: str = ""
+    price_share: float = 1.0
+
+
+DIRECTLY = DeliveryChoice()
+
+
 class EnrichmentPlan(BaseModel):
     """What will be done for one enrichment and one media kind: `counts`, `to_compute` objects, `price` dollars.
 
@@ -80,6 +97,7 @@ class EnrichmentPlan(BaseModel):
     price: float
     stale_because: list[str] = []
     estimate: Estimate = Estimate()
+    delivery: DeliveryChoice = DIRECTLY
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,7 @@ class ResolvedEnrichment:
     recipe: str
     systems: tuple[str, ...]
     media_kind: MediaKind
+    delivery: DeliveryChoice = DIRECTLY
 
 
 class RoutedEnrichment(NamedTuple):
@@ -117,7 +136,7 @@ class ShardItem:
 
 
 class Shard:
-    """The unit of work: some objects of one media kind for one system, with all that is asked of them.
+    """The unit of work: some objects of one media kind for one system, with all that is asked of them in one way.
 
     A plain class: Prefect would look into each of its items, for every task that is given it.
     """
@@ -129,12 +148,14 @@ class Shard:
         media_kind: MediaKind,
         items: tuple[ShardItem, ...],
         resolved_enrichments: tuple[ResolvedEnrichment, ...],
+        delivery: Delivery = "direct",
     ) -> None:
         self.index = index
         self.system = system
         self.media_kind = media_kind
         self.items = items
         self.resolved_enrichments = resolved_enrichments
+        self.delivery = delivery
 
     @property
     def size(self) -> int:
@@ -155,8 +176,8 @@ class Shard:
 class RunPlan:
     """All a run has to do.
 
-    `frame`: uri, object_version, bytes, media_kind, system, enrichments, and which of these have a row that will be
-    `replaced`; sorted so that a system is loaded once. `version`: of the table `enrichments` that was compared with.
+    `frame`: uri, object_version, bytes, media_kind, system, delivery, enrichments, and which of these have a row that
+    will be `replaced`; sorted so that a system is loaded once. `version`: of the table `enrichments` that was compared.
     `orphaned_rows`, `orphaned_quarantine`: uri, enrichment, fingerprint; in the catalog and in the quarantine, covered
     by the source, and no longer listed. `settled`: uri, enrichment; in the quarantine, with a row that is up to date.
     `not_asked`: listed objects, by kind, that no enrichment is asked of. `failed_lookups`: what was named and could not

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, computed_field
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import BudgetMet, Cause, SightflowError, Stage
 from sightflow.schemas.money.estimate import Bill
+from sightflow.schemas.run.batch import BatchOutcome
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan
 from sightflow.schemas.run.timing import OTHER, StageTime, StartTimes
@@ -51,6 +52,7 @@ class RunReport(BaseModel):
     objects: int
     planned: int
     published: int
+    submitted: int = Field(default=0, description="asked by a batch API, to be collected later")
     unchanged: int
     orphaned: int
     pruned: int
@@ -68,6 +70,7 @@ class RunReport(BaseModel):
     left_usd: float = Field(default=0.0, description="what those would cost, by the plan's estimate")
     over_budget: str = Field(default="", description="which budget was met, and when it allows more")
     commits: int = 0
+    batches: list[BatchOutcome] = Field(default_factory=list, description="of a collect: what became of each batch")
     upkeep: list[MaintenanceResult] = Field(default_factory=list)
     catalog_version: int | None = None
     max_quarantine_ratio: float = 1.0

@@ -78,7 +78,7 @@ class Publisher:
         self.catalog = catalog
         self.policy = policy.model_copy(update={"shard_bytes": min(policy.shard_bytes, max(fetched // 2, 1))})
         self.shard_sizer = ShardSizer(worker_count)
-        self.published = 0
+        self.published = self.submitted = 0
         self.commits = 0
         self.cost_usd = 0.0
         self.bills = Bills()
@@ -266,7 +266,8 @@ class Publisher:
             return
         finally:
             self._rows.release(size)
-        self.published += rows.height
+        submitted = sum(shard.submitted for shard in group)
+        self.published, self.submitted = self.published + rows.height, self.submitted + submitted
         self.examples.add(rows, failed)
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         for shard in group:
@@ -276,7 +277,7 @@ class Publisher:
         record_stage_seconds(self.catalog.uri, self.spans[-1])
         record_metrics(self.catalog.uri, group)
         self.spans += [span for shard in group for span in shard.spans]
-        self._notify(lambda listener: listener.advanced(rows.height, failed.height))
+        self._notify(lambda listener: listener.advanced(rows.height + submitted, failed.height))
         self._maintain_if_due()
 
     def _maintain_if_due(self) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from google.genai import types
 
+from tests.loopback.batches.gemini_routes import GeminiBatchRoutes, written
+from tests.loopback.batches.service import BatchService
 from tests.loopback.server import LoopbackProvider, Received, Say, Status
 
 _PATH = re.compile(r"/v1(?:beta)?/models/([^:/]+):generateContent")
@@ -26,11 +28,17 @@ class GeminiOnLoopback(LoopbackProvider):
         self.uploads = 0
         self.polls = 2
         self.ends = types.FileState.ACTIVE
+        self.batches = BatchService(self._do_line, written, id_key="key")
+        self.routes = GeminiBatchRoutes(self.batches, self._reply)
 
     def aside(self, http: Any, method: str) -> bool:
         path, _, _ = http.path.partition("?")
         name = path.rpartition("/")[2]
-        if method == "GET":
+        if self.routes.answer(http, method):
+            return True
+        if method == "DELETE" and name in self.batches.names:
+            self._say(http, {}) if self.batches.remove(name) else self._reply(http, 404, {"error": {"code": 404}})
+        elif method == "GET":
             self.polls -= 1
             self._say(http, self._file(name))
         elif method == "DELETE":
@@ -38,17 +46,38 @@ class GeminiOnLoopback(LoopbackProvider):
             self.files.pop(name)
             self._say(http, {})
         elif path.startswith("/upload/") and path.endswith("/files"):
-            types.File.model_validate(json.loads(http.rfile.read(int(http.headers["Content-Length"])))["file"])
+            sent = json.loads(http.rfile.read(int(http.headers["Content-Length"])))["file"]
+            file = types.File.model_validate(sent)
             self.uploads += 1
-            self._say(http, {}, {"x-goog-upload-url": f"{self.url}/upload/bytes/video{self.uploads}"})
+            name = f"requests-{file.display_name}" if file.mime_type == "jsonl" else f"video{self.uploads}"
+            self._say(http, {}, {"x-goog-upload-url": f"{self.url}/upload/bytes/{name}"})
         elif path.startswith("/upload/bytes/"):
             self.files[name] = self.files.get(name, b"") + http.rfile.read(int(http.headers["Content-Length"]))
             final = "finalize" in http.headers["X-Goog-Upload-Command"]
-            body = {"file": self._file(name)} if final else {}
+            if final and name.startswith("requests-"):
+                kept = self.batches.keep(self.files.pop(name), name.removeprefix("requests-"))
+                body = {"file": self.routes.file(kept)}
+            else:
+                body = {"file": self._file(name)} if final else {}
             self._say(http, body, {"x-goog-upload-status": "final" if final else "active"})
         else:
             return False
         return True
+
+    def _do_line(self, line: dict[str, Any]) -> tuple[str, int, Any]:
+        if set(line) != {"key", "request"}:
+            raise ValueError(f"no request: {set(line)}")
+        body = line["request"]
+        try:
+            model = next(iter(self.batches.jobs.values())).model
+            understood = self.understand(f"/v1beta/models/{model}:generateContent", body, {"x-goog-api-key": "batch"})
+        except Exception as error:
+            self.complaints.append(f"{type(error).__name__}: {error}")
+            return line["key"], 400, self.error(Status(400, "invalid", str(error)[:300]))
+        request, reaction = self.in_batch(understood, body)
+        if isinstance(reaction, Status):
+            return line["key"], reaction.status, self.error(reaction)
+        return line["key"], 200, self.answer(request, reaction, *self._billed(request, reaction))
 
     def _file(self, name: str) -> Any:
         state = self.ends if self.polls <= 0 else types.FileState.PROCESSING

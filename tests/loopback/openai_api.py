@@ -10,6 +10,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import TypeAdapter
 
+from tests.loopback.batches.openai_routes import OpenAIBatchRoutes, OpenAIBatchService, written
 from tests.loopback.server import LoopbackProvider, Received, Say, Status, exhausted
 
 _REQUEST = TypeAdapter(CompletionCreateParamsNonStreaming)
@@ -19,7 +20,29 @@ _KNOWN = set().union(*(getattr(c, "__annotations__", {}) for c in CompletionCrea
 
 
 class OpenAIOnLoopback(LoopbackProvider):
+    """With the Files and the Batch API: `batches` is what they keep."""
+
     base_path = "/v1"
+
+    def __init__(self, behaviour: Any) -> None:
+        super().__init__(behaviour)
+        self.batches = OpenAIBatchService(self._do_line, written)
+        self.routes = OpenAIBatchRoutes("/v1", self.batches, self._reply)
+
+    def aside(self, http: Any, method: str) -> bool:
+        return self.routes.answer(http, method)
+
+    def _do_line(self, line: dict[str, Any]) -> tuple[str, int, Any]:
+        body = line["body"]
+        try:
+            understood = self.understand(line["url"], body, {"authorization": "Bearer batch"})
+        except Exception as error:
+            self.complaints.append(f"{type(error).__name__}: {error}")
+            return line["custom_id"], 400, self.error(Status(400, "invalid_request", str(error)[:300]))
+        request, reaction = self.in_batch(understood, body)
+        if isinstance(reaction, Status):
+            return line["custom_id"], reaction.status, self.error(reaction)
+        return line["custom_id"], 200, self.answer(request, reaction, *self._billed(request, reaction))
 
     def understand(self, path: str, body: Any, headers: Mapping[str, str]) -> tuple[str, str, list[str], list[bytes]]:
         if path != "/v1/chat/completions":
@@ -50,34 +73,39 @@ class OpenAIOnLoopback(LoopbackProvider):
         check_strict(schema)
 
     def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
-        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
-        finish = "stop"
-        match said.kind:
-            case "refusal":
-                message |= {"content": None, "refusal": said.text or "I cannot help with that."}
-            case "blocked":
-                message["content"], finish = None, "content_filter"
-            case "truncated":
-                finish = "length"
-            case "empty":
-                message["content"] = ""
-        choices = [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}]
-        completion = {
-            "id": f"chatcmpl-{request.number}",
-            "object": "chat.completion",
-            "created": 1_790_000_000,
-            "model": said.model or served(request.model),
-            "choices": [] if said.kind == "no_choices" else choices,
-            "usage": {
-                "prompt_tokens": input_tokens,
-                "completion_tokens": output_tokens,
-                "total_tokens": input_tokens + output_tokens,
-            },
-        }
-        return ChatCompletion.model_validate(completion).model_dump(mode="json")
+        return chat_completion(request, said, input_tokens, output_tokens)
 
     def error(self, declined: Status) -> Any:
         return {"error": {"message": declined.message, "type": declined.code, "param": None, "code": declined.code}}
+
+
+def chat_completion(request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
+    """A reply as the SDK's `ChatCompletion`."""
+    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+    finish = "stop"
+    match said.kind:
+        case "refusal":
+            message |= {"content": None, "refusal": said.text or "I cannot help with that."}
+        case "blocked":
+            message["content"], finish = None, "content_filter"
+        case "truncated":
+            finish = "length"
+        case "empty":
+            message["content"] = ""
+    choices = [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}]
+    completion = {
+        "id": f"chatcmpl-{request.number}",
+        "object": "chat.completion",
+        "created": 1_790_000_000,
+        "model": said.model or served(request.model),
+        "choices": [] if said.kind == "no_choices" else choices,
+        "usage": {
+            "prompt_tokens": input_tokens,
+            "completion_tokens": output_tokens,
+            "total_tokens": input_tokens + output_tokens,
+        },
+    }
+    return ChatCompletion.model_validate(completion).model_dump(mode="json")
 
 
 def served(model: str) -> str:

@@ -175,12 +175,27 @@ class LoopbackProvider(OnLoopback):
             case Body() as odd:
                 self._send(http, 200, odd.content, odd.content_type, {})
             case Say() as said:
-                input_tokens, output_tokens = self.bill(request, said)
-                with self._lock:
-                    self.billed_tokens.update(input=input_tokens, output=output_tokens)
-                    pixel = request.images[0].getpixel((0, 0)) if request.images else None
-                    self.answered[f"{pixel} {request.texts[-1]}"] += 1
-                self._reply(http, 200, self.answer(request, said, input_tokens, output_tokens))
+                self._reply(http, 200, self.answer(request, said, *self._billed(request, said)))
+
+    def _billed(self, request: Received, said: Say) -> tuple[int, int]:
+        """The tokens of a whole answer, put on the bill."""
+        input_tokens, output_tokens = self.bill(request, said)
+        with self._lock:
+            self.billed_tokens.update(input=input_tokens, output=output_tokens)
+            pixel = request.images[0].getpixel((0, 0)) if request.images else None
+            self.answered[f"{pixel} {request.texts[-1]}"] += 1
+        return input_tokens, output_tokens
+
+    def in_batch(self, understood: tuple[str, str, list[str], list[bytes]], body: Any) -> tuple[Received, Say | Status]:
+        """What a line of a batch is answered."""
+        model, key, texts, files = understood
+        images = tuple(Image.open(io.BytesIO(file)).convert("RGB") for file in files)
+        with self._lock:
+            request = Received(len(self.received), model, key, tuple(texts), images, body, {})
+            self.received.append(request)
+        reaction = self.behaviour(request)
+        assert isinstance(reaction, Say | Status), "a batch breaks no connection"
+        return request, reaction
 
     def _reply(self, http, status: int, body: Any, headers: Mapping[str, str] | None = None, cut: bool = False) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -8,7 +8,7 @@ import pytest
 from sightflow.schemas.run.report import MaintenanceResult, RunReport
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.create_artifacts import markdown
-from sightflow.tasks.report import _row
+from sightflow.tasks.report import run_row
 
 
 def test_a_secret_of_this_process_is_in_no_row_and_no_artifact(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_a_secret_of_this_process_is_in_no_row_and_no_artifact(monkeypatch: pyte
     done = RunReport(
         run_id="1", catalog=spec.catalog, started_at=now, finished_at=now, spec=spec, upkeep=upkeep, **counts
     )
-    stored = _row(done).row(0, named=True)
+    stored = run_row(done).row(0, named=True)
     assert "canary" not in str(stored) and "canary" not in markdown(done)
     assert RunReport.model_validate_json(stored["report"]).catalog == spec.catalog
     assert json.loads(stored["report"])["spec"]["enrichments"][0]["question"] == "What is ***?"

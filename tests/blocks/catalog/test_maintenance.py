@@ -14,14 +14,17 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from sightflow.blocks.catalog.batch_log import BatchLog
 from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName
 from sightflow.blocks.catalog.data_files import DataFiles
 from sightflow.blocks.catalog.maintenance import maintain, retention_days
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.policy import Upkeep
+from sightflow.schemas.run.batch import BatchedRequest
 from sightflow.schemas.tables.runs import RUNS_SCHEMA
 from tests.blocks.catalog.test_catalog import cases, rows
 
+BATCHED = BatchedRequest("id", "s3://b/k", "caption", "v", "r", 1, False, "image", 1, 1, "0" * 64, None, None, 1, 1)
 DUE = Upkeep(compact_files=5)
 
 
@@ -36,12 +39,13 @@ def fill(catalog: Catalog, commits: int) -> None:
         catalog.publish(pl.concat([rows(range(k * 3, k * 3 + 3)), rows(range(k), str(k), enrichment="other")]))
         catalog.quarantine(cases(range(k * 2, k * 2 + 2)))
         catalog.record_run(pl.DataFrame([{"run_id": str(k)}], schema=RUNS_SCHEMA))
+        BatchLog(catalog).record([BATCHED], [], run_id=str(k), system="s", model_id="m", vendor="v")
     catalog.resolve(pl.DataFrame({"uri": ["s3://b/0003.jpg"], "enrichment": ["caption"]}))
 
 
 def content(catalog: Catalog, name: TableName, version: int | None = None) -> pl.DataFrame:
     frame = catalog.scan(name, version).collect()
-    return frame.sort([column for column in ("uri", "enrichment", "run_id") if column in frame.columns])
+    return frame.sort([column for column in ("uri", "enrichment", "run_id", "batch_id") if column in frame.columns])
 
 
 def files(catalog: Catalog, name: TableName) -> int:
@@ -66,7 +70,7 @@ def test_few_files_with_the_same_rows_and_the_second_time_no_commit(catalog: Cat
     reached = versions(catalog)
     assert maintain(catalog, DUE) == []
     again = maintain(catalog, DUE, even_if_not_due=True)
-    assert [(each.files_before, each.files_after, each.vacuumed) for each in again] == [(1, 1, 0)] * 3
+    assert [(each.files_before, each.files_after, each.vacuumed) for each in again] == [(1, 1, 0)] * len(TABLES)
     assert versions(catalog) == reached
     catalog.publish(rows(range(20), "later"))
     assert content(catalog, "enrichments").filter(pl.col("fingerprint") == "later").height == 20

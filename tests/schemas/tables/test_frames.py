@@ -12,6 +12,8 @@ from deltalake import Schema
 from sightflow.blocks.catalog.catalog import SCHEMAS, TABLES, Catalog, TableName
 from sightflow.schemas.enrichment import Region, Segment, Track, TrackPoint
 from sightflow.schemas.geometry import Box
+from sightflow.schemas.run.batch import BatchedRequest
+from sightflow.schemas.tables.batches import BATCH_ITEM, BatchRow
 from sightflow.schemas.tables.catalog import REGION, SEGMENT, TRACK, TRACK_POINT, CatalogRow
 from sightflow.schemas.tables.frames import polars_schema, storable, to_frame
 from sightflow.schemas.tables.inventory import Inventory
@@ -107,6 +109,25 @@ PINNED: dict[type[pa.DataFrameModel], list[tuple[str, pl.DataType]]] = {
         ("catalog_version", pl.Int64()),
         ("report", pl.String()),
     ],
+    BatchRow: [
+        ("batch_id", pl.String()),
+        ("step", pl.Int64()),
+        ("state", pl.String()),
+        ("at", WHEN),
+        ("recorded_at", WHEN),
+        ("owner", pl.String()),
+        ("run_id", pl.String()),
+        ("system", pl.String()),
+        ("model_id", pl.String()),
+        ("vendor", pl.String()),
+        ("requests", pl.Int64()),
+        ("vendor_batch", pl.String()),
+        ("input_file", pl.String()),
+        ("result_files", pl.List(pl.String())),
+        ("message", pl.String()),
+        ("enrichments", pl.String()),
+        ("items", pl.List(BATCH_ITEM)),
+    ],
     Inventory: [
         ("uri", pl.String()),
         ("media_kind", pl.String()),
@@ -129,12 +150,14 @@ NULLABLE = {
     },
     QuarantineRow: {"capability", "raw_reply"},
     RunRow: {"catalog_version"},
+    BatchRow: {"vendor_batch", "input_file", "message", "enrichments"},
     Inventory: {"media_kind", "modified"},
 }
 MODEL_OF: dict[TableName, type[pa.DataFrameModel]] = {
     "enrichments": CatalogRow,
     "quarantine": QuarantineRow,
     "runs": RunRow,
+    "batches": BatchRow,
 }
 
 
@@ -174,6 +197,7 @@ BOXED = Box(0, 0, 1, 1)
         (Segment(0, 1, "a dog"), SEGMENT),
         (TrackPoint(0, 0, BOXED), TRACK_POINT),
         (Track(1, "dog", ()), TRACK),
+        (BatchedRequest("id", "uri", "caption", "v", "r", 1, False, "image", 1, 1, "0", None, None, 1, 1), BATCH_ITEM),
     ],
 )
 def test_a_nested_column_holds_what_the_result_holds_and_nothing_else(value: Any, struct: pl.Struct) -> None:

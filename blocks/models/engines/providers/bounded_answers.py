@@ -54,7 +54,7 @@ def within(seconds: float, call: Callable[[], Result]) -> Result:
     return result  # type: ignore[return-value]
 
 
-def bounded(chunks: Iterable[bytes], encoding: str, deadline: float) -> Iterator[bytes]:
+def bounded(chunks: Iterable[bytes], encoding: str, deadline: float, most_bytes: int = MOST_BYTES) -> Iterator[bytes]:
     """The bytes of an answer, unpacked. `encoding`: its Content-Encoding; `deadline`: in monotonic seconds.
 
     Raises AnswerTooLarge, AnswerTooSlow, and ValueError for an encoding that was not asked for.
@@ -66,8 +66,8 @@ def bounded(chunks: Iterable[bytes], encoding: str, deadline: float) -> Iterator
             raise AnswerTooSlow("the answer was not whole in time")
         for part in unpack(chunk):
             count += len(part)
-            if count > MOST_BYTES:
-                raise AnswerTooLarge(f"the answer is larger than {MOST_BYTES >> 20} MiB")
+            if count > most_bytes:
+                raise AnswerTooLarge(f"the answer is larger than {most_bytes >> 20} MiB")
             yield part
 
 
@@ -86,7 +86,7 @@ def _unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
     return inflate
 
 
-def event_hooks(httpx: Any, seconds: float) -> Mapping[str, list[Callable[[Any], None]]]:
+def event_hooks(httpx: Any, seconds: float, most_bytes: int = MOST_BYTES) -> Mapping[str, list[Callable[[Any], None]]]:
     """Event hooks of a client of httpx (or of its fork httpx2, whichever is given) that bound every answer."""
 
     class Bounded(httpx.SyncByteStream):  # type: ignore[misc]
@@ -94,7 +94,7 @@ def event_hooks(httpx: Any, seconds: float) -> Mapping[str, list[Callable[[Any],
             self._stream, self._encoding, self._deadline = stream, encoding, time.monotonic() + seconds
 
         def __iter__(self) -> Iterator[bytes]:
-            return bounded(self._stream, self._encoding, self._deadline)
+            return bounded(self._stream, self._encoding, self._deadline, most_bytes)
 
         def close(self) -> None:
             self._stream.close()

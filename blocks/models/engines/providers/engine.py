@@ -180,10 +180,12 @@ class ProviderEngine(Engine):
             return record
         try:
             request = ProviderRequest(each.request, each.prompt, self.encode_media(each.request))
-            record.outcome = self._request(request, record, scope)
+            given = None if each.unreadable is None else Generated(each.unreadable)
+            record.outcome = given or self._request(request, record, scope)
             if isinstance(record.outcome, Generated) and (wrong := self._format_error(request, record.outcome)):
                 complaint = f"That cannot be read: {wrong}. Answer again in exactly the form that was asked for."
-                again = replace(request, correction=(record.transcript[-1][:_LONGEST_QUOTED], complaint))
+                reply = given.text if given else record.transcript[-1]
+                again = replace(request, correction=(reply[:_LONGEST_QUOTED], complaint))
                 record.outcome = self._request(again, record, scope)
         except ReplyError as error:
             record.outcome = Failure(error.cause, str(error))
@@ -219,7 +221,7 @@ class ProviderEngine(Engine):
                 return None
             record.attempts += 1
             if isinstance(answer, ProviderResponse):
-                return self._recorded(answer, record)
+                return self.recorded(answer, record)
             wait = answer.requested_wait(self.clock.epoch())
             given_up = attempt == self.account.max_attempts or (wait or 0) > self.account.longest_wait
             if given_up or not answer.retryable:
@@ -287,8 +289,9 @@ class ProviderEngine(Engine):
             _logger.warning("%s: %s", self._system.system, self.redact(message))
             return ProviderError(None, message, cause=Cause.MALFORMED)
 
-    def _recorded(self, answer: ProviderResponse, record: CallRecord) -> Generated | Failure:
-        record.usage += replace(answer.usage, cost_usd=self.account.rates.cost(answer.usage))
+    def recorded(self, answer: ProviderResponse, record: CallRecord, in_batch: bool = False) -> Generated | Failure:
+        """What an answer says; what it cost, and its text, are put down in `record`."""
+        record.usage += replace(answer.usage, cost_usd=self.account.rates.cost(answer.usage, in_batch))
         record.served_id = answer.served_id or record.served_id
         if answer.text:
             record.transcript.append(answer.text)

@@ -6,13 +6,15 @@ import importlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sightflow.blocks.extras import is_installed
-from sightflow.blocks.models.contract import GenerationRequest, Output, ReplyError
-from sightflow.blocks.models.engines.providers.bounded_answers import event_hooks
+from sightflow.blocks.models.contract import BatchDelivery, GenerationRequest, Output, ReplyError
+from sightflow.blocks.models.engines.providers.batches.gemini_batches import GeminiBatches
+from sightflow.blocks.models.engines.providers.batches.vendor_batches import TRANSFER_SECONDS
+from sightflow.blocks.models.engines.providers.bounded_answers import MOST_BYTES, event_hooks
 from sightflow.blocks.models.engines.providers.enforced_schemas import gemini_reply_schema
 from sightflow.blocks.models.engines.providers.gemini_files import INLINE_BYTES, UploadedVideos, mime_type
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
@@ -26,6 +28,8 @@ from sightflow.blocks.models.engines.providers.messages import (
 from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
 from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.vision import Usage, VisionRequest
@@ -73,18 +77,22 @@ class GeminiEngine(VendorEngine):
         self._resolution, self._file_usage = system.media_resolution, system.file_usage
 
     def connect(self) -> genai.Client:
+        self._uploads = UploadedVideos(self.clock)
+        return self._new_client(self.deadline)
+
+    def _new_client(self, seconds: float, most_bytes: int = MOST_BYTES) -> genai.Client:
+        """A client of the SDK; an answer is to be there in so many seconds, and may have so many bytes."""
         from google import genai
         from google.genai import types
 
         account = self.account
-        self._uploads = UploadedVideos(self.clock)
         # The client is kept: a temporary one closes its connections under the call. Time-outs are milliseconds.
         milliseconds = math.ceil(account.timeout * 1000)
         options = types.HttpOptions(
             base_url=account.base_url,
             timeout=milliseconds,
             retry_options=None,
-            client_args={"event_hooks": event_hooks(_httpx(), self.deadline)},
+            client_args={"event_hooks": event_hooks(_httpx(), seconds, most_bytes)},
         )
         if self._project is None:
             return genai.Client(api_key=account.key.get_secret_value(), vertexai=False, http_options=options)
@@ -150,19 +158,25 @@ class GeminiEngine(VendorEngine):
     def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
         from google.genai import types
 
-        profile, schema = self._vendor_system.profile, gemini_reply_schema(self.form(request))
-        config = types.GenerateContentConfig(
-            temperature=profile.temperature,
-            candidate_count=1,
-            max_output_tokens=request.prompt.max_new_tokens + profile.thinking_tokens,
-            thinking_config=types.ThinkingConfig(**profile.thinking),
-            media_resolution=_resolution(self._resolution),
-            response_mime_type="application/json" if schema else None,
-            response_json_schema=schema,
-            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
-        )
+        calls_no_function = types.AutomaticFunctionCallingConfig(disable=True)
+        config = types.GenerateContentConfig(**self._settings(request), automatic_function_calling=calls_no_function)
         generate, model, contents = self._client.models.generate_content, self.account.model_id, self._contents(request)
         return _read(self.exchange(lambda: generate(model=model, contents=contents, config=config)))
+
+    def _settings(self, request: ProviderRequest) -> dict[str, Any]:
+        """How it is answered, in the words of `types.GenerationConfig`."""
+        from google.genai import types
+
+        profile, schema = self._vendor_system.profile, gemini_reply_schema(self.form(request))
+        return {
+            "temperature": profile.temperature,
+            "candidate_count": 1,
+            "max_output_tokens": request.prompt.max_new_tokens + profile.thinking_tokens,
+            "thinking_config": types.ThinkingConfig(**profile.thinking),
+            "media_resolution": _resolution(self._resolution),
+            "response_mime_type": "application/json" if schema else None,
+            "response_json_schema": schema,
+        }
 
     def _contents(self, request: ProviderRequest) -> list[types.Content]:
         from google.genai import types
@@ -180,6 +194,37 @@ class GeminiEngine(VendorEngine):
             contents.append(types.Content(role="user", parts=[types.Part.from_text(text=complaint)]))
         return contents
 
+    # --- batches --------------------------------------------------------------------------------
+
+    def batch_problem(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+        if self._project:
+            return "batches at Vertex AI go through a bucket of Google's, and are not spoken here"
+        if media_kind is MediaKind.VIDEO and enrichment.capability.gives_text:
+            return "it is sent whole videos, which would have to stay with Google until the batch is done"
+        return super().batch_problem(enrichment, media_kind)
+
+    def connect_batches(self) -> BatchDelivery:
+        return GeminiBatches(self, lambda most_bytes: self._new_client(TRANSFER_SECONDS, most_bytes))
+
+    def batch_body(self, request: ProviderRequest) -> dict[str, Any]:
+        from google.genai import types
+
+        settings = types.GenerationConfig(**self._settings(request))
+        as_json: dict[str, Any] = {"mode": "json", "by_alias": True, "exclude_none": True}
+        return {
+            "contents": [content.model_dump(**as_json) for content in self._contents(request)],
+            "generationConfig": settings.model_dump(**as_json),
+        }
+
+    def read_batch_body(self, body: Any) -> ProviderResponse | ProviderError:
+        from google.genai import types
+
+        return _read(types.GenerateContentResponse._from_response(response=body, kwargs={}))
+
+    def read_batch_error(self, status: int | None, error: Any) -> ProviderError:
+        said = error if isinstance(error, dict) else {}
+        return _declined(status, as_text(said.get("message")), as_text(error))
+
     # --- answers --------------------------------------------------------------------------------
 
     def map_error(self, error: Exception) -> ProviderError:
@@ -190,13 +235,7 @@ class GeminiEngine(VendorEngine):
         if isinstance(error, errors.APIError):
             headers = dict(getattr(error.response, "headers", None) or {})
             message, details = as_text(error.message) or as_text(error.status), as_text(error.details)
-            status = 401 if "API_KEY_INVALID" in details else error.code
-            fatal = next((f"{message}; {remedy}" for said, remedy in _FATAL.items() if said in details), "")
-            if status in (403, 404) and _A_FILE.search(message):  # this item's upload is gone, not the key or the model
-                return ProviderError(status, message, headers, Cause.MODEL)
-            delay = re.search(r'"retryDelay": "([0-9.]+s)"', details)
-            wait = parse_duration(delay.group(1)) if delay else None
-            return ProviderError(status, message, headers, fatal_reason=fatal, retry_after=wait)
+            return _declined(error.code, message, details, headers)
         if type(error).__module__.startswith("google.auth"):  # no credentials, or they were refused
             why = self.redact(f"no access to Vertex AI: {error}")
             fatal = f"{why}; log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
@@ -217,6 +256,18 @@ def _resolution(setting: str | None) -> types.MediaResolution | None:
 def _httpx() -> Any:
     """The HTTP library that the SDK uses: the fork where there is one."""
     return importlib.import_module(next(name for name in reversed(_NETWORK) if is_installed(name)))
+
+
+def _declined(code: int | None, message: str, details: str, headers: Mapping[str, str] | None = None) -> ProviderError:
+    """What an error of Google's means, that of a request or of a line of a batch; `details`: all of it, as JSON."""
+    headers = headers or {}
+    status = 401 if "API_KEY_INVALID" in details else code
+    fatal = next((f"{message}; {remedy}" for said, remedy in _FATAL.items() if said in details), "")
+    if status in (403, 404) and _A_FILE.search(message):  # this item's upload is gone, not the key or the model
+        return ProviderError(status, message, headers, Cause.MODEL)
+    delay = re.search(r'"retryDelay": "([0-9.]+s)"', details)
+    wait = parse_duration(delay.group(1)) if delay else None
+    return ProviderError(status, message, headers, fatal_reason=fatal, retry_after=wait)
 
 
 def _read(response: types.GenerateContentResponse) -> ProviderResponse | ProviderError:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, event_hooks
+from sightflow.blocks.models.contract import BatchDelivery, BatchLimits
+from sightflow.blocks.models.engines.providers.account import Account
+from sightflow.blocks.models.engines.providers.batches.openai_batches import OpenAIBatches
+from sightflow.blocks.models.engines.providers.batches.vendor_batches import TRANSFER_SECONDS
+from sightflow.blocks.models.engines.providers.bounded_answers import MOST_BYTES, TIMEOUTS, event_hooks
 from sightflow.blocks.models.engines.providers.enforced_schemas import response_format
 from sightflow.blocks.models.engines.providers.engine import ProviderEngine
 from sightflow.blocks.models.engines.providers.messages import (
@@ -20,6 +25,8 @@ from sightflow.blocks.models.engines.providers.messages import (
 )
 from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause
 
 if TYPE_CHECKING:
@@ -29,6 +36,38 @@ if TYPE_CHECKING:
 _NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _TEXT_PARTS = ("text", "output_text")
 _REFUSED = frozenset({"content_policy_violation", "content_filter"})
+
+
+def openai_client(
+    account: Account, timeout: float, seconds: float | None = None, most_bytes: int = MOST_BYTES
+) -> openai.OpenAI:
+    """A client of the SDK with its own retries off.
+
+    `timeout`: seconds of silence; `seconds`, `most_bytes`: of an answer as a whole.
+    """
+    import openai
+
+    # The SDK insists on a key; servers without one take any.
+    key = account.key.get_secret_value() or "none"
+    # Newer releases of the SDK are on httpx's fork, httpx2.
+    names = [base.__module__.partition(".")[0] for base in openai.DefaultHttpxClient.__mro__]
+    httpx = importlib.import_module(next(name for name in names if name.startswith("httpx")))
+    http = openai.DefaultHttpxClient(event_hooks=event_hooks(httpx, seconds or TIMEOUTS * timeout, most_bytes))
+    usual: dict[str, Any] = {
+        "timeout": timeout,
+        "max_retries": 0,
+        "http_client": http,
+        "default_headers": dict(account.headers),
+    }
+    if account.azure_api_version is None:
+        return openai.OpenAI(api_key=account.token or key, base_url=account.base_url, **usual)
+    return openai.AzureOpenAI(
+        api_key=None if account.token else key,
+        azure_ad_token_provider=account.token,
+        azure_endpoint=account.base_url or "",
+        api_version=account.azure_api_version,
+        **usual,
+    )
 
 
 class OpenAIChat(ProviderEngine):
@@ -46,47 +85,24 @@ class OpenAIChat(ProviderEngine):
 
     def client(self, timeout: float) -> openai.OpenAI:
         """A client with its own retries off."""
-        import openai
-
-        account = self.account
-        # The SDK insists on a key; servers without one take any.
-        key = account.key.get_secret_value() or "none"
-        # Newer releases of the SDK are on httpx's fork, httpx2.
-        names = [base.__module__.partition(".")[0] for base in openai.DefaultHttpxClient.__mro__]
-        httpx = importlib.import_module(next(name for name in names if name.startswith("httpx")))
-        http = openai.DefaultHttpxClient(event_hooks=event_hooks(httpx, TIMEOUTS * timeout))
-        usual: dict[str, Any] = {
-            "timeout": timeout,
-            "max_retries": 0,
-            "http_client": http,
-            "default_headers": dict(account.headers),
-        }
-        if account.azure_api_version is None:
-            return openai.OpenAI(api_key=account.token or key, base_url=account.base_url, **usual)
-        return openai.AzureOpenAI(
-            api_key=None if account.token else key,
-            azure_ad_token_provider=account.token,
-            azure_endpoint=account.base_url or "",
-            api_version=account.azure_api_version,
-            **usual,
-        )
+        return openai_client(self.account, timeout)
 
     def send(self, request: ProviderRequest) -> ProviderResponse | ProviderError:
         return self.complete(request, self.parameters(request))
 
     def complete(self, request: ProviderRequest, parameters: dict[str, Any]) -> ProviderResponse:
         """Send one request with these keywords. Raises what the SDK raises."""
-        create = self._client.chat.completions.with_raw_response.create
-        keywords = {
-            "model": self.account.deployment or self.account.model_id,
-            "messages": self._messages(request),
-            **parameters,
-        }
+        create, keywords = self._client.chat.completions.with_raw_response.create, self.body(request, parameters)
         response = self.exchange(lambda: create(**keywords))
         completion = response.parse()
         if isinstance(completion, str):  # what the SDK makes of an answer that is not called JSON: a gateway's page
             raise json.JSONDecodeError("the answer is not JSON", completion, 0)
         return read_completion(completion, dict(response.headers), response.text)
+
+    def body(self, request: ProviderRequest, parameters: dict[str, Any]) -> dict[str, Any]:
+        """What is sent, directly or as a line of a batch."""
+        model = self.account.deployment or self.account.model_id
+        return {"model": model, "messages": self._messages(request), **parameters}
 
     def _messages(self, request: ProviderRequest) -> list[dict[str, Any]]:
         content: list[dict[str, Any]] = []
@@ -105,18 +121,23 @@ class OpenAIChat(ProviderEngine):
 
         if isinstance(error, openai.APIStatusError):
             headers, code = dict(error.response.headers), error.code or error.type or ""
-            if code in _NO_CREDIT:
-                vendor = self.account.vendor
-                fatal = f"the account has no credit left ({code}); add some, or raise its limit, at {vendor}"
-                return ProviderError(error.status_code, error.message, headers, fatal_reason=fatal)
-            cause = Cause.REFUSED if code in _REFUSED else None
-            return ProviderError(error.status_code, error.message, headers, cause)
+            return self.declined(error.status_code, code, error.message, headers)
         if type(error).__module__.startswith("azure."):  # no credential was found, or Entra refused it
             why = self.redact(f"no token of Microsoft Entra: {error}")
             return ProviderError(None, why, fatal_reason=f"{why}; log in with `az login`, or name a credential")
         if isinstance(error, openai.APIConnectionError | json.JSONDecodeError):
             return ProviderError(None, f"{type(error).__name__}: {error}")
         raise error
+
+    def declined(
+        self, status: int | None, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> ProviderError:
+        """What an error of the protocol means, that of a request or of a line of a batch."""
+        if code in _NO_CREDIT:
+            vendor = self.account.vendor
+            fatal = f"the account has no credit left ({code}); add some, or raise its limit, at {vendor}"
+            return ProviderError(status, message, headers or {}, fatal_reason=fatal)
+        return ProviderError(status, message, headers or {}, Cause.REFUSED if code in _REFUSED else None)
 
 
 class OpenAISystem(VendorSystem, Protocol):
@@ -159,6 +180,38 @@ class OpenAIEngine(OpenAIChat, VendorEngine):
         profile = self._vendor_system.profile
         limit = request.prompt.max_new_tokens + profile.thinking_tokens
         return dict(profile.sampling) | {"max_completion_tokens": limit} | response_format(self.form(request))
+
+    # --- batches --------------------------------------------------------------------------------
+
+    def batch_problem(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+        if self.account.azure_api_version or self.account.deployment or self.account.token:
+            return "batches at Azure OpenAI are of deployments of their own, and not spoken here"
+        return super().batch_problem(enrichment, media_kind)
+
+    def connect_batches(self) -> BatchDelivery:
+        account = self.account
+        return OpenAIBatches(
+            self,
+            BatchLimits(requests=50_000, file_bytes=200_000_000, line_bytes=200_000_000),
+            lambda most_bytes: openai_client(account, account.timeout, TRANSFER_SECONDS, most_bytes),
+        )
+
+    def batch_body(self, request: ProviderRequest) -> dict[str, Any]:
+        return self.body(request, self.parameters(request))
+
+    def read_batch_body(self, body: Any) -> ProviderResponse | ProviderError:
+        return read_completion_json(body)
+
+    def read_batch_error(self, status: int | None, error: Any) -> ProviderError:
+        said = error if isinstance(error, dict) else {}
+        return self.declined(status, as_text(said.get("code") or said.get("type")), as_text(said.get("message")))
+
+
+def read_completion_json(body: Any) -> ProviderResponse:
+    """What a chat completion says, from its JSON as a line of a batch holds it."""
+    from openai.types.chat import ChatCompletion
+
+    return read_completion(ChatCompletion.construct(**body), {}, json.dumps(body, ensure_ascii=False))
 
 
 def _flat(response_format: dict[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from sightflow.blocks.models.contract import Availability, GenerationRequest
+from sightflow.blocks.models.contract import Availability, BatchDelivery, GenerationRequest
 from sightflow.blocks.models.engines.providers.account import Account, ProviderSystem
 from sightflow.blocks.models.engines.providers.engine import ProviderEngine
 from sightflow.blocks.models.engines.providers.messages import ProviderRequest
+from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import ModelError
 from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.vision import ModelRef
@@ -51,6 +54,7 @@ class VendorEngine(ProviderEngine):
     def __init__(self, system: VendorSystem) -> None:
         super().__init__(system, account_of(system))
         self._vendor_system = system
+        self._batches: BatchDelivery | None = None
 
     def availability(self) -> Availability:
         return self._vendor_system.account_availability()
@@ -87,6 +91,22 @@ class VendorEngine(ProviderEngine):
     def _counted(self, request: ProviderRequest) -> int:
         """Have the vendor count. Raises what its SDK does."""
         raise NotImplementedError
+
+    def batch_problem(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+        system = self._vendor_system
+        if system.rates is None or system.rates.batch is None:
+            return f"{system.vendor} names no price of {system.ref.id} in batches"
+        return None
+
+    def batch_delivery(self) -> BatchDelivery:
+        self.load()
+        if self._batches is None:
+            self._batches = self.connect_batches()
+        return self._batches
+
+    @abstractmethod
+    def connect_batches(self) -> BatchDelivery:
+        """The vendor's batch API, by a client of its own: files take longer than replies, and are larger."""
 
 
 def account_of(system: VendorSystem) -> Account:

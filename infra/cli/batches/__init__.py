@@ -1,0 +1,1 @@
+"""The commands about batches: fetch their results, list, show and cancel them."""

@@ -1,0 +1,1 @@
+"""What goes to a vendor's batch API and comes back from it: recorded, sent, polled, read, published, removed."""

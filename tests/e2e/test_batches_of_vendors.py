@@ -1,0 +1,102 @@
+"""Batches as a person meets them: planned, submitted by `run`, looked at, cancelled, published by `collect`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.flows.collect import collect
+from sightflow.flows.enrich import enrich
+from sightflow.infra.cli.app import app
+from sightflow.infra.service.deployments import deploy
+from sightflow.schemas.run.report import QuarantineExceeded
+from tests.loopback.hosted_systems import GEMINI, GPT, KEY
+from tests.loopback.server import Received, Say
+from tests.tasks.batches.stages import VARIABLES, images, spec_of
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, KEY)
+
+
+def said(*words: str) -> str:
+    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "300"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def plain(received: Received) -> Say:
+    return Say("a plain image")
+
+
+def test_a_batch_from_the_plan_to_the_catalog(tmp_path: Path) -> None:
+    images(tmp_path / "media", 5)
+    (tmp_path / "media" / "broken.png").write_bytes(b"")
+    with GPT.on_loopback(plain) as provider:
+        provider.batches.polls = 2
+        spec = spec_of(tmp_path, GPT.name, provider.url)
+        file, catalog = str(tmp_path / "catalog.yaml"), str(tmp_path / "catalog")
+        assert "by batch, at 50% of the price" in said("plan", file)
+        report = enrich(spec)
+        assert (report.submitted, report.published, report.quarantined) == (5, 0, 1)
+        listed = said("batches", "list", catalog)
+        assert "submitted" in listed and "batch_0000" in listed
+        (batch,) = [word for word in listed.split() if len(word) == 8 and set(word) <= set("0123456789abcdef")]
+        assert "caption" in said("batches", "show", catalog, batch)
+        plans = json.loads(said("plan", file, "--json"))
+        assert plans["enrichments"][0]["counts"]["under way"] == 5 and plans["to_compute"] == 0
+        assert "submitted: the vendor works on it" in said("collect", file)
+        said("collect", file)
+        assert "5 published" in said("collect", file)
+        assert "no batch is under way" in said("collect", file)
+        assert "no batch is under way" in said("batches", "list", catalog)
+        assert "closed" in said("batches", "list", catalog, "--all")
+    rows = Catalog.at(catalog).scan("enrichments").collect()
+    assert rows.height == 5 and rows["run_id"].n_unique() == 1
+    reports = [json.loads(each) for each in Catalog.at(catalog).scan("runs").collect()["report"]]
+    assert sorted((each["submitted"], each["published"]) for each in reports) == [(0, 5), (5, 0)]
+
+
+def test_a_cancelled_batch_is_asked_again_by_the_next_run(tmp_path: Path) -> None:
+    images(tmp_path / "media", 2)
+    with GEMINI.on_loopback(plain) as provider:
+        provider.batches.polls = 100
+        spec = spec_of(tmp_path, GEMINI.name, provider.url)
+        enrich(spec)
+        (batch,) = provider.batches.jobs.values()
+        assert "has been told" in said("batches", "cancel", str(tmp_path / "catalog.yaml"), batch.name[:8])
+        assert "2 not done" in said("collect", str(tmp_path / "catalog.yaml"))
+        assert enrich(spec).submitted == 2
+
+
+def test_collect_ends_as_a_run_does_when_too_much_has_failed(tmp_path: Path) -> None:
+    images(tmp_path / "media", 4)
+
+    def behave(received: Received) -> Say:
+        return Say("", "empty") if received.images[0].getpixel((0, 0))[1] % 2 else Say("fine")
+
+    with GPT.on_loopback(behave) as provider:
+        spec = spec_of(tmp_path, GPT.name, provider.url, policy={"max_quarantine_ratio": 0.2})
+        enrich(spec)
+        with pytest.raises(QuarantineExceeded, match="2 of 4"):
+            collect(spec)
+    assert Catalog(uri=spec.catalog).scan("enrichments").collect().height == 2
+
+
+def test_a_spec_with_batches_is_deployed_with_what_collects_them(tmp_path: Path, prefect_server: Any) -> None:
+    images(tmp_path / "media", 1)
+    spec = spec_of(tmp_path, GPT.name, "http://127.0.0.1:9/v1")
+    made = deploy("batched", spec)
+    assert [(each.name, each.starts) for each in made] == [
+        ("enrich/batched", made[0].starts),
+        ("collect/batched", "every 600 s"),
+    ]
+    directly = spec_of(tmp_path, GPT.name, "http://127.0.0.1:9/v1", policy={"delivery": "direct"})
+    assert [each.name for each in deploy("batched", directly)] == ["enrich/batched"]
