@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sightflow.infra.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
+from sightflow.infra.cli.exchange import export
 from sightflow.infra.cli.screen import Commands, console
 
 app = typer.Typer(
@@ -53,5 +54,6 @@ app.command("replay")(replay.replay)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(catalog.quarantine_app, name="quarantine")
 app.add_typer(models.app, name="models")
+app.command("export")(export.export)
 app.command("route")(models.route)
 app.command("doctor")(doctor.doctor)

@@ -1,0 +1,101 @@
+"""What an export exchanges with a format: objects in order, each with its rows and a safe file name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sightflow.schemas.capability import MediaKind
+
+if TYPE_CHECKING:
+    from sightflow.blocks.exports.folder import ExportFolder
+    from sightflow.blocks.exports.media_files import MediaFiles
+    from sightflow.blocks.exports.selected_rows import SelectedRows
+
+Row = dict[str, Any]
+"""A row of `enrichments` or `labels`, nested columns as lists of dictionaries."""
+
+ROW_COLUMNS = (
+    *("uri", "enrichment", "capability", "media_kind", "object_version", "sha256", "width", "height", "duration"),
+    *("frame_rate", "parameters", "text", "segments", "regions", "tracks", "extracted"),
+)
+"""The columns that rows and labels have in common: all that a format needs that holds no bookkeeping."""
+
+
+@dataclass(frozen=True)
+class ExportedObject:
+    """One object and its rows. `index`: its place in the order of URIs, from 0. `file`: its name below the folder of
+    the media, with `/` between folders, safe on every file system and unique in the export also without its suffix.
+    """
+
+    index: int
+    file: str
+    rows: Sequence[Row]
+
+    @property
+    def uri(self) -> str:
+        return str(self.rows[0]["uri"])
+
+    @property
+    def object_version(self) -> str:
+        return str(self.rows[0]["object_version"])
+
+    @property
+    def is_video(self) -> bool:
+        return bool(self.rows[0]["media_kind"] == MediaKind.VIDEO)
+
+    @property
+    def stem(self) -> str:
+        """`file` without its suffix."""
+        return str(PurePosixPath(self.file).with_suffix(""))
+
+
+class LeftOut:
+    """What a format could not hold, counted by its reason."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, what: str, count: int = 1) -> None:
+        """Count what is left out, in words a user understands: `rows of videos`."""
+        if count:
+            self._counts[what] += count
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        """Each reason and its count, the most frequent first."""
+        yield from self._counts.most_common()
+
+
+@dataclass(frozen=True)
+class Export:
+    """All that a format is given: what to write, where to, and who brings the media."""
+
+    selected: SelectedRows
+    folder: ExportFolder
+    media: MediaFiles
+    left_out: LeftOut
+
+
+class ExportFormat(ABC):
+    """One format. What it writes appears under its name when it is whole, and is not written again."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    """One line for `--help`."""
+    loses: ClassVar[tuple[str, ...]]
+    """What it cannot hold of any catalog, in words."""
+    capabilities: ClassVar[frozenset[str] | None] = None
+    """What it takes one enrichment of; None: it takes all enrichments together."""
+    all_columns: ClassVar[bool] = False
+    """Whether it wants the bookkeeping of a row too."""
+
+    @abstractmethod
+    def write(self, export: Export) -> None:
+        """Write all files, in the order of the objects, holding a bounded number of them in memory.
+
+        Files that are there are whole: written again are those that are not. What cannot be held is told to `left_out`.
+        """
