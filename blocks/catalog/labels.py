@@ -78,13 +78,13 @@ class Labels:
         rows = self.catalog.read(both).unique("revision", keep="any").sort("revision", descending=True)
         return list(rows.iter_rows(named=True))
 
-    def with_state(self) -> pl.DataFrame:
-        """The labels that stand, each with its `state`.
+    def states(self) -> pl.DataFrame:
+        """The `uri`, `enrichment` and `state` of every label that stands.
 
         `current`: the object is as it was labelled, by its version or by the hash of its bytes. `changed`: the catalog
         knows another version of it, and the label is not to be used. `unknown`: the catalog knows no such object.
         """
-        labels = self.catalog.read(self.catalog.scan("labels"))
+        labels = self.catalog.read(self.catalog.scan("labels").select(*KEY, "object_version", "sha256"))
         known = self._newest_versions(labels.select("uri").unique())
         same = (pl.col("object_version") == pl.col("known_version")) | (pl.col("sha256") == pl.col("known_sha256"))
         state = (
@@ -94,14 +94,14 @@ class Labels:
             .then(pl.lit("current"))
             .otherwise(pl.lit("changed"))
         )
-        return labels.join(known, on="uri", how="left", maintain_order="left").select(*LABELS_SCHEMA, state=state)
+        return labels.join(known, on="uri", how="left", maintain_order="left").select(*KEY, state=state)
 
     def usable(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The labels of objects that are as they were labelled; and those not to be used, each with its `state`.
 
         The second is what a user has to be told of.
         """
-        labels = self.with_state()
+        labels = self.catalog.read(self.catalog.scan("labels")).join(self.states(), on=KEY)
         is_current = pl.col("state") == "current"
         return labels.filter(is_current).drop("state"), labels.filter(~is_current)
 

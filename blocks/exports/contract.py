@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.capability import Capability, MediaKind
 
 if TYPE_CHECKING:
     from sightflow.blocks.exports.folder import ExportFolder
@@ -24,6 +24,16 @@ ROW_COLUMNS = (
     *("frame_rate", "parameters", "text", "segments", "regions", "tracks", "extracted"),
 )
 """The columns that rows and labels have in common: all that a format needs that holds no bookkeeping."""
+
+
+MASKS_BESIDE_BOXES = "masks of regions that are no segmentation, beside their boxes"
+
+
+def masks_beside_boxes(row: Row) -> int:
+    """How many regions have a mask that a format leaves out which takes either boxes or masks by the capability."""
+    if row["capability"] == Capability.SEGMENTATION:
+        return 0
+    return sum(region["mask"] is not None for region in row["regions"])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import polars as pl
 
 from sightflow.blocks.catalog.catalog import SCHEMAS, Catalog
+from sightflow.blocks.catalog.labels import Labels
 from sightflow.blocks.catalog.sql_views import connect
 from sightflow.blocks.catalog.table_writes import sql_literal
 from sightflow.blocks.exports.contract import ROW_COLUMNS, ExportedObject, ExportFormat, LeftOut
@@ -124,6 +125,9 @@ def _select(catalog: Catalog, wanted: Wanted, format: ExportFormat, folder: Expo
     schema = {name: SCHEMAS[wanted.table][name] for name in _columns(wanted, format)}
     version = catalog.version(wanted.table) if wanted.version is None else wanted.version
     connection = connect(catalog, wanted.version, spill=folder.state / "sorting.tmp", memory=_SORT_MEMORY)
+    if wanted.table == "labels":  # those of objects that have changed are not used
+        usable = Labels(catalog).states().filter(pl.col("state") == "current")
+        connection.register("usable_labels", usable.to_arrow())
     spool = _Spool(schema, keep_outdated=format.all_columns, made_at=MADE_AT[wanted.table])
     writer = None
     with folder.temporary() as path:
@@ -163,6 +167,8 @@ def _sql_errors() -> tuple[type[Exception], ...]:
 def _query(connection: duckdb.DuckDBPyConnection, wanted: Wanted, columns: Sequence[str]) -> tuple[str, str, str]:
     """The query of the rows, and the first and the last URI that it gives."""
     condition = _condition(connection, wanted)
+    if wanted.table == "labels":
+        condition += " AND (uri, enrichment) IN (FROM usable_labels SELECT uri, enrichment)"
     if wanted.enrichments:
         condition += f" AND enrichment IN ({', '.join(map(sql_literal, wanted.enrichments))})"
     rows = f"FROM {wanted.table} WHERE {condition}"

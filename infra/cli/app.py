@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sightflow.infra.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
-from sightflow.infra.cli.exchange import export
+from sightflow.infra.cli.exchange import export, labels
 from sightflow.infra.cli.screen import Commands, console
 
 app = typer.Typer(
@@ -55,5 +55,6 @@ app.add_typer(catalog.app, name="catalog")
 app.add_typer(catalog.quarantine_app, name="quarantine")
 app.add_typer(models.app, name="models")
 app.command("export")(export.export)
+app.add_typer(labels.app, name="label")
 app.command("route")(models.route)
 app.command("doctor")(doctor.doctor)

@@ -15,7 +15,14 @@ from typing import IO, Any, ClassVar
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from sightflow.blocks.exports.contract import Export, ExportedObject, ExportFormat, Row
+from sightflow.blocks.exports.contract import (
+    MASKS_BESIDE_BOXES,
+    Export,
+    ExportedObject,
+    ExportFormat,
+    Row,
+    masks_beside_boxes,
+)
 from sightflow.blocks.exports.media_files import AT_ONCE
 from sightflow.blocks.exports.outlines import outline
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
@@ -102,6 +109,7 @@ def _results(row: Row, export: Export) -> Iterator[dict[str, Any]]:
         export.left_out.add("regions of single frames of videos", len(row["regions"]))
     else:
         sizes = {"original_width": row["width"], "original_height": row["height"], "image_rotation": 0}
+        export.left_out.add(MASKS_BESIDE_BOXES, masks_beside_boxes(row))
         for number, region in enumerate(row["regions"]):
             score = {} if region["score"] is None else {"score": region["score"]}
             yield {"id": f"{row['enrichment']}-{number}", **shared, **sizes, **_region(region, row), **score}

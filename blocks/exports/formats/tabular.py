@@ -42,7 +42,7 @@ class _Tabular(ExportFormat):
             name = f"rows-{number:05d}.{self.name}"
             if not export.folder.has(name):
                 frames = export.selected.frames(start, min(start + OBJECTS_A_FILE, count))
-                self.write_rows(export, name, (frame.select(_columns(export)) for frame in frames))
+                self.write_rows(export, name, (frame.select(*_columns(export)) for frame in frames))
         if export.media.mode == "copy":
             export.media.place_all(export.selected.objects(), MEDIA)
 

@@ -12,7 +12,14 @@ from typing import ClassVar
 
 import yaml
 
-from sightflow.blocks.exports.contract import Export, ExportedObject, ExportFormat, Row
+from sightflow.blocks.exports.contract import (
+    MASKS_BESIDE_BOXES,
+    Export,
+    ExportedObject,
+    ExportFormat,
+    Row,
+    masks_beside_boxes,
+)
 from sightflow.blocks.exports.media_files import AT_ONCE
 from sightflow.blocks.exports.outlines import outline
 from sightflow.schemas.capability import Capability
@@ -51,6 +58,7 @@ class Yolo(ExportFormat):
                     continue
                 if each.file.rpartition(".")[2].lower() not in SUFFIXES:
                     export.left_out.add("images whose name has no suffix that ultralytics looks for: they are there")
+                export.left_out.add(MASKS_BESIDE_BOXES, masks_beside_boxes(row))
                 objects.write(object_line(each, row))
                 if not export.folder.has(f"labels/{each.stem}.txt"):
                     with export.folder.file(f"labels/{each.stem}.txt") as file:
