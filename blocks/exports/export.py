@@ -53,7 +53,7 @@ def export(
     with folder.opened():
         selected = select_rows(catalog, wanted, format, folder, left_out)
         brought = MediaFiles(catalog.store, folder, media, max_bytes)
-        format.write(Export(_of_one_enrichment(selected, format, left_out), folder, brought, left_out))
+        format.write(Export(of_one_enrichment(selected, format, left_out), folder, brought, left_out))
         report = ExportReport(
             selected.objects_count,
             selected.rows_count,
@@ -67,8 +67,11 @@ def export(
     return report
 
 
-def _of_one_enrichment(selected: SelectedRows, format: ExportFormat, left_out: LeftOut) -> SelectedRows:
-    """Raises SpecError if a format of one enrichment is given none or several that it takes."""
+def of_one_enrichment(selected: SelectedRows, format: ExportFormat, left_out: LeftOut) -> SelectedRows:
+    """The rows of the one enrichment that a format takes; all, for a format that takes all.
+
+    Raises SpecError if there is none that it takes, or several.
+    """
     if format.capabilities is None:
         return selected
     fitting = [name for name, capability in selected.enrichments.items() if capability in format.capabilities]

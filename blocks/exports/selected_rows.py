@@ -32,6 +32,7 @@ MADE_AT: Final = {"enrichments": "inferred_at", "labels": "labelled_at"}
 _BATCH = 2048  # rows; with masks some kilobytes each
 _SORT_MEMORY = "1GB"  # of DuckDB; what is more goes to the disk
 _OWN = ("object_index", "file")
+_TOLD = "selected.json"
 
 
 @dataclass(frozen=True)
@@ -110,49 +111,67 @@ def select_rows(
     Left out are rows that are about an earlier version of their object than another row, but by formats of whole rows.
     Raises SpecError if the condition is no SQL or no row meets it, StoreError if the catalog cannot be read.
     """
-    told = folder.state / "selected.json"
-    if not told.exists():
-        _select(catalog, wanted, format, folder, told.name)
-    known = json.loads(told.read_text())
+    if not (folder.state / _TOLD).exists():
+        _select(catalog, wanted, format, folder)
+    return kept_rows(wanted, folder, left_out)
+
+
+def kept_rows(wanted: Wanted, folder: ExportFolder, left_out: LeftOut) -> SelectedRows:
+    """The rows that an export began with."""
+    known = json.loads((folder.state / _TOLD).read_text())
     left_out.add("rows about an earlier version of their object", known.pop("outdated"))
     known["labels"] = tuple(known["labels"])
     return SelectedRows(folder.state / "rows.parquet", wanted.table, **known)
 
 
-def _select(catalog: Catalog, wanted: Wanted, format: ExportFormat, folder: ExportFolder, told: str) -> None:
-    import pyarrow.parquet as pq
-
-    schema = {name: SCHEMAS[wanted.table][name] for name in _columns(wanted, format)}
-    version = catalog.version(wanted.table) if wanted.version is None else wanted.version
-    connection = connect(catalog, wanted.version, spill=folder.state / "sorting.tmp", memory=_SORT_MEMORY)
+def _select(catalog: Catalog, wanted: Wanted, format: ExportFormat, folder: ExportFolder) -> None:
+    version = catalog.version() if wanted.version is None else wanted.version
+    connection = connect(catalog, version, spill=folder.state / "sorting.tmp", memory=_SORT_MEMORY)
     if wanted.table == "labels":  # those of objects that have changed are not used
         usable = Labels(catalog).states().filter(pl.col("state") == "current")
         connection.register("usable_labels", usable.to_arrow())
-    spool = _Spool(schema, keep_outdated=format.all_columns, made_at=MADE_AT[wanted.table])
-    writer = None
+    schema = row_schema(wanted, format)
+    try:
+        query, first, last = _query(connection, wanted, list(schema))
+        batches = _batches(catalog, connection, query, schema)
+        keep_rows(batches, (first, last), wanted, format, folder, version)
+    except _sql_errors() as error:
+        raise SpecError(f"the rows cannot be selected: {catalog.store.redact(str(error))}") from None
+    finally:
+        connection.close()
+
+
+def keep_rows(
+    batches: Iterator[pl.DataFrame],
+    bounds: tuple[str, str],
+    wanted: Wanted,
+    format: ExportFormat,
+    folder: ExportFolder,
+    version: int | None,
+) -> None:
+    """Keep the rows of an export in its folder. `batches`: in the order of URIs; `bounds`: the first and the last."""
+    import pyarrow.parquet as pq
+
+    names = FileNames(common_folder(*bounds))
+    spool = _Spool(names, row_schema(wanted, format), not format.all_columns, MADE_AT[wanted.table])
     with folder.temporary() as path:
-        try:
-            query, first, last = _query(connection, wanted, list(schema))
-            spool.names = FileNames(common_folder(first, last))
-            with catalog.reading():
-                for frame in spool.frames(_batches(connection, query, schema)):
-                    table = frame.to_arrow()
-                    writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-                    writer.write_table(table.cast(writer.schema))
-        except _sql_errors() as error:
-            raise SpecError(f"the rows cannot be selected: {catalog.store.redact(str(error))}") from None
-        finally:
-            connection.close()
-            if writer is not None:
-                writer.close()
+        writer = None
+        for frame in spool.frames(batches):
+            table = frame.to_arrow()
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table.cast(writer.schema))
+        if writer is not None:
+            writer.close()
         folder.place(path, f"{STATE}/rows.parquet")
-    with folder.file(f"{STATE}/{told}") as file:
+    with folder.file(f"{STATE}/{_TOLD}") as file:
         json.dump({**spool.summary(), "catalog_version": version}, file, ensure_ascii=False)
 
 
-def _columns(wanted: Wanted, format: ExportFormat) -> list[str]:
-    columns = list(SCHEMAS[wanted.table]) if format.all_columns else list(ROW_COLUMNS)
-    return columns if MADE_AT[wanted.table] in columns else [*columns, MADE_AT[wanted.table]]
+def row_schema(wanted: Wanted, format: ExportFormat) -> dict[str, pl.DataType]:
+    """The columns that a format wants of the table, and when each row was made."""
+    schema = SCHEMAS[wanted.table]
+    columns = schema if format.all_columns else (*ROW_COLUMNS, MADE_AT[wanted.table])
+    return {name: schema[name] for name in columns}
 
 
 def _sql_errors() -> tuple[type[Exception], ...]:
@@ -207,16 +226,17 @@ def _condition(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> str:
 
 
 def _batches(
-    connection: duckdb.DuckDBPyConnection, query: str, schema: dict[str, pl.DataType]
+    catalog: Catalog, connection: duckdb.DuckDBPyConnection, query: str, schema: dict[str, pl.DataType]
 ) -> Iterator[pl.DataFrame]:
     """The rows of a query as frames in the types of the table."""
     relation: Any = connection.sql(query)
     # DuckDB has renamed it in 2.0.
     read = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
-    for batch in read(_BATCH):
-        frame = pl.DataFrame(batch)
-        times = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime)]
-        yield frame.with_columns(pl.col(times).dt.convert_time_zone("UTC")).cast(schema)  # type: ignore[arg-type]
+    with catalog.reading():
+        for batch in read(_BATCH):
+            frame = pl.DataFrame(batch)
+            times = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime)]
+            yield frame.with_columns(pl.col(times).dt.convert_time_zone("UTC")).cast(schema)  # type: ignore[arg-type]
 
 
 # --- what is kept -----------------------------------------------------------------------------------
@@ -225,9 +245,8 @@ def _batches(
 class _Spool:
     """Numbers and names objects as their rows come by, and sees what there is among them."""
 
-    def __init__(self, schema: dict[str, pl.DataType], keep_outdated: bool, made_at: str) -> None:
-        self.names = FileNames("")
-        self._schema, self._keep_outdated, self._made_at = schema, keep_outdated, made_at
+    def __init__(self, names: FileNames, schema: dict[str, pl.DataType], drop_outdated: bool, made_at: str) -> None:
+        self._names, self._schema, self._drop_outdated, self._made_at = names, schema, drop_outdated, made_at
         self._objects = self._rows = self._outdated = 0
         self._labels: set[str] = set()
         self._enrichments: dict[str, str] = {}
@@ -246,7 +265,7 @@ class _Spool:
             yield self._numbered(waiting)
 
     def _numbered(self, rows: pl.DataFrame) -> pl.DataFrame:
-        if not self._keep_outdated:
+        if self._drop_outdated:
             newest = pl.col("object_version").sort_by(self._made_at).last().over("uri")
             kept = rows.filter(pl.col("object_version") == newest)
             self._outdated += rows.height - kept.height
@@ -256,7 +275,7 @@ class _Spool:
             {
                 "uri": uris,
                 "object_index": pl.int_range(self._objects, self._objects + len(uris), eager=True),
-                "file": [self.names.name(uri) for uri in uris],
+                "file": [self._names.name(uri) for uri in uris],
             }
         )
         self._objects += len(uris)

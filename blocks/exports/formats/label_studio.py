@@ -9,6 +9,7 @@ the export's folder as its root; others by their URI.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import IO, Any, ClassVar
@@ -32,6 +33,7 @@ from sightflow.schemas.object_uri import ObjectUri, Scheme
 OBJECTS_A_FILE = 1000
 MEDIA_TAG = "Media"
 """No enrichment is called so: their names are lower case."""
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _SERVED = "/data/local-files/?d="
 _TEXTS = frozenset({*TEXT_CAPABILITIES, Capability.STRUCTURED_EXTRACTION})
 
@@ -44,6 +46,7 @@ class LabelStudio(ExportFormat):
     loses: ClassVar = (
         "places in percent come back to within the rounding of a double",
         "of a segmentation the boxes, which are read from the outlines; a mask's pixels come back all",
+        "that nothing was found: such an image has no result; characters in labels that XML has none for",
         "the scores and interpolated places of tracks, and the timed segments of a video's caption",
         "what it cost, the raw reply, and what was asked",
     )
@@ -119,9 +122,9 @@ def _region(region: Row, row: Row) -> dict[str, Any]:
     width, height = row["width"], row["height"]
     if row["capability"] == Capability.SEGMENTATION:
         points = (outline(decode_mask(region["mask"], width, height)) * 100 / (width, height)).tolist()
-        value = {"points": points, "closed": True, "polygonlabels": [region["label"]]}
+        value = {"points": points, "closed": True, "polygonlabels": [_label(region)]}
         return {"type": "polygonlabels", "value": value}
-    return {"type": "rectanglelabels", "value": {**_percent(region, row), "rectanglelabels": [region["label"]]}}
+    return {"type": "rectanglelabels", "value": {**_percent(region, row), "rectanglelabels": [_label(region)]}}
 
 
 def _percent(box: Row, row: Row) -> dict[str, float]:
@@ -142,15 +145,24 @@ def _track(track: Row, row: Row) -> dict[str, Any]:
         for point in track["points"]
     ]
     frames = max(round((row["duration"] or 0) * (row["frame_rate"] or 0)), *(each["frame"] for each in sequence))
-    value = {"framesCount": frames, "duration": row["duration"], "sequence": sequence, "labels": [track["label"]]}
+    value = {"framesCount": frames, "duration": row["duration"], "sequence": sequence, "labels": [_label(track)]}
     return {"type": "videorectangle", "value": value}
+
+
+def _label(labelled: Row) -> str:
+    return in_xml(labelled["label"])
+
+
+def in_xml(text: str) -> str:
+    """Text without what no XML document may hold (https://www.w3.org/TR/xml/#charsets)."""
+    return _NOT_IN_XML.sub("\ufffd", text)
 
 
 # --- the labelling configuration --------------------------------------------------------------------
 
 
 def _config(kind: str, controls: Mapping[str, str], labels: tuple[str, ...]) -> str:
-    options = "".join(f"    <Label value={quoteattr(label)}/>\n" for label in labels)
+    options = "".join(f"    <Label value={quoteattr(in_xml(label))}/>\n" for label in labels)
     tag = "Image" if kind == "images" else "Video"
     lines = [f'<View>\n  <{tag} name="{MEDIA_TAG}" value="${kind[:-1]}"/>\n']
     for name, capability in sorted(controls.items()):

@@ -1,8 +1,10 @@
 """MOTChallenge: tracks of videos, a folder a sequence, as TrackEval reads them (https://motchallenge.net/instructions).
 
-Written: `train/SEQUENCE/gt/gt.txt` and `seqinfo.ini`, `seqmaps/train.txt`, `labels.txt`, `objects.jsonl`, and the
-videos beside their sequences. A line is `frame, id, left, top, width, height, confidence, class, visibility`, frames
-counted from 1 in the whole video, boxes in pixels.
+Written: `train/SEQUENCE/gt/gt.txt` and `seqinfo.ini`, the same tracks as results in
+`trackers/sightflow/data/SEQUENCE.txt`, `seqmaps/train.txt`, `labels.txt`, `objects.jsonl`, and `videos/`. A line of
+`gt.txt` is `frame, id, left, top, width, height, 1, class, visibility`, one of the results `frame, id, left, top,
+width, height, score, -1, -1, -1`; frames are counted from 1 in the whole video, boxes are in pixels. In `gt.txt` the
+seventh number is a flag: who reads it drops lines with 0.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ class Mot(ExportFormat):
     description = "tracks of videos, one enrichment, in the layout of MOTChallenge, for TrackEval and CVAT"
     capabilities = frozenset({Capability.OBJECT_TRACKING})
     loses: ClassVar = (
-        "times: they are read from the frame's number and the frame rate",
-        "a missing score is written as 1; an interpolated place is one of visibility 0",
+        "scores, but among the results in trackers/; an interpolated place is one of visibility 0",
+        "white space in labels, but for single blanks; times: they are read from the frame's number and the frame rate",
         "boxes are left, top, width, height: their far edges come back to within the rounding of a double",
-        "the frames as images: the video itself lies beside its sequence",
+        "the frames as images: the video itself lies in videos/",
         "which model said it, what it cost, the raw reply, and what was asked beyond the labels",
     )
 
@@ -42,7 +44,8 @@ class Mot(ExportFormat):
                 sequence = sequence_name(each)
                 sequences.append(sequence)
                 objects.write(object_line(each, row).replace('{"file": ', f'{{"sequence": "{sequence}", "file": ', 1))
-                _write_sequence(export, each, row, f"{SPLIT}/{sequence}", classes)
+                _write_sequence(export, row, f"{SPLIT}/{sequence}", classes)
+                export.media.place([each], "videos")
         with export.folder.file("labels.txt") as file:
             file.writelines(f"{' '.join(label.split())}\n" for label in classes)
         with export.folder.file(f"seqmaps/{SPLIT}.txt") as file:
@@ -55,26 +58,30 @@ def sequence_name(each: ExportedObject) -> str:
     return f"{each.index + 1:06d}-{plain[:60]}" if plain else f"{each.index + 1:06d}"
 
 
-def _write_sequence(export: Export, each: ExportedObject, row: Row, place: str, classes: Mapping[str, int]) -> None:
-    if not export.folder.has(f"{place}/gt/gt.txt"):
-        with export.folder.file(f"{place}/gt/gt.txt") as file:
-            file.writelines(_lines(row, classes))
+def _write_sequence(export: Export, row: Row, place: str, classes: Mapping[str, int]) -> None:
+    sequence = PurePosixPath(place).name
     if not export.folder.has(f"{place}/seqinfo.ini"):
         last = max((point["frame_index"] + 1 for track in row["tracks"] for point in track["points"]), default=1)
         frames = max(round((row["duration"] or 0) * (row["frame_rate"] or 0)), last)
         with export.folder.file(f"{place}/seqinfo.ini") as file:
             file.write(
-                f"[Sequence]\nname={PurePosixPath(place).name}\nimDir=img1\nframeRate={row['frame_rate'] or 0:g}\n"
+                f"[Sequence]\nname={sequence}\nimDir=img1\nframeRate={row['frame_rate'] or 0:g}\n"
                 f"seqLength={frames}\nimWidth={row['width']}\nimHeight={row['height']}\nimExt=.jpg\n"
             )
-    export.media.place([each], "videos")
+    if not export.folder.has(f"{place}/gt/gt.txt"):
+        with export.folder.file(f"{place}/gt/gt.txt") as file:
+            for start, track, point in _places(row):
+                file.write(f"{start},1,{classes[track['label']]},{0 if point['gap'] else 1}\n")
+    if not export.folder.has(f"trackers/sightflow/data/{sequence}.txt"):
+        with export.folder.file(f"trackers/sightflow/data/{sequence}.txt") as file:
+            for start, _, point in _places(row):
+                file.write(f"{start},{1 if point['score'] is None else repr(point['score'])},-1,-1,-1\n")
 
 
-def _lines(row: Row, classes: Mapping[str, int]) -> Iterator[str]:
-    """In the order of frames, as the format asks for."""
+def _places(row: Row) -> Iterator[tuple[str, Row, Row]]:
+    """The beginning of a line, the track and the point, in the order of frames, as the format asks for."""
     points = [(point["frame_index"] + 1, track, point) for track in row["tracks"] for point in track["points"]]
     for frame, track, point in sorted(points, key=lambda each: (each[0], each[1]["track_id"])):
         x, y = point["x_min"], point["y_min"]
-        score = 1 if point["score"] is None else point["score"]
-        box = f"{x!r},{y!r},{point['x_max'] - x!r},{point['y_max'] - y!r}"
-        yield f"{frame},{track['track_id']},{box},{score!r},{classes[track['label']]},{0 if point['gap'] else 1}\n"
+        size = f"{point['x_max'] - x!r},{point['y_max'] - y!r}"
+        yield f"{frame},{track['track_id']},{x!r},{y!r},{size}", track, point

@@ -69,7 +69,6 @@ def _point(parts: Sequence[str], names: Mapping[int, str], facts: Facts, place: 
         raise WrongLabel(f"{place}: {len(parts)} numbers; a place has at least frame, id and a box")
     frame, track = int(number(parts[0])), int(number(parts[1]))
     x, y, width, height = map(number, parts[2:6])
-    score = number(parts[6]) if len(parts) > 6 else 1.0
     number_of_class = int(number(parts[7])) if len(parts) > 7 else 1
     label = names.get(number_of_class, str(number_of_class))
     seen = number(parts[8]) if len(parts) > 8 else 1.0
@@ -78,7 +77,7 @@ def _point(parts: Sequence[str], names: Mapping[int, str], facts: Facts, place: 
         "frame_index": frame - 1,
         "seconds": min(seconds, facts["duration"] or seconds),
         **clipped((x, y, x + width, y + height), facts),
-        "score": None if score in (1.0, -1.0) else score,
+        "score": None,
         "gap": seen == 0,
     }
     return track, label, point
