@@ -51,6 +51,9 @@ def export(
     plan = {"format": format.name, "catalog": catalog.uri, "media": media, **vars(wanted)}
     folder, left_out = ExportFolder(out, plan), LeftOut()
     with folder.opened():
+        if (told := folder.report) is not None:
+            folder.clear()
+            return ExportReport(told["objects"], told["rows"], told["left_out"], format.loses, 0, ())
         selected = select_rows(catalog, wanted, format, folder, left_out)
         brought = MediaFiles(catalog.store, folder, media, max_bytes)
         format.write(Export(of_one_enrichment(selected, format, left_out), folder, brought, left_out))

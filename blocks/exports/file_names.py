@@ -29,7 +29,8 @@ def common_folder(first: str, last: str) -> str:
 class FileNames:
     """The names of one export's objects, in the order in which they are asked for.
 
-    `root`: what every URI begins with and no name needs. Holds three numbers for each name, and no text.
+    `root`: what every URI begins with and no name needs; empty, if they begin with nothing in common. Holds three
+    numbers for each name, and no text.
     """
 
     def __init__(self, root: str) -> None:
@@ -40,7 +41,7 @@ class FileNames:
 
     def name(self, uri: str) -> str:
         """The file name of an object, with `/` between folders."""
-        wanted = uri[len(self._root) :] if uri.startswith(self._root) else uri
+        wanted = uri[len(self._root) :] if self._root else uri.partition("://")[2].lstrip("/")
         name = _safe(wanted)
         flat = len(name.encode()) > _LONGEST_NAME or any(_key(folder) in self._files for folder in _folders(name))
         if flat:

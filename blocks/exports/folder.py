@@ -39,7 +39,10 @@ class ExportFolder:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Within this block the folder is ours; what went wrong with the disk is told in plain words."""
+        """Within this block the folder is ours; what went wrong with the disk is told in plain words.
+
+        One that was killed when nothing was left to do but to clear up has its report already.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._check_content()
@@ -115,10 +118,18 @@ class ExportFolder:
         with self.file(REPORT) as file:
             json.dump({**self._plan, **report}, file, ensure_ascii=False, indent=2)
             file.write("\n")
+        self.clear()
+
+    def clear(self) -> None:
+        """Take away what is only needed until the export is done; the plan last, without which it is not gone on
+        with.
+        """
+        for each in sorted(self.state.iterdir(), key=lambda path: path.name == "plan.json"):
+            _remove(each)
         _remove(self.state)
 
     def _check_content(self) -> None:
-        if self.report is not None:
+        if self.report is not None and not self.state.exists():
             raise SpecError(f"{self.path} holds an export that is done; name another folder with --out, or remove it")
         if not self.state.exists() and any(self.path.iterdir()):
             raise SpecError(f"{self.path} is not empty; name another folder with --out")

@@ -83,7 +83,8 @@ class DataFrameModel:
 
             body = {name: _in_pandera(value) for name, value in vars(cls).items() if name not in _OURS}
             (base,) = cls.__bases__
-            above = pandera.DataFrameModel if base is DataFrameModel else base._in_pandera()
+            is_ours = issubclass(base, DataFrameModel) and base is not DataFrameModel
+            above = base._in_pandera() if is_ours else pandera.DataFrameModel
             cls._pandera_model = type(cls.__name__, (above,), body)
         return cls._pandera_model
 

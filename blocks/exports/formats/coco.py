@@ -37,8 +37,9 @@ class Coco(ExportFormat):
         waiting: list[ExportedObject] = []
         with ExitStack() as stack:
             files = {name: stack.enter_context(export.folder.file(f"annotations/{name}.json")) for name in wanted}
-            for file in files.values():
-                _begin(file, categories)
+            for name, file in files.items():
+                is_captions = export.selected.enrichments[name] == Capability.IMAGE_CAPTIONING
+                _begin(file, None if is_captions else categories)
             firsts = dict.fromkeys(files, True)
             for each in export.selected.objects():
                 for row in each.rows:
@@ -70,12 +71,11 @@ def _place(export: Export, objects: list[ExportedObject]) -> None:
     export.media.place([each for each in objects if not all(map(_left_out, each.rows))], IMAGES)
 
 
-def _begin(file: IO[str], categories: Mapping[str, int]) -> None:
-    head = {
-        "info": {"description": "exported by sightflow", "version": "1"},
-        "licenses": [],
-        "categories": [{"id": number, "name": label, "supercategory": ""} for label, number in categories.items()],
-    }
+def _begin(file: IO[str], categories: Mapping[str, int] | None) -> None:
+    """With the categories; captions have none, and pycocotools would look for them."""
+    head: dict[str, Any] = {"info": {"description": "exported by sightflow", "version": "1"}, "licenses": []}
+    if categories is not None:
+        head["categories"] = [{"id": number, "name": name, "supercategory": ""} for name, number in categories.items()]
     file.write(json.dumps(head, ensure_ascii=False)[:-1] + ',\n"images": [')
 
 

@@ -72,8 +72,10 @@ class Yolo(ExportFormat):
         names = {number: label for label, number in classes.items()}
         with export.folder.file("data.yaml") as file:
             file.write(_HEAD)
+            # Not everything that is unprintable comes back from PyYAML as it went out, unless it is escaped.
+            plain = all(map(str.isprintable, names.values()))
             yaml.safe_dump(
-                {"train": "images", "val": "images", "names": names}, file, allow_unicode=True, sort_keys=False
+                {"train": "images", "val": "images", "names": names}, file, allow_unicode=plain, sort_keys=False
             )
 
 

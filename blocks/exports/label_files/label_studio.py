@@ -85,7 +85,7 @@ def _region(result: Result, facts: Facts) -> dict[str, Any]:
     kind, value = result["type"], result["value"]
     if value.get("rotation"):
         raise WrongLabel("a box that is turned; a box here has upright edges")
-    label = value[kind][0] if kind in value else None
+    label = value[kind][0] if kind in value else ""
     score = None if result.get("score") is None else number(result["score"])
     if kind == "rectanglelabels":
         return region(label, _edges(value, facts), facts, score=score)

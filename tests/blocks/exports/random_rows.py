@@ -51,8 +51,9 @@ def box(draw: Draw, width: int, height: int) -> Row:
 
 
 def mask(draw: Draw, width: int, height: int) -> str:
-    bits = draw(st.lists(st.booleans(), min_size=width * height, max_size=width * height).filter(any))
-    return encode_mask(np.array(bits).reshape(height, width))
+    bits = draw(st.integers(1, 2 ** (width * height) - 1))
+    bitmap = [bool(bits >> place & 1) for place in range(width * height)]
+    return encode_mask(np.array(bitmap).reshape(height, width))
 
 
 def region(draw: Draw, about: Row, with_mask: bool, timed: bool) -> Row:

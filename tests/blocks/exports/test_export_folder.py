@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def made(folder: Path, count: int = 3) -> list[dict[str, Any]]:
         Image.new("RGB", (40, 30), (k, 0, 0)).save(folder / f"{k}.png")
     (folder / "v.mp4").write_bytes(b"a video")
     rows = []
-    for uri, version in ObjectStore().inventory([str(folder)]).select("uri", "object_version").iter_rows():
+    for uri, version in ObjectStore().inventory([f"file://{folder}/"]).select("uri", "object_version").iter_rows():
         about = {"uri": uri, "object_version": version}
         if uri.endswith("mp4"):
             video = {"media_kind": "video", "duration": 2.0, "frame_rate": 25.0, "regions": None}
@@ -94,9 +95,8 @@ def test_a_killed_export_goes_on_and_ends_as_an_undisturbed_one(
         try:
             exported(catalog, tmp_path / "killed", format, **wanted)
             break
-        except (KeyboardInterrupt, SpecError):
-            if ExportFolder(tmp_path / "killed", {}).report is not None:
-                break
+        except KeyboardInterrupt:
+            continue
     assert len(placed) > 3
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
@@ -218,6 +218,7 @@ def test_links_are_to_the_files_themselves_and_buckets_are_named(catalog: Catalo
     catalog.publish(pl.DataFrame([row(uri="s3://b/far.jpg")], schema=CATALOG_SCHEMA))
     exported(catalog, tmp_path / "out", media="link")
     links = {path.name: path.resolve() for path in (tmp_path / "out" / "images").rglob("*.png")}
+    assert sorted(path.parent.name for path in (tmp_path / "out" / "images").rglob("*.png")) == ["media"] * 3
     assert links == {f"{k}.png": tmp_path / "media" / f"{k}.png" for k in range(3)}
     images = json.loads((tmp_path / "out" / "annotations" / "objects.json").read_text())["images"]
     assert "s3://b/far.jpg" in [image["uri"] for image in images]
@@ -250,6 +251,7 @@ def test_labels_are_exported_but_for_those_of_objects_that_have_changed(catalog:
     labels = Labels(catalog)
     labels.save_many([label_of_row(each, {"text": "said by ann"}, "ann") for each in rows], {})
     changed = {**rows[0], "object_version": "new", "sha256": "d" * 64, "fingerprint": "another one"}
+    changed["inferred_at"] += timedelta(days=1)
     catalog.publish(pl.DataFrame([changed], schema=CATALOG_SCHEMA))
     assert exported(catalog, tmp_path / "out", media="link", table="labels").rows == 2
     content = json.loads((tmp_path / "out" / "annotations" / "caption.json").read_text())
