@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.exports.contract import Export, ExportFormat, LeftOut
+from sightflow.blocks.exports.contract import Export, ExportFormat
+from sightflow.blocks.exports.exported import LeftOut
 from sightflow.blocks.exports.folder import ExportFolder
 from sightflow.blocks.exports.formats import FORMATS
 from sightflow.blocks.exports.media_files import MediaFiles, MediaMode
@@ -54,7 +55,7 @@ def export(
         if (told := folder.report) is not None:
             folder.clear()
             return ExportReport(told["objects"], told["rows"], told["left_out"], format.loses, 0, ())
-        selected = select_rows(catalog, wanted, format, folder, left_out)
+        selected = select_rows(catalog, wanted, format.all_columns, folder, left_out)
         brought = MediaFiles(catalog.store, folder, media, max_bytes)
         format.write(Export(of_one_enrichment(selected, format, left_out), folder, brought, left_out))
         report = ExportReport(

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from sightflow.blocks.exports.contract import ExportedObject
+from sightflow.blocks.exports.exported import ExportedObject
 from sightflow.blocks.exports.folder import ExportFolder
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import Failure

@@ -19,7 +19,7 @@ from sightflow.blocks.catalog.catalog import SCHEMAS, Catalog
 from sightflow.blocks.catalog.labels import Labels
 from sightflow.blocks.catalog.sql_views import connect
 from sightflow.blocks.catalog.table_writes import sql_literal
-from sightflow.blocks.exports.contract import ROW_COLUMNS, ExportedObject, ExportFormat, LeftOut
+from sightflow.blocks.exports.exported import ROW_COLUMNS, ExportedObject, LeftOut
 from sightflow.blocks.exports.file_names import FileNames, common_folder
 from sightflow.blocks.exports.folder import STATE, ExportFolder
 from sightflow.schemas.failure import SpecError
@@ -104,15 +104,15 @@ def _object(rows: list[dict[str, Any]]) -> ExportedObject:
 
 
 def select_rows(
-    catalog: Catalog, wanted: Wanted, format: ExportFormat, folder: ExportFolder, left_out: LeftOut
+    catalog: Catalog, wanted: Wanted, all_columns: bool, folder: ExportFolder, left_out: LeftOut
 ) -> SelectedRows:
     """The rows of an export: those that it began with, if it did, or chosen now.
 
-    Left out are rows that are about an earlier version of their object than another row, but by formats of whole rows.
-    Raises SpecError if the condition is no SQL or no row meets it, StoreError if the catalog cannot be read.
+    Left out are rows that are about an earlier version of their object than another row, unless all columns are asked
+    for. Raises SpecError if the condition is no SQL or no row meets it, StoreError if the catalog cannot be read.
     """
     if not (folder.state / _TOLD).exists():
-        _select(catalog, wanted, format, folder)
+        _select(catalog, wanted, all_columns, folder)
     return kept_rows(wanted, folder, left_out)
 
 
@@ -124,17 +124,17 @@ def kept_rows(wanted: Wanted, folder: ExportFolder, left_out: LeftOut) -> Select
     return SelectedRows(folder.state / "rows.parquet", wanted.table, **known)
 
 
-def _select(catalog: Catalog, wanted: Wanted, format: ExportFormat, folder: ExportFolder) -> None:
+def _select(catalog: Catalog, wanted: Wanted, all_columns: bool, folder: ExportFolder) -> None:
     version = catalog.version() if wanted.version is None else wanted.version
     connection = connect(catalog, version, spill=folder.state / "sorting.tmp", memory=_SORT_MEMORY)
     if wanted.table == "labels":  # those of objects that have changed are not used
         usable = Labels(catalog).states().filter(pl.col("state") == "current")
         connection.register("usable_labels", usable.to_arrow())
-    schema = row_schema(wanted, format)
+    schema = row_schema(wanted, all_columns)
     try:
         query, first, last = _query(connection, wanted, list(schema))
         batches = _batches(catalog, connection, query, schema)
-        keep_rows(batches, (first, last), wanted, format, folder, version)
+        keep_rows(batches, (first, last), wanted, all_columns, folder, version)
     except _sql_errors() as error:
         raise SpecError(f"the rows cannot be selected: {catalog.store.redact(str(error))}") from None
     finally:
@@ -145,7 +145,7 @@ def keep_rows(
     batches: Iterator[pl.DataFrame],
     bounds: tuple[str, str],
     wanted: Wanted,
-    format: ExportFormat,
+    all_columns: bool,
     folder: ExportFolder,
     version: int | None,
 ) -> None:
@@ -153,7 +153,7 @@ def keep_rows(
     import pyarrow.parquet as pq
 
     names = FileNames(common_folder(*bounds))
-    spool = _Spool(names, row_schema(wanted, format), not format.all_columns, MADE_AT[wanted.table])
+    spool = _Spool(names, row_schema(wanted, all_columns), not all_columns, MADE_AT[wanted.table])
     with folder.temporary() as path:
         writer = None
         for frame in spool.frames(batches):
@@ -167,10 +167,10 @@ def keep_rows(
         json.dump({**spool.summary(), "catalog_version": version}, file, ensure_ascii=False)
 
 
-def row_schema(wanted: Wanted, format: ExportFormat) -> dict[str, pl.DataType]:
+def row_schema(wanted: Wanted, all_columns: bool) -> dict[str, pl.DataType]:
     """The columns that a format wants of the table, and when each row was made."""
     schema = SCHEMAS[wanted.table]
-    columns = schema if format.all_columns else (*ROW_COLUMNS, MADE_AT[wanted.table])
+    columns = schema if all_columns else (*ROW_COLUMNS, MADE_AT[wanted.table])
     return {name: schema[name] for name in columns}
 
 

@@ -19,9 +19,9 @@ from itertools import chain, count, islice
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
+from sightflow.blocks.exports.spreadsheet import no_formula
 from sightflow.infra.cli.screen import console, printable, problems, table
 from sightflow.schemas.failure import SpecError
-from sightflow.schemas.spreadsheet import no_formula
 
 if TYPE_CHECKING:
     import duckdb

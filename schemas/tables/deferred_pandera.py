@@ -83,8 +83,9 @@ class DataFrameModel:
 
             body = {name: _in_pandera(value) for name, value in vars(cls).items() if name not in _OURS}
             (base,) = cls.__bases__
-            is_ours = issubclass(base, DataFrameModel) and base is not DataFrameModel
-            above = base._in_pandera() if is_ours else pandera.DataFrameModel
+            above = pandera.DataFrameModel
+            if issubclass(base, DataFrameModel) and base is not DataFrameModel:
+                above = base._in_pandera()
             cls._pandera_model = type(cls.__name__, (above,), body)
         return cls._pandera_model
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import IO, Any, ClassVar, Final
 
-from sightflow.blocks.exports.contract import Export, ExportedObject, ExportFormat, Row
+from sightflow.blocks.exports.contract import Export, ExportFormat
+from sightflow.blocks.exports.exported import ExportedObject, Row
 from sightflow.blocks.exports.media_files import AT_ONCE
 from sightflow.schemas.capability import Capability
 

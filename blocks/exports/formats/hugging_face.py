@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from sightflow.blocks.exports.contract import Export, ExportedObject, ExportFormat
+from sightflow.blocks.exports.contract import Export, ExportFormat
+from sightflow.blocks.exports.exported import ExportedObject
 from sightflow.blocks.exports.media_files import AT_ONCE
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 from sightflow.schemas.tables.catalog import REGION, TRACK

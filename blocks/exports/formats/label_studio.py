@@ -16,14 +16,8 @@ from typing import IO, Any, ClassVar
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from sightflow.blocks.exports.contract import (
-    MASKS_BESIDE_BOXES,
-    Export,
-    ExportedObject,
-    ExportFormat,
-    Row,
-    masks_beside_boxes,
-)
+from sightflow.blocks.exports.contract import Export, ExportFormat
+from sightflow.blocks.exports.exported import MASKS_BESIDE_BOXES, ExportedObject, Row, masks_beside_boxes
 from sightflow.blocks.exports.media_files import AT_ONCE
 from sightflow.blocks.exports.outlines import outline
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability

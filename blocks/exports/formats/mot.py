@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from sightflow.blocks.exports.contract import Export, ExportedObject, ExportFormat, Row
+from sightflow.blocks.exports.contract import Export, ExportFormat
+from sightflow.blocks.exports.exported import ExportedObject, Row
 from sightflow.blocks.exports.formats.yolo import object_line
 from sightflow.schemas.capability import Capability
 

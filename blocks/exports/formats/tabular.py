@@ -12,7 +12,7 @@ import polars.selectors as cs
 
 from sightflow.blocks.exports.contract import Export, ExportFormat
 from sightflow.blocks.exports.formats.hugging_face import plain_schema
-from sightflow.schemas.spreadsheet import no_formula
+from sightflow.blocks.exports.spreadsheet import no_formula
 
 OBJECTS_A_FILE = 50_000
 MEDIA = "media"

@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sightflow.blocks.exports.contract import Export, ExportedObject, ExportFormat
+from sightflow.blocks.exports.contract import Export, ExportFormat
+from sightflow.blocks.exports.exported import ExportedObject
 from sightflow.blocks.exports.media_files import AT_ONCE
 from sightflow.schemas.tables.labels import OBJECT_FACTS
 

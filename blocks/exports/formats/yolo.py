@@ -12,14 +12,8 @@ from typing import ClassVar
 
 import yaml
 
-from sightflow.blocks.exports.contract import (
-    MASKS_BESIDE_BOXES,
-    Export,
-    ExportedObject,
-    ExportFormat,
-    Row,
-    masks_beside_boxes,
-)
+from sightflow.blocks.exports.contract import Export, ExportFormat
+from sightflow.blocks.exports.exported import MASKS_BESIDE_BOXES, ExportedObject, Row, masks_beside_boxes
 from sightflow.blocks.exports.media_files import AT_ONCE
 from sightflow.blocks.exports.outlines import outline
 from sightflow.schemas.capability import Capability

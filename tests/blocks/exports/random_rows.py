@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
-from sightflow.blocks.exports.contract import Export, ExportFormat, LeftOut
+from sightflow.blocks.exports.contract import Export, ExportFormat
 from sightflow.blocks.exports.export import of_one_enrichment
+from sightflow.blocks.exports.exported import LeftOut
 from sightflow.blocks.exports.folder import ExportFolder
 from sightflow.blocks.exports.media_files import MediaFiles
 from sightflow.blocks.exports.selected_rows import Wanted, keep_rows, kept_rows, row_schema
@@ -126,8 +127,8 @@ def write(rows: Sequence[Row], format: ExportFormat, out: Path, *enrichments: st
     folder, left_out = ExportFolder(out, {"format": format.name}), LeftOut()
     frame = pl.DataFrame(chosen, schema=CATALOG_SCHEMA)
     with folder.opened():
-        batches = (part.select(row_schema(wanted, format).keys()) for part in frame.iter_slices(2))
-        keep_rows(batches, (chosen[0]["uri"], chosen[-1]["uri"]), wanted, format, folder, 0)
+        batches = (part.select(row_schema(wanted, format.all_columns).keys()) for part in frame.iter_slices(2))
+        keep_rows(batches, (chosen[0]["uri"], chosen[-1]["uri"]), wanted, format.all_columns, folder, 0)
         selected = of_one_enrichment(kept_rows(wanted, folder, left_out), format, left_out)
         format.write(Export(selected, folder, MediaFiles(ObjectStore(), folder, "link", 1), left_out))
         folder.finish({})
