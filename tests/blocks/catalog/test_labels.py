@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightflow.blocks.catalog.catalog import Catalog
@@ -148,7 +148,8 @@ def test_what_is_taken_back_while_another_saves_is_a_conflict_and_twice_is_none(
     assert labels.save(boxes("horse"), 0)["revision"] == 3, "a number stands for one value for ever"
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["save", "back", "stale"])), max_size=6))
+@settings(max_examples=6)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["save", "back", "stale"])), min_size=2, max_size=5))
 def test_whatever_is_done_each_label_and_its_history_are_what_was_said(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
 ) -> None:
