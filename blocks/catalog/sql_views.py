@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -28,14 +29,20 @@ _SANDBOX = {
 }
 
 
-def connect(catalog: Catalog, version: int | None = None) -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB connection with five views; it can read nothing else, neither files nor the network.
+def connect(
+    catalog: Catalog, version: int | None = None, spill: Path | None = None, memory: str | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB connection with views of the catalog; it can read nothing else, neither files nor the network.
 
-    `catalog`: one row an object, a column an enrichment (text, regions, tracks or a STRUCT of fields); `enrichments`,
-    `quarantine`, `runs` and `batches`: the tables as they are. `version`: of `enrichments`; unset, the newest. Raises
-    StoreError if the catalog cannot be read.
+    `catalog`: one row an object, a column an enrichment (text, regions, tracks or a STRUCT of fields); beside it each
+    table as it is: `enrichments`, `quarantine`, `runs`, `batches`, `labels`, `label_history`. `version`: of
+    `enrichments`; unset, the newest. `memory`: the most that a query takes, e.g. `1GB`; unset, half of the machine's. `spill`: a folder for
+    what a sort has no memory for. Raises StoreError if the catalog cannot be read.
     """
-    connection = duckdb.connect(":memory:", config=dict(_SANDBOX))
+    settings: dict[str, str | bool | int | float | list[str]] = dict(_SANDBOX)
+    settings |= {"memory_limit": memory} if memory else {}
+    settings |= {"temp_directory": str(spill)} if spill else {}
+    connection = duckdb.connect(":memory:", config=settings)
     for name in TABLES:
         connection.register(name, _source(catalog, name, version if name == "enrichments" else None))
     connection.execute(f"CREATE VIEW catalog AS {wide_view(catalog, version)}")

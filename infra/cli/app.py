@@ -8,6 +8,7 @@ import typer
 
 from sightflow.infra.cli import budget, catalog, demo, doctor, models, plan, replay, run
 from sightflow.infra.cli.batches import collect, look
+from sightflow.infra.cli.exchange import export, labels
 from sightflow.infra.cli.screen import Commands, console
 from sightflow.infra.cli.serving import bridge, deploy, serve, worker
 
@@ -60,5 +61,7 @@ app.command("replay")(replay.replay)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(catalog.quarantine_app, name="quarantine")
 app.add_typer(models.app, name="models")
+app.command("export")(export.export)
+app.add_typer(labels.app, name="label")
 app.command("route")(models.route)
 app.command("doctor")(doctor.doctor)

@@ -91,7 +91,9 @@ def show(uri: Uri, version: Version = None, endpoint_url: Endpoint = None) -> No
 @app.command()
 def query(
     uri: Uri,
-    sql: Annotated[str, typer.Argument(help="Views: catalog (one row an object), enrichments, quarantine, runs.")],
+    sql: Annotated[
+        str, typer.Argument(help="Views: catalog (one row an object), enrichments, quarantine, runs, labels.")
+    ],
     version: Version = None,
     format: Annotated[str, typer.Option(help="table, json (one object a line) or csv.")] = "table",
     timeout: Annotated[int, typer.Option(min=1, max=10**6, help="The most seconds that the query may take.")] = 300,

@@ -7,10 +7,8 @@ import csv
 import json
 import math
 import os
-import re
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -21,6 +19,7 @@ from itertools import chain, count, islice
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
+from sightflow.blocks.exports.spreadsheet import no_formula
 from sightflow.infra.cli.screen import console, printable, problems, show_table
 from sightflow.schemas.failure import SpecError
 
@@ -32,8 +31,6 @@ _MOST_IN_TABLE = 1000
 _WIDEST_CELL = 160
 _GRACE_SECONDS = 1.0
 _BOX = ("x_min", "y_min", "x_max", "y_max")
-_FORMULA_STARTS = frozenset("=+-@\N{MINUS SIGN}")
-_IGNORED_AT_THE_START = re.compile("[\\s\\x00\\ufeff\\u200b]*")
 
 
 class Query:
@@ -165,14 +162,7 @@ def csv_cell(value: Any) -> Any:
     plain = _as_json(value)
     if isinstance(plain, bool):
         return json_text(plain)
-    return _no_formula(plain) if isinstance(plain, str) else plain
-
-
-def _no_formula(text: str) -> str:
-    """Text with an apostrophe in front if a spreadsheet would run it: OWASP, CSV Injection."""
-    start = text[_IGNORED_AT_THE_START.match(text).end() :][:1]  # type: ignore[union-attr]
-    runs = text[:1] in ("\t", "\r", "\n") or unicodedata.normalize("NFKC", start) in _FORMULA_STARTS
-    return f"'{text}" if runs else text
+    return no_formula(plain) if isinstance(plain, str) else plain
 
 
 def _table_cell(value: Any, cut: bool) -> str:

@@ -103,11 +103,11 @@ def read(
     version: int | None = None,
     output: Literal["polars", "arrow", "duckdb"] = "polars",
 ) -> polars.DataFrame | pyarrow.Table | duckdb.DuckDBPyRelation:
-    """The rows of a catalog: of its `enrichments`, its `quarantine` or its `runs`, or `catalog`, one row an object.
+    """The rows of a catalog: of one of its tables, or `catalog`, one row an object.
 
     `catalog`: a URI, a local folder, a spec or the path of a spec file (`.yaml`, `.yml`). `version`: of `enrichments`;
     unset, the newest. `output`: a polars.DataFrame, a pyarrow.Table, or a relation of a DuckDB connection that has the
-    views `catalog` (one row an object), `enrichments`, `quarantine` and `runs`. A catalog that does not exist yet has
+    view `catalog` (one row an object) and one for each table. A catalog that does not exist yet has
     no rows. Raises StoreError if it cannot be read, InvalidUriError if the URI names no storage that is known.
     """
     found = _catalog(catalog)

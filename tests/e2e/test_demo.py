@@ -5,11 +5,18 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.labels import Labels
+from sightflow.blocks.exports.export import export, export_format
+from sightflow.blocks.exports.label_import import ImportOptions, import_labels
+from sightflow.blocks.exports.selected_rows import Wanted
 from sightflow.infra.demo.bucket import MODEL_FOLDER
+from sightflow.schemas.tables.labels import RESULT_COLUMNS
+from tests.blocks.exports.test_round_trips import same
 from tests.installed import Installed
 
 MARK = "SIGHTFLOW_TEST_OF_THE_DEMO"
@@ -25,6 +32,12 @@ def started_by_it() -> list[str]:
         except psutil.Error:
             continue
     return left
+
+
+def without_scores(tracks: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """As MOTChallenge holds them."""
+    bare = {"score": None}
+    return tracks and [{**each, "points": [point | bare for point in each["points"]]} for each in tracks]
 
 
 def test_what_the_start_page_says_works_and_the_demo_leaves_nothing_running(
@@ -59,3 +72,21 @@ def test_what_the_start_page_says_works_and_the_demo_leaves_nothing_running(
     assert counts == {**images, ("film", "video"): 2, ("tracks", "video"): 2}
     causes = dict(catalog.scan("quarantine").collect()["cause"].value_counts().iter_rows())
     assert causes == {"decode": 6, "too_large": 3, "unreadable": 3, "unsupported": 6}
+    what_is_exported_comes_back(catalog, tmp_path)
+
+
+def what_is_exported_comes_back(catalog: Catalog, folder: Path) -> None:
+    """As labels of the same catalog: out as rows, in, and out and in again by each format that takes them."""
+    rows = catalog.scan("enrichments").sort("uri", "enrichment").collect()
+    export(catalog, Wanted(), export_format("jsonl"), folder / "rows", "link", 1)
+    assert import_labels(catalog, folder / "rows", "jsonl", ImportOptions("ann")).saved == rows.height
+    for format, names in (("coco", "caption objects stars"), ("csv", "film"), ("mot", "tracks")):
+        wanted = Wanted("labels", enrichments=tuple(names.split()))
+        export(catalog, wanted, export_format(format), folder / format, "link", 1)
+        options = ImportOptions("bob", names if format == "mot" else "", replace=True)
+        assert import_labels(catalog, folder / format, format, options).saved
+    labels = Labels(catalog).usable()[0].sort("uri", "enrichment")
+    assert set(labels["labelled_by"]) == {"bob"}
+    for row, label in zip(rows.iter_rows(named=True), labels.iter_rows(named=True), strict=True):
+        for name in RESULT_COLUMNS:
+            assert same(label[name], without_scores(row[name]) if name == "tracks" else row[name], within=1e-3), row

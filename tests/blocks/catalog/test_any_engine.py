@@ -18,15 +18,23 @@ from polars.testing import assert_frame_equal
 import sightflow
 from sightflow.blocks.catalog.catalog import MODELS, SCHEMAS, TABLES, Catalog, TableName
 from sightflow.blocks.catalog.data_files import KEY
+from sightflow.blocks.catalog.labels import Label, Labels, label_of_row
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.sql_views import connect
 from sightflow.blocks.catalog.table_writes import sql_literal
 from sightflow.schemas.policy import Upkeep
+from sightflow.schemas.tables.labels import RESULT_COLUMNS, checked_labels
 from tests.blocks.catalog.test_catalog import held
-from tests.schemas.tables.test_catalog import caption, region, row
+from tests.schemas.tables.test_catalog import caption, receipt, region, row
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
-KEYS: dict[TableName, list[str]] = {"enrichments": KEY, "quarantine": KEY, "runs": ["run_id"]}
+KEYS: dict[TableName, list[str]] = {
+    "enrichments": KEY,
+    "quarantine": KEY,
+    "runs": ["run_id"],
+    "labels": KEY,
+    "label_history": [*KEY, "revision"],
+}
 
 
 def objects(k: int, turn: int) -> list[dict[str, Any]]:
@@ -107,11 +115,35 @@ def run(turn: int) -> dict[str, Any]:
 def rows_of(turn: int) -> dict[TableName, pl.DataFrame]:
     """What one run of several writes: new rows, and others in the place of those of the run before."""
     keys = range(turn * 4, turn * 4 + 8)
+    saved = {"revision": turn + 1, "labelled_at": DAY + timedelta(days=turn)}
     return {
         "enrichments": pl.DataFrame([each for k in keys for each in objects(k, turn)], SCHEMAS["enrichments"]),
         "quarantine": pl.DataFrame([failures(k, turn) for k in keys], SCHEMAS["quarantine"]),
         "runs": pl.DataFrame([run(turn)], SCHEMAS["runs"]),
+        **dict.fromkeys(("labels", "label_history"), checked_labels([{**each, **saved} for each in labels(turn)])),
     }
+
+
+def labels(turn: int) -> list[Label]:
+    """A label of each kind of result, in turn."""
+    given = []
+    for k in range(turn * 4, turn * 4 + 8):
+        made = objects(k, turn)[k % 4] | {"duration": 9.0}
+        if made["capability"] == "structured_extraction":
+            made |= {name: receipt('{"total": 1}')[name] for name in ("parameters", "extracted")}
+        if made["capability"] == "object_detection":
+            made["regions"] = [region()] * (k % 3)
+        result = {name: made[name] for name in RESULT_COLUMNS}
+        given.append(label_of_row(made, result, f"person {k % 2}", prefilled=k % 3 != 0))
+    return given
+
+
+def write_labels(catalog: Catalog, turn: int) -> None:
+    """Labels that are new, that take the place of others, and one that goes."""
+    standing = catalog.scan("labels").select(*KEY, "revision").collect()
+    expected = {(uri, enrichment): revision for uri, enrichment, revision in standing.iter_rows()}
+    saved = Labels(catalog).save_many(labels(turn), expected)[-1]
+    Labels(catalog).take_back(saved["uri"], saved["enrichment"], saved["revision"])
 
 
 def long_lived(catalog: Catalog) -> Catalog:
@@ -121,6 +153,7 @@ def long_lived(catalog: Catalog) -> Catalog:
         catalog.publish(written["enrichments"])
         catalog.quarantine(written["quarantine"])
         catalog.record_run(written["runs"])
+        write_labels(catalog, turn)
         catalog.prune(held(catalog, [f"s3://b/it's {turn:02d}.mp4"]))
         catalog.resolve(written["quarantine"].select("uri", "enrichment").head(1))
         if turn in (2, 4):
@@ -216,7 +249,7 @@ def test_every_column_can_be_filtered_by_whatever_reads_delta(catalog: Catalog, 
             "polars": pl.scan_delta(folder).filter(each.polars).collect().height,
         }
         assert found == dict.fromkeys(found, expected), each
-    assert all("view" not in str(pq.read_schema(file)) for file in table.file_uris())
+    assert all("string_view" not in str(pq.read_schema(file)) for file in table.file_uris())
 
 
 NESTED = {
@@ -272,7 +305,7 @@ def test_rows_of_an_earlier_version_are_replaced_and_removed_and_come_out_plain(
     after = content(catalog, "enrichments")
     kept = changed.filter(pl.col("uri") != before["uri"][0])
     assert_frame_equal(after.sort("uri", "enrichment"), kept.sort("uri", "enrichment"))
-    assert all("view" not in str(pq.read_schema(file)) for file in catalog.table("enrichments").file_uris())
+    assert all("string_view" not in str(pq.read_schema(file)) for file in catalog.table("enrichments").file_uris())
 
 
 @pytest.mark.parametrize("name", TABLES)

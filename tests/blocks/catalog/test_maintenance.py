@@ -17,12 +17,14 @@ from polars.testing import assert_frame_equal
 from sightflow.blocks.catalog.batch_log import BatchLog
 from sightflow.blocks.catalog.catalog import TABLES, Catalog, TableName
 from sightflow.blocks.catalog.data_files import DataFiles
+from sightflow.blocks.catalog.labels import Labels, label_of_row
 from sightflow.blocks.catalog.maintenance import maintain, retention_days
 from sightflow.schemas.failure import StoreError
 from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.run.batch import BatchedRequest
 from sightflow.schemas.tables.runs import RUNS_SCHEMA
 from tests.blocks.catalog.test_catalog import cases, rows
+from tests.schemas.tables.test_catalog import caption
 
 BATCHED = BatchedRequest("id", "s3://b/k", "caption", "v", "r", 1, False, "image", 1, 1, "0" * 64, None, None, 1, 1)
 DUE = Upkeep(compact_files=5)
@@ -40,12 +42,15 @@ def fill(catalog: Catalog, commits: int) -> None:
         catalog.quarantine(cases(range(k * 2, k * 2 + 2)))
         catalog.record_run(pl.DataFrame([{"run_id": str(k)}], schema=RUNS_SCHEMA))
         BatchLog(catalog).record([BATCHED], [], run_id=str(k), system="s", model_id="m", vendor="v")
+        Labels(catalog).save(label_of_row(caption(), {"text": str(k)}, "ann"), k)
+        Labels(catalog).save(label_of_row(caption(uri=f"s3://b/{k}"), {"text": str(k)}, "ann"), 0)
     catalog.resolve(pl.DataFrame({"uri": ["s3://b/0003.jpg"], "enrichment": ["caption"]}))
 
 
 def content(catalog: Catalog, name: TableName, version: int | None = None) -> pl.DataFrame:
     frame = catalog.scan(name, version).collect()
-    return frame.sort([column for column in ("uri", "enrichment", "run_id", "batch_id") if column in frame.columns])
+    keys = ("uri", "enrichment", "revision", "run_id", "batch_id")
+    return frame.sort([column for column in keys if column in frame.columns])
 
 
 def files(catalog: Catalog, name: TableName) -> int:
@@ -187,6 +192,7 @@ def test_a_race_that_is_lost_is_told_and_costs_nothing(catalog: Catalog, monkeyp
 KILLED = """
 import sys
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.labels import Labels, label_of_row
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.schemas.policy import Upkeep
 

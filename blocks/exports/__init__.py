@@ -1,0 +1,1 @@
+"""Carrying a catalog, or its labels, into the formats that others read; and labels back out of these."""

@@ -1,0 +1,100 @@
+"""File names for objects of a store: safe on every file system, close to their keys, and never two alike.
+
+A key may be any text: `../..`, `CON`, a kilobyte, two that differ in case alone. What such a file system as NTFS, APFS
+or ext4 refuses, or takes for another name, is replaced, and a name that is not the key's own ends in a hash of the URI
+(https://learn.microsoft.com/windows/win32/fileio/naming-a-file lists what Windows refuses).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from pathlib import PurePosixPath
+
+_REFUSED = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*%\ufffd\ud800-\udfff]')
+_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
+_LONGEST_PART = 100  # bytes of UTF-8; ext4 and NTFS take 255, and formats add suffixes of their own
+_LONGEST_NAME = 180  # below a folder of the user's, Windows takes 260 characters in all
+_HASH_DIGITS = 12
+
+
+def common_folder(first: str, last: str) -> str:
+    """What all URIs between two, in order, begin with, up to a slash."""
+    length = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[: first[:length].rfind("/") + 1]
+
+
+class FileNames:
+    """The names of one export's objects, in the order in which they are asked for.
+
+    `root`: what every URI begins with and no name needs; empty, if they begin with nothing in common. Holds three
+    numbers for each name, and no text.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._stems: set[int] = set()
+        self._files: set[int] = set()
+        self._folders: set[int] = set()
+
+    def name(self, uri: str) -> str:
+        """The file name of an object, with `/` between folders."""
+        wanted = uri[len(self._root) :] if self._root else uri.partition("://")[2].lstrip("/")
+        name = _safe(wanted)
+        flat = len(name.encode()) > _LONGEST_NAME or any(_key(folder) in self._files for folder in _folders(name))
+        if flat:
+            name = name.replace("/", "_")
+        if flat or name != wanted or _key(_stem(name)) in self._stems or _key(name) in self._folders:
+            name = _hashed(name, uri)
+        self._stems.add(_key(_stem(name)))
+        self._files.add(_key(name))
+        self._folders.update(map(_key, _folders(name)))
+        return name
+
+
+def _folders(name: str) -> list[str]:
+    return [str(folder) for folder in PurePosixPath(name).parents][:-1]
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _key(name: str) -> int:
+    """Names that some file system takes for one have one key: those that differ in case or in composition."""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
+    return int.from_bytes(hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def _safe(wanted: str) -> str:
+    parts = [_safe_part(part) for part in wanted.split("/")]
+    return "/".join(parts)
+
+
+def _safe_part(part: str) -> str:
+    safe = _REFUSED.sub("_", unicodedata.normalize("NFC", part))
+    safe = "".join(c if c.isprintable() else "_" for c in safe)
+    safe = re.sub(r"^[. ]+|[. ]+$", "_", safe) or "_"  # hidden files, `..`, and what Windows takes away
+    return f"_{safe}" if _DEVICES.fullmatch(safe) else _cut(safe, _LONGEST_PART)
+
+
+def _hashed(name: str, uri: str) -> str:
+    """A name that is this URI's alone, with its suffix where that is plain."""
+    suffix = PurePosixPath(name).suffix
+    suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
+    stem = name[: len(name) - len(suffix)]
+    folder, slash, last = stem.rpartition("/")
+    digest = hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+    room = max(_LONGEST_NAME - len((folder + slash + suffix).encode()) - _HASH_DIGITS - 1, 1)
+    return f"{folder}{slash}{_cut(last, min(room, _LONGEST_PART))}-{digest}{suffix}"
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of a text, of at most so many bytes, its suffix kept."""
+    if len(text.encode()) <= most:
+        return text
+    suffix = PurePosixPath(text).suffix
+    suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
+    return text.encode()[: most - len(suffix)].decode(errors="ignore").rstrip(". ") + suffix

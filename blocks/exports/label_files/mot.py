@@ -1,0 +1,83 @@
+"""Labels out of MOTChallenge's files: tracks of videos."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sightflow.blocks.exports.label_files.found import (
+    Facts,
+    FoundLabel,
+    UnreadableLabels,
+    WrongLabel,
+    clipped,
+    lines_of,
+    number,
+    objects_of,
+)
+
+
+def read_mot(path: Path) -> Iterator[FoundLabel]:
+    """The labels of the sequences below a folder. Where `objects.jsonl` is there, it says of which objects; else they
+    are looked for by the names of the sequences. `labels.txt` names the classes from 1; without it they are called by
+    number.
+    """
+    known = {str(each.get("sequence")): each for each in objects_of(path)}
+    classes = path / "labels.txt"
+    names = dict(enumerate((line.strip() for line, _ in lines_of(classes)), 1)) if classes.exists() else {}
+    files = sorted(path.glob("**/gt/gt.txt"))
+    if not files:
+        raise UnreadableLabels(f"{path} has no SEQUENCE/gt/gt.txt")
+    for file in files:
+        sequence = file.parent.parent.name
+        about: Mapping[str, Any] = known.get(sequence, {})
+        yield FoundLabel(
+            str(about.get("uri", sequence)),
+            "",
+            partial(_result, file, names),
+            str(file),
+            about.get("object_version"),
+            without_suffix=sequence not in known,
+        )
+
+
+def _result(file: Path, names: Mapping[int, str], facts: Facts) -> dict[str, Any]:
+    points: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    labels: dict[int, str] = {}
+    for line, place in lines_of(file):
+        track, label, point = _point(line.split(","), names, facts, place)
+        points[track].append(point)
+        if labels.setdefault(track, label) != label:
+            raise WrongLabel(f"{place}: the track {track} is {labels[track]!r} and {label!r}")
+    return {
+        "tracks": [
+            {
+                "track_id": track,
+                "label": labels[track],
+                "points": sorted(of_track, key=lambda point: int(point["frame_index"])),
+            }
+            for track, of_track in sorted(points.items())
+        ]
+    }
+
+
+def _point(parts: Sequence[str], names: Mapping[int, str], facts: Facts, place: str) -> tuple[int, str, dict[str, Any]]:
+    if len(parts) < 6:
+        raise WrongLabel(f"{place}: {len(parts)} numbers; a place has at least frame, id and a box")
+    frame, track = int(number(parts[0])), int(number(parts[1]))
+    x, y, width, height = map(number, parts[2:6])
+    number_of_class = int(number(parts[7])) if len(parts) > 7 else 1
+    label = names.get(number_of_class, str(number_of_class))
+    seen = number(parts[8]) if len(parts) > 8 else 1.0
+    seconds = (frame - 1) / facts["frame_rate"] if facts["frame_rate"] else 0.0
+    point = {
+        "frame_index": frame - 1,
+        "seconds": min(seconds, facts["duration"] or seconds),
+        **clipped((x, y, x + width, y + height), facts),
+        "score": None,
+        "gap": seen == 0,
+    }
+    return track, label, point

@@ -1,0 +1,1 @@
+"""Commands that carry catalogs and labels to other tools and back."""
