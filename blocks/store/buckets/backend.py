@@ -20,6 +20,7 @@ from sightflow.blocks.store.buckets.client import BucketClient, BucketSettings, 
 from sightflow.blocks.store.buckets.hashed_file import HashedFile
 from sightflow.blocks.store.buckets.listing import Listing, NotAListing, Page, Root, listing_roots
 from sightflow.blocks.store.buckets.pages import inventory_of, objects_of
+from sightflow.blocks.store.buckets.write_probe import check_conditional_writes
 from sightflow.blocks.store.inventory import ListedObject, concat, version_of
 from sightflow.schemas.failure import (
     Cause,
@@ -27,7 +28,6 @@ from sightflow.schemas.failure import (
     SightflowError,
     Stage,
     StoreError,
-    StoreRefusal,
     is_about_this_machine,
 )
 from sightflow.schemas.media import MediaFile
@@ -203,39 +203,7 @@ class BucketBackend:
 
     def check_writable(self, folder: ObjectUri) -> None:
         key = f"{folder.key.strip('/')}/.sightflow-probe-{secrets.token_hex(8)}".lstrip("/")
-        sync(get_loop(), self._write_twice, folder.with_key(key))
-
-    async def _write_twice(self, probe: ObjectUri) -> None:
-        """Write an object that must not be there, twice: a store that takes the second would let two runs overwrite
-        each other's commits. It is then removed, in a bucket that keeps versions for good.
-        """
-        written = ""
-        second_was_taken = False
-        condition = self._client.write_condition
-        try:
-            for second_was_taken in (False, True):
-                try:
-                    written = await self._client.retry(lambda: self._client.put(probe, b"", only_new=True))
-                except Exception as error:  # the libraries have no common class of errors, and some hold keys
-                    second_was_taken = False
-                    kind = self._client.kind_of(error)
-                    if kind is ErrorKind.UNSUPPORTED:
-                        raise StoreRefusal(
-                            f"the store of {probe} has no conditional writes ({condition}), which commits need"
-                        ) from None
-                    # Also at the first: it was taken, and sent again because the answer was lost.
-                    if kind is not ErrorKind.REPLACED:
-                        raise self._client.store_error(error, probe, "write") from None
-        finally:
-            try:
-                await self._client.retry(lambda: self._client.delete(probe, written))
-            except Exception as error:  # nobody reads it, and a store that lets nobody delete may be meant so
-                logger.warning("%s was not removed: %s", probe, self._client.redacted(error))
-        if second_was_taken:
-            raise StoreRefusal(
-                f"the store of {probe} ignores {condition}, so that two runs could overwrite each other's commits; "
-                "use a store with conditional writes (AWS S3, MinIO, Cloudflare R2, Ceph since 19, ...)"
-            )
+        sync(get_loop(), check_conditional_writes, self._client, folder.with_key(key))
 
     def check_room(self, folder: ObjectUri, size: int) -> None:
         """A bucket does not tell what room there is."""
@@ -253,6 +221,15 @@ class BucketBackend:
 
         return self._limit.map(read, wanted)
 
+    def read_part(self, one: ObjectVersion, start: int, length: int) -> bytes | Failure:
+        async def read() -> bytes | Failure:
+            parts: list[bytes] = []
+            async with self._limit.semaphore:
+                failure = await self._get_version(one, length, parts.clear, parts.append, start)
+            return failure or b"".join(parts)
+
+        return sync(get_loop(), read)  # type: ignore[no-any-return]
+
     def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
         async def download(one: ObjectVersion) -> MediaFile | Failure:
             path = folder / hashlib.sha256(one[0].encode()).hexdigest()[:32]
@@ -267,9 +244,16 @@ class BucketBackend:
         return self._limit.map(download, wanted)
 
     async def _get_version(
-        self, one: ObjectVersion, max_bytes: int, restart: Callable[[], None], append: Callable[[bytes], None]
+        self,
+        one: ObjectVersion,
+        max_bytes: int,
+        restart: Callable[[], None],
+        append: Callable[[bytes], None],
+        start: int | None = None,
     ) -> Failure | None:
         """Give a body's parts to `append`, after `restart` at every try; return why it could not be had, or None.
+
+        `start`: of the body only `max_bytes` from there on, which are there.
 
         Raises StoreError if the store refuses the credentials.
         """
@@ -280,7 +264,7 @@ class BucketBackend:
             nonlocal tries
             tries += 1
             restart()
-            return await self._get(uri, version, max_bytes, append)
+            return await self._get(uri, version, max_bytes, append, start)
 
         try:
             return await self._client.retry(attempt)
@@ -300,7 +284,12 @@ class BucketBackend:
             return (Refused if kind is ErrorKind.DENIED else Failure)(Cause.FETCH, message, Stage.FETCH, tries)
 
     async def _get(
-        self, uri: ObjectUri, version: str, max_bytes: int, append: Callable[[bytes], None]
+        self,
+        uri: ObjectUri,
+        version: str,
+        max_bytes: int,
+        append: Callable[[bytes], None],
+        start: int | None = None,
     ) -> Failure | None:
         await self._client.open()
         async with asyncio.timeout(None) as deadline:
@@ -308,14 +297,17 @@ class BucketBackend:
             # the seconds that it takes at the least rate.
             began = asyncio.get_running_loop().time()
             self._postpone(deadline, math.inf)
-            async with self._client.get(uri, version) as (length, read_part):
+            part = (None, 0) if start is None else (max_bytes, start)
+            async with self._client.get(uri, version, *part) as (length, read_part):
+                if start is not None and length != max_bytes:
+                    raise ConnectionError(f"{length:,} bytes came where {max_bytes:,} were asked for: no ranges here?")
                 if length > max_bytes:
                     return too_large(length, max_bytes)
                 end = began + self._settings.timeout + length / _LEAST_BYTES_A_SECOND
                 received = 0
-                while part := await read_part(_PART_BYTES):
-                    append(part)
-                    received += len(part)
+                while piece := await read_part(_PART_BYTES):
+                    append(piece)
+                    received += len(piece)
                     if received > length:
                         break
                     self._postpone(deadline, end)
