@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightflow.infra.cli import bridge, catalog, demo, deploy, doctor, models, plan, replay, run, serve, worker
+from sightflow.infra.cli import bridge, catalog, demo, deploy, doctor, gallery, models, plan, replay, run, serve, worker
 from sightflow.infra.cli.screen import Commands, console
 
 app = typer.Typer(
@@ -54,4 +54,5 @@ app.add_typer(catalog.app, name="catalog")
 app.add_typer(catalog.quarantine_app, name="quarantine")
 app.add_typer(models.app, name="models")
 app.command("route")(models.route)
+app.command("gallery")(gallery.gallery)
 app.command("doctor")(doctor.doctor)
