@@ -1,7 +1,7 @@
 """The catalog: Delta Lake tables on plain storage. It is the result, and the only record of progress.
 
-Under its URI lie three tables: `enrichments` (one row an enrichment of an object, partitioned by
-capability), `quarantine` (what failed) and `runs` (one row a run).
+Under its URI lie `enrichments` (one row an enrichment of an object, partitioned by capability), `quarantine` (what
+failed), `runs` (one row a run), and `labels` (what a person says is right) with `label_history`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.tables.catalog import CatalogRow
 from sightflow.schemas.tables.deferred_pandera import DataFrameModel
 from sightflow.schemas.tables.frames import polars_schema
+from sightflow.schemas.tables.labels import LabelHistoryRow, LabelRow
 from sightflow.schemas.tables.quarantine import QuarantineRow
 from sightflow.schemas.tables.runs import RunRow
 
-TableName = Literal["enrichments", "quarantine", "runs"]
+TableName = Literal["enrichments", "quarantine", "runs", "labels", "label_history"]
 TABLES: tuple[TableName, ...] = get_args(TableName)
 T = TypeVar("T")
 
@@ -40,6 +41,8 @@ MODELS: Mapping[TableName, type[DataFrameModel]] = {
     "enrichments": CatalogRow,
     "quarantine": QuarantineRow,
     "runs": RunRow,
+    "labels": LabelRow,
+    "label_history": LabelHistoryRow,
 }
 SCHEMAS = {name: polars_schema(model) for name, model in MODELS.items()}
 _PARTITIONS: Mapping[str, list[str]] = {"enrichments": ["capability"]}
@@ -203,7 +206,7 @@ class Catalog(LazyBlock):
                 {"inserted": ours.height - updated, "updated": updated},
             )
 
-        done = self._rewrite(name, prepare, int(rows.estimated_size()))
+        done = self.rewrite(name, prepare, int(rows.estimated_size()))
         return MergeResult(done.version, done.counts["inserted"], done.counts["updated"])
 
     def resolve(self, rows: pl.DataFrame) -> int:
@@ -224,9 +227,9 @@ class Catalog(LazyBlock):
             self.store.check_room(self.uri, sum(held[path].size for path in gone["path"].unique()))
             return replace(files, gone, held, pl.DataFrame(schema=SCHEMAS[name]), {"deleted": gone.height})
 
-        return self._rewrite(name, prepare).counts["deleted"]
+        return self.rewrite(name, prepare).counts["deleted"]
 
-    def _rewrite(self, name: TableName, prepare: Callable[[DataFiles], Rewrite], size: int = 0) -> Rewrite:
+    def rewrite(self, name: TableName, prepare: Callable[[DataFiles], Rewrite], size: int = 0) -> Rewrite:
         """Commit what `prepare` writes for the table as it is; it writes again if others have changed the same."""
         rewrite: Rewrite | None = None
 

@@ -18,7 +18,7 @@ from sightflow.blocks.catalog.data_files import KEY, DataFile
 from sightflow.schemas.policy import Upkeep
 from sightflow.schemas.run.report import MaintenanceResult
 
-_ORDER: Mapping[TableName, Sequence[str]] = {"enrichments": KEY, "quarantine": KEY, "runs": ["run_id"]}
+_ORDER: Mapping[TableName, Sequence[str]] = dict.fromkeys(TABLES, KEY) | {"runs": ["run_id"]}
 _GROUPS_OF_A_RUN = 4  # a run that is due joins no more at once, so that its own commits do not wait for long
 
 

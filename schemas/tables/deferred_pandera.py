@@ -49,7 +49,8 @@ def dataframe_check(name: str) -> Callable[[Check], Check]:
 class DataFrameModel:
     """The one definition of a table's columns, as of `pandera.polars.DataFrameModel`.
 
-    `columns`: the type and the description of each, in their order; the types are those that pandera finds.
+    `columns`: the type and the description of each, in their order; the types are those that pandera finds. A model may
+    be another one's subclass, with its columns and checks.
     """
 
     Config: ClassVar[type]
@@ -58,7 +59,8 @@ class DataFrameModel:
 
     def __init_subclass__(cls) -> None:
         types = get_annotations(cls, eval_str=True)
-        cls.columns = {
+        cls._pandera_model = None
+        cls.columns = getattr(cls, "columns", {}) | {
             name: (_polars_type(types[name]), declared.keywords.get("description") or "")
             for name, declared in vars(cls).items()
             if isinstance(declared, _Declared)
@@ -80,7 +82,9 @@ class DataFrameModel:
             import pandera.polars as pandera
 
             body = {name: _in_pandera(value) for name, value in vars(cls).items() if name not in _OURS}
-            cls._pandera_model = type(cls.__name__, (pandera.DataFrameModel,), body)
+            (base,) = cls.__bases__
+            above = pandera.DataFrameModel if base is DataFrameModel else base._in_pandera()
+            cls._pandera_model = type(cls.__name__, (above,), body)
         return cls._pandera_model
 
 

@@ -18,15 +18,23 @@ from polars.testing import assert_frame_equal
 import sightflow
 from sightflow.blocks.catalog.catalog import MODELS, SCHEMAS, TABLES, Catalog, TableName
 from sightflow.blocks.catalog.data_files import KEY
+from sightflow.blocks.catalog.labels import Labels, label_of_row
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.sql_views import connect
 from sightflow.blocks.catalog.table_writes import sql_literal
 from sightflow.schemas.policy import Upkeep
+from sightflow.schemas.tables.labels import RESULT_COLUMNS
 from tests.blocks.catalog.test_catalog import held
 from tests.schemas.tables.test_catalog import caption, region, row
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
-KEYS: dict[TableName, list[str]] = {"enrichments": KEY, "quarantine": KEY, "runs": ["run_id"]}
+KEYS: dict[TableName, list[str]] = {
+    "enrichments": KEY,
+    "quarantine": KEY,
+    "runs": ["run_id"],
+    "labels": KEY,
+    "label_history": [*KEY, "revision"],
+}
 
 
 def objects(k: int, turn: int) -> list[dict[str, Any]]:
@@ -114,6 +122,19 @@ def rows_of(turn: int) -> dict[TableName, pl.DataFrame]:
     }
 
 
+def write_labels(catalog: Catalog, turn: int) -> None:
+    """Labels that are new, that take the place of others, and one that goes."""
+    rows = {k: objects(k, turn)[0] for k in range(turn * 4, turn * 4 + 8)}
+    labels, standing = Labels(catalog), catalog.scan("labels").select(*KEY, "revision").collect()
+    expected = {(uri, enrichment): revision for uri, enrichment, revision in standing.iter_rows()}
+    given = [
+        label_of_row(row, {name: row[name] for name in RESULT_COLUMNS}, f"person {k % 2}", prefilled=k % 3 == 0)
+        for k, row in rows.items()
+    ]
+    saved = labels.save_many(given, expected)[-1]
+    labels.take_back(saved["uri"], saved["enrichment"], saved["revision"])
+
+
 def long_lived(catalog: Catalog) -> Catalog:
     """Runs that add and replace, objects and cases that go, and files that are joined, more than once."""
     for turn in range(6):
@@ -121,6 +142,7 @@ def long_lived(catalog: Catalog) -> Catalog:
         catalog.publish(written["enrichments"])
         catalog.quarantine(written["quarantine"])
         catalog.record_run(written["runs"])
+        write_labels(catalog, turn)
         catalog.prune(held(catalog, [f"s3://b/it's {turn:02d}.mp4"]))
         catalog.resolve(written["quarantine"].select("uri", "enrichment").head(1))
         if turn in (2, 4):

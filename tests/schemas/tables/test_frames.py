@@ -15,6 +15,7 @@ from sightflow.schemas.geometry import Box
 from sightflow.schemas.tables.catalog import REGION, SEGMENT, TRACK, TRACK_POINT, CatalogRow
 from sightflow.schemas.tables.frames import polars_schema, storable, to_frame
 from sightflow.schemas.tables.inventory import Inventory
+from sightflow.schemas.tables.labels import LabelHistoryRow, LabelRow
 from sightflow.schemas.tables.quarantine import QuarantineRow
 from sightflow.schemas.tables.runs import RunRow
 
@@ -43,6 +44,35 @@ POINTS = pl.List(
         }
     )
 )
+LABEL: list[tuple[str, pl.DataType]] = [
+    ("uri", pl.String()),
+    ("enrichment", pl.String()),
+    ("revision", pl.Int64()),
+    ("capability", pl.String()),
+    ("media_kind", pl.String()),
+    ("object_version", pl.String()),
+    ("sha256", pl.String()),
+    ("width", pl.Int64()),
+    ("height", pl.Int64()),
+    ("duration", pl.Float64()),
+    ("frame_rate", pl.Float64()),
+    ("parameters", pl.String()),
+    ("text", pl.String()),
+    ("segments", pl.List(pl.Struct({"start": pl.Float64(), "end": pl.Float64(), "text": pl.String()}))),
+    ("regions", REGIONS),
+    ("tracks", pl.List(pl.Struct({"track_id": pl.Int64(), "label": pl.String(), "points": POINTS}))),
+    ("extracted", pl.String()),
+    ("origin", pl.String()),
+    ("prefilled_system", pl.String()),
+    ("prefilled_model_id", pl.String()),
+    ("prefilled_fingerprint", pl.String()),
+    ("labelled_by", pl.String()),
+    ("labelled_at", WHEN),
+]
+LABEL_NULLABLE = {
+    *("sha256", "duration", "frame_rate", "text", "segments", "regions", "tracks", "extracted"),
+    *("prefilled_system", "prefilled_model_id", "prefilled_fingerprint"),
+}
 PINNED: dict[type[pa.DataFrameModel], list[tuple[str, pl.DataType]]] = {
     CatalogRow: [
         ("uri", pl.String()),
@@ -107,6 +137,8 @@ PINNED: dict[type[pa.DataFrameModel], list[tuple[str, pl.DataType]]] = {
         ("catalog_version", pl.Int64()),
         ("report", pl.String()),
     ],
+    LabelRow: LABEL,
+    LabelHistoryRow: LABEL,
     Inventory: [
         ("uri", pl.String()),
         ("media_kind", pl.String()),
@@ -129,12 +161,16 @@ NULLABLE = {
     },
     QuarantineRow: {"capability", "raw_reply"},
     RunRow: {"catalog_version"},
+    LabelRow: LABEL_NULLABLE,
+    LabelHistoryRow: LABEL_NULLABLE,
     Inventory: {"media_kind", "modified"},
 }
 MODEL_OF: dict[TableName, type[pa.DataFrameModel]] = {
     "enrichments": CatalogRow,
     "quarantine": QuarantineRow,
     "runs": RunRow,
+    "labels": LabelRow,
+    "label_history": LabelHistoryRow,
 }
 
 
