@@ -107,13 +107,13 @@ def _chosen(catalog: Catalog, where: str, limit: int) -> list[str]:
         raise SpecError(f"--where is not understood: {catalog.store.redact(str(error))}") from None
 
 
-def show(pages: Any, port: int, open_browser: bool, more: list[Any]) -> None:
-    """Serve pages until interrupted."""
+def show(pages: Any, port: int, open_browser: bool, more: list[Any], first: str = "") -> None:
+    """Serve pages until interrupted. `first`: the page to begin with."""
     from sightflow.infra.gallery.access import new_secret
     from sightflow.infra.gallery.server import address, listen, serve
 
     listener, secret = listen(port), new_secret()
-    where = address(listener, secret)
+    where = address(listener, secret) + first
 
     def ready() -> None:
         console.print(f"{safe(pages.catalog.uri)} is at", soft_wrap=True)
@@ -123,3 +123,40 @@ def show(pages: Any, port: int, open_browser: bool, more: list[Any]) -> None:
             webbrowser.open(where)
 
     serve(pages.application(secret, more), listener, ready)
+
+
+def review(
+    spec: Annotated[Path, typer.Argument(help="The spec file.")],
+    by: Annotated[str | None, typer.Option(help="Whose word it is; unset, the user of this machine.")] = None,
+    port: Port = 0,
+    open_browser: Open = False,
+) -> None:
+    """Accept or correct what was said, by keyboard: the labels, beside the catalog, that models are measured on.
+
+    The gallery with hands. Each label is saved as it is told, and of two people who save the same the second is shown
+    both.
+    """
+    import getpass
+
+    from sightflow.blocks.catalog.labels import Labels
+    from sightflow.infra.gallery.app import Gallery
+    from sightflow.infra.gallery.index import CatalogIndex
+    from sightflow.infra.gallery.media import Media
+    from sightflow.infra.gallery.review import Review
+    from sightflow.schemas.spec_reader import read_spec
+
+    read = read_spec(spec)
+    catalog = find_catalog(str(spec), None)
+    index = CatalogIndex(catalog)
+    index.follow(patience=0)
+    usable, changed = Labels(catalog).usable()
+    console.print(f"{usable.height:,} results are labelled")
+    if changed.height:
+        console.print(
+            f"{changed.height:,} labels are of objects that have changed or are gone since: they are kept, not used"
+        )
+    pages = Gallery(catalog, Media(catalog.store, catalog.uri, read.policy.limits), index, (str(spec), None))
+    try:
+        show(pages, port, open_browser, Review(pages, read.enrichments, by or getpass.getuser()).routes, "review")
+    finally:
+        index.close()

@@ -40,15 +40,15 @@ class Gallery:
     def routes(self) -> list[Any]:
         """Of an application of Starlette's; the paths are relative to the secret."""
         return [
-            Route("/", self._page(self.grid)),
-            Route("/object", self._page(self.object)),
-            Route("/compare", self._page(self.compare)),
-            Route("/sql", self._page(self.sql)),
-            Route("/runs", self._page(self.runs)),
-            Route("/history", self._page(self.history)),
-            Route("/thumbnail", self._page(self.thumbnail)),
-            Route("/picture", self._page(self.picture)),
-            Route("/video", self._page(self.video)),
+            Route("/", self.page(self.grid)),
+            Route("/object", self.page(self.object)),
+            Route("/compare", self.page(self.compare)),
+            Route("/sql", self.page(self.sql)),
+            Route("/runs", self.page(self.runs)),
+            Route("/history", self.page(self.history)),
+            Route("/thumbnail", self.page(self.thumbnail)),
+            Route("/picture", self.page(self.picture)),
+            Route("/video", self.page(self.video)),
             Mount("/assets", StaticFiles(directory=ASSETS)),
         ]
 
@@ -59,7 +59,7 @@ class Gallery:
 
     _reviewing = False
 
-    def _page(self, answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    def page(self, answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
         """A page whose errors are told in words; it runs in a thread."""
 
         def answered(request: Request) -> Response:
@@ -87,7 +87,7 @@ class Gallery:
         wanted = Filter.of(request.query_params)
         total = self.index.count(wanted)
         pages = max(math.ceil(total / PAGE), 1)
-        page = min(_natural(request.query_params.get("page")) or 1, pages)
+        page = min(natural(request.query_params.get("page")) or 1, pages)
         offset = (page - 1) * PAGE
         uris = self.index.page(wanted, offset, PAGE)
         rows = self.index.rows(uris)
@@ -108,14 +108,14 @@ class Gallery:
     def object(self, request: Request) -> Response:
         self.index.follow()
         wanted, given = Filter.of(request.query_params), request.query_params
-        place = _natural(given.get("place"))
+        place = natural(given.get("place"))
         uri = given.get("uri", "")
         if not uri and place is not None:
             found = self.index.page(wanted, place, 1)
             if not found:
                 return RedirectResponse(f"./?{query(wanted.query)}", 303)
             return RedirectResponse(f"object?{query({'uri': found[0], **wanted.query, 'place': place})}", 303)
-        version = _natural(given.get("version"))
+        version = natural(given.get("version"))
         rows = rows_of(self.catalog, uri, version)
         failures = failures_of(self.catalog, uri, rows) if version is None else []
         if not rows and not failures:
@@ -127,14 +127,14 @@ class Gallery:
                 steps["next"] = f"object?{query({**wanted.query, 'place': place + 1})}"
         back = query({**wanted.query, "page": place // PAGE + 1 if place and place >= PAGE else ""})
         return self.html(
-            "object.html", at="object", **object_page(uri, rows, failures, self._source(uri, rows)), **steps,
+            "object.html", at="object", **object_page(uri, rows, failures, self.source(uri, rows)), **steps,
             back=f"./?{back}", notice=f"This is version {version} of the catalog." if version is not None else "",
         )  # fmt: skip
 
     def compare(self, request: Request) -> Response:
         given = request.query_params
         sides = Side.of(given.get("left", "")), Side.of(given.get("right", ""))
-        prefix, uri, page = given.get("prefix", ""), given.get("uri", ""), _natural(given.get("page")) or 1
+        prefix, uri, page = given.get("prefix", ""), given.get("uri", ""), natural(given.get("page")) or 1
         context: dict[str, Any] = {"pairs": [], "total": None, "previous": None, "next": None}
         left, right = sides
         if left and right:
@@ -168,7 +168,7 @@ class Gallery:
         return {
             "name": name_of(uri),
             "href": f"object?{query({'uri': uri})}",
-            "media": {**media_facts(uri, there), **self._source(uri, there)},
+            "media": {**media_facts(uri, there), **self.source(uri, there)},
             "sides": [
                 {"title": str(side), "panel": panel, "id": f"pair-{place}-{which}"}
                 for which, (side, panel) in enumerate(zip((left, right), panels, strict=True))
@@ -193,7 +193,7 @@ class Gallery:
 
     # --- media ----------------------------------------------------------------------------------
 
-    def _source(self, uri: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def source(self, uri: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Where a page finds the media of an object."""
         known = self.index.newest_version(uri)
         kind = next((row["media_kind"] for row in rows), known[1] if known else None)
@@ -228,7 +228,8 @@ class Gallery:
         return video_response(self.media, uri, known[0], request.headers.get("range"))
 
 
-def _natural(text: str | None) -> int | None:
+def natural(text: str | None) -> int | None:
+    """A number of an address; None for what is none."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None
 
 

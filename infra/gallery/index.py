@@ -213,12 +213,12 @@ class CatalogIndex:
         """The URIs of so many objects, in the order of the filter."""
         condition, values = wanted.condition()
         asked = f"SELECT uri FROM rows WHERE {condition} GROUP BY uri ORDER BY {wanted.order} LIMIT ? OFFSET ?"
-        return [uri for (uri,) in self._ask(asked, [*values, limit, offset])]
+        return [uri for (uri,) in self.ask(asked, [*values, limit, offset])]
 
     def count(self, wanted: Filter) -> int:
         """How many objects there are."""
         condition, values = wanted.condition()
-        return int(self._ask(f"SELECT count(DISTINCT uri) FROM rows WHERE {condition}", values)[0][0])
+        return int(self.ask(f"SELECT count(DISTINCT uri) FROM rows WHERE {condition}", values)[0][0])
 
     def rows(self, uris: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """What is known here of each of some objects: its rows, the newest last, each with its `labels`.
@@ -229,14 +229,14 @@ class CatalogIndex:
         placeholders = ", ".join("?" * len(uris))
         if not uris:
             return {}
-        found = self._ask(
+        found = self.ask(
             f"SELECT {', '.join(columns)} FROM rows WHERE uri IN ({placeholders}) ORDER BY made_at, enrichment", uris
         )
         rows = [dict(zip(columns, row, strict=True)) for row in found]
         marks: dict[int, list[tuple[str, float | None]]] = {}
         numbers = ", ".join(str(row["id"]) for row in rows)
         asked = f"SELECT row, label, score FROM marks WHERE row IN ({numbers or 'NULL'})"
-        for row, label, score in self._ask(asked, []):
+        for row, label, score in self.ask(asked, []):
             marks.setdefault(row, []).append((label, score))
         result: dict[str, list[dict[str, Any]]] = {uri: [] for uri in uris}
         for row in rows:
@@ -265,13 +265,14 @@ class CatalogIndex:
         return found
 
     def _names(self, column: str, table: str) -> list[tuple[str, int]]:
-        rows = self._ask(
+        rows = self.ask(
             f"SELECT {column}, count(*) AS n FROM {table} WHERE {column} <> '' GROUP BY 1 ORDER BY n DESC, 1 LIMIT ?",
             [_MOST_NAMES],
         )
         return sorted((name, count) for name, count in rows)
 
-    def _ask(self, sql: str, values: Iterable[Any]) -> list[tuple[Any, ...]]:
+    def ask(self, sql: str, values: Iterable[Any]) -> list[tuple[Any, ...]]:
+        """The rows of a query of ours over `rows` and `marks`."""
         cursor = self._connection.cursor()
         try:
             return cursor.execute(sql, list(values)).fetchall()

@@ -18,7 +18,7 @@ from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.gallery.preview_cache import PreviewCache
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
-from sightflow.schemas.media import MediaFile
+from sightflow.schemas.media import MediaFacts, MediaFile
 from sightflow.schemas.policy import Limits
 from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
 
@@ -80,18 +80,37 @@ class Media:
         self._cache.put(content, *key)
         return content
 
+    def facts(self, uri: str, version: str) -> dict[str, Any] | Failure:
+        """What a row says of an object that no row is about yet; see `schemas.media.MediaFacts`."""
+        from sightflow.tasks.media.decode_image import decode
+        from sightflow.tasks.media.video_container import VideoError
+        from sightflow.tasks.media.video_index import index_video
+
+        kind = self.kind(uri, None)
+        if kind is MediaKind.VIDEO:
+            file = self._file(uri, version)
+            if isinstance(file, Failure):
+                return file
+            try:
+                index = index_video(file.path, self._limits)
+            except VideoError as error:
+                return error.failure
+            found = MediaFacts(kind, index.width, index.height, file.sha256, index.duration, index.frame_rate)
+        else:
+            (content,) = self._store.read_many([(uri, version)], self._limits.max_bytes)
+            decoded = content if isinstance(content, Failure) else decode(content, self._limits, reserve=_bounded)
+            if isinstance(decoded, Failure):
+                return decoded
+            found = MediaFacts.of(decoded)
+        return {**vars(found), "media_kind": str(found.kind)}
+
     def _picture(self, uri: str, version: str, side: int) -> Image.Image | Failure:
         from sightflow.tasks.media.decode_image import decode
-        from sightflow.tasks.memory.pixel_budget import NeverFits
-
-        def reserve(size: int) -> None:
-            if size > _MOST_WORKING_BYTES:
-                raise NeverFits(f"decoding it takes {size / 2**20:,.0f} MiB, too much for a preview")
 
         (content,) = self._store.read_many([(uri, version)], self._limits.max_bytes)
         if isinstance(content, Failure):
             return content
-        decoded = decode(content, self._limits, side, reserve)
+        decoded = decode(content, self._limits, side, _bounded)
         return decoded if isinstance(decoded, Failure) else decoded.pixels
 
     def _still(self, uri: str, version: str, side: int, seconds: float | None) -> Image.Image | Failure:
@@ -167,6 +186,14 @@ class Media:
         """A whole video as a file, for as long as only few others are asked for."""
         found = self._file(uri, version)
         return found if isinstance(found, Failure) else found.path
+
+
+def _bounded(size: int) -> None:
+    """Refuse what takes more memory than a preview is worth."""
+    from sightflow.tasks.memory.pixel_budget import NeverFits
+
+    if size > _MOST_WORKING_BYTES:
+        raise NeverFits(f"decoding it takes {size / 2**20:,.0f} MiB, too much for a preview")
 
 
 def _encoded(image: Image.Image, side: int) -> bytes:

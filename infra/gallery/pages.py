@@ -39,6 +39,7 @@ def environment() -> Environment:
         moment=moment,
         query=query,
         cell=_cell,
+        script_json=_script_json,
         spaced=lambda text: visible(text or "").replace("_", " "),
     )
     made.globals.update(tracks_json=_tracks_json)
@@ -107,7 +108,11 @@ def _cell(value: Any) -> str:
 
 
 def _tracks_json(panels: Sequence[Mapping[str, Any]]) -> Markup:
-    """The tracks of some panels as JSON that can stand in a script element: no `<`, no end of it."""
-    found = {each["enrichment"]: each["tracks"] for each in panels if each and each["has_tracks"]}
-    text = json.dumps(found, ensure_ascii=True, allow_nan=False)
+    """The tracks of some panels, by enrichment."""
+    return _script_json({each["enrichment"]: each["tracks"] for each in panels if each and each["has_tracks"]})
+
+
+def _script_json(value: Any) -> Markup:
+    """JSON that can stand in a script element: no `<`, no end of it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704

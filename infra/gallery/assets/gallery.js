@@ -124,6 +124,7 @@
       const latest = Math.max(-1, ...this.timed.map(([at]) => at).filter((at) => at <= seconds + this.step / 2));
       for (const [at, shape] of this.timed) shape.classList.toggle("off", at !== latest);
       for (const [name, tracks] of this.layers) for (const track of tracks) this.track(name, track, seconds);
+      this.stage.dispatchEvent(new Event("drawn"));
     }
     track(name, track, seconds) {
       const key = `${name}-${track.id}`, found = where(track.points, seconds, this.step / 2);
