@@ -5,7 +5,8 @@
 Half of the rows are captions, half detections of two objects. `sightflow gallery` runs in a process of its own and is
 asked over HTTP. Each question is also asked of the Delta tables themselves, by DuckDB as `sightflow catalog query`
 does, which is the ratio. Prints seconds, and the peak of the server's resident memory (VmHWM). The static
-gallery's index has so many objects; its filter is timed by the page's own clock in Chromium (`make .tools/browser/ready`).
+gallery's index has so many objects; its filter is timed by the page's own clock in Chromium
+(`make .tools/browser/ready`).
 """
 
 from __future__ import annotations

@@ -137,6 +137,8 @@ class Gallery:
         prefix, uri, page = given.get("prefix", ""), given.get("uri", ""), natural(given.get("page")) or 1
         context: dict[str, Any] = {"pairs": [], "total": None, "previous": None, "next": None}
         left, right = sides
+        if left and uri and not given.get("right"):  # from an object's page: what it was before the last commit
+            right = Side(left.enrichment, max((self.index.progress.version or 0) - 1, 0))
         if left and right:
             if uri:
                 found, context["total"] = [uri], None
@@ -153,7 +155,7 @@ class Gallery:
         offered = [*names, *(f"{name}@{max(versions - 1, 0)}" for name in names)]
         return self.html(
             "compare.html", title="Side by side", at="compare", left=given.get("left", ""),
-            right=given.get("right", ""), prefix=prefix, sides=offered, **context,
+            right=given.get("right", "") or str(right or ""), uri=uri, prefix=prefix, sides=offered, **context,
         )  # fmt: skip
 
     def _pair(self, uri: str, left: Side, right: Side, place: int) -> dict[str, Any]:

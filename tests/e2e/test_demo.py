@@ -35,6 +35,9 @@ def test_the_demo_shows_the_whole_job_and_leaves_nothing_running(tmp_path: Path,
     assert not started_by_it()
     assert [path.name for path in tmp_path.iterdir()] == ["demo-output"]
     told, _, again = done.stdout.partition("the same again")
+    pages = tmp_path / "demo-output/gallery"
+    assert "demo-output/gallery/index.html" in done.stdout
+    assert len(list((pages / "objects").iterdir())) == 67 and len(list((pages / "thumbnails").iterdir())) == 61
     assert "182 published, 18 quarantined" in told
     assert "drawn shapes" in told.partition("note florence-2: ")[2]  # what its weights say of themselves
     assert "nothing to do: 182 results of 67 objects are up to date" in again

@@ -18,7 +18,10 @@
     said.classList.toggle("bad", bad);
   }
   const changed = () => JSON.stringify(result) !== JSON.stringify(doc.result);
-  function remember() { past.push([copy(result), chosen]); }
+  function remember() {
+    const last = past[past.length - 1];
+    if (!last || JSON.stringify(last[0]) !== JSON.stringify(result)) past.push([copy(result), chosen]);
+  }
   function make(name, attributes = {}, ...children) {
     const made = document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) {
@@ -263,6 +266,7 @@
     one("#theirs").focus();
   }
   async function undo() {
+    while (past.length && JSON.stringify(past[past.length - 1][0]) === JSON.stringify(result)) past.pop();
     if (past.length) {
       [result, chosen] = past.pop();
       draw();
