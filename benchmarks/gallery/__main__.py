@@ -163,7 +163,7 @@ def measure_static(folder: Path, objects: int) -> None:
     """Time the filter of a static gallery in Chromium, by the page's own clock."""
     from playwright.sync_api import sync_playwright
 
-    from tests.browser.chromium import browser_program
+    from tests.browser.chromium import launch_settings
 
     catalog = Catalog(uri=f"file://{folder}/small")
     catalog.publish(rows(0, 2))
@@ -190,7 +190,7 @@ def measure_static(folder: Path, objects: int) -> None:
     ]  # fmt: skip
     (folder / "site/index.js").write_text(f"{head}= {json.dumps(index)};\n")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_program(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(**launch_settings())
         page = browser.new_page()
         for name, address in {
             "all": "sort=-uri", "label": "label=thing+7", "words": "q=dog+window", "score": "label=thing+7&least=0.9",

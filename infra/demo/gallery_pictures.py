@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
-_SIDES = {"width": 1280, "height": 800}
+_WIDTH, _HEIGHT = 1280, 800
 
 
 def take_pictures(site: Path, folder: Path, browser: str) -> None:
@@ -22,8 +23,11 @@ def take_pictures(site: Path, folder: Path, browser: str) -> None:
     pictures = [each for each in index["objects"] if each[4] == "image" and not each[5]]
     richest = max(pictures, key=lambda each: sum(len(row[9]) for row in each[6]))
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_page(viewport=_SIDES, color_scheme="light")  # type: ignore[arg-type]
+        beside = Path(browser).resolve().parent  # where its libraries and fonts lie, if it brings them
+        own = {"LD_LIBRARY_PATH": str(beside / "lib"), "FONTCONFIG_FILE": str(beside / "fonts.conf")}
+        environment = {**os.environ, **(own if (beside / "fonts.conf").exists() else {})}
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"], env=environment)
+        page = chromium.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
         for name, address in (("gallery.png", richest[1]), ("gallery-grid.png", "index.html")):
             page.goto((site / address).resolve().as_uri())
             page.wait_for_load_state("networkidle")

@@ -127,8 +127,9 @@ class Gallery:
                 steps["next"] = f"object?{query({**wanted.query, 'place': place + 1})}"
         back = query({**wanted.query, "page": place // PAGE + 1 if place and place >= PAGE else ""})
         return self.html(
-            "object.html", at="object", **object_page(uri, rows, failures, self.source(uri, rows)), **steps,
-            back=f"./?{back}", notice=f"This is version {version} of the catalog." if version is not None else "",
+            "object.html", at="object", **object_page(uri, rows, failures, self.source(uri, rows)),
+            previous=steps["previous"], next=steps["next"], back=f"./?{back}",
+            notice="" if version is None else f"This is version {version} of the catalog.",
         )  # fmt: skip
 
     def compare(self, request: Request) -> Response:
@@ -204,7 +205,6 @@ class Gallery:
             return {
                 "kind": "video",
                 "src": f"video?{address}",
-                "poster": f"picture?{address}",
                 "still": f"picture?{address}",
             }
         return {"kind": "image", "src": f"picture?{address}"}

@@ -62,10 +62,9 @@ def compared(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) ->
 
     `marked` is the text with the words that the other does not have in a `mark`.
     """
-    panels = [None if row is None else panel(row) for row in (left, right)]
-    if panels[0] is None or panels[1] is None:
-        return panels[0], panels[1]
-    rows = (left or {}, right or {})
+    if left is None or right is None:
+        return (None if left is None else panel(left)), (None if right is None else panel(right))
+    rows, panels = (left, right), (panel(left), panel(right))
     only = _unmatched(rows[0].get("regions") or [], rows[1].get("regions") or [])
     texts = _marked(rows[0].get("text") or "", rows[1].get("text") or "")
     fields = [dict(each["fields"] or ()) for each in panels]

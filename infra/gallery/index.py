@@ -134,7 +134,8 @@ class CatalogIndex:
                 self._done.set()
 
     def _take_in(self) -> None:
-        tables = {name: self._catalog.table(name) for name in ("enrichments", "quarantine")}
+        names: tuple[TableName, ...] = ("enrichments", "quarantine")
+        tables = {name: self._catalog.table(name) for name in names}
         versions = tuple(None if table is None else int(table.version()) for table in tables.values())
         if versions == self._versions:
             return

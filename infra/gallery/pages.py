@@ -94,7 +94,6 @@ def media_facts(uri: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "alt": alternative(uri, lines),
         "src": None,
         "kind": newest.get("media_kind") or "image",
-        "poster": None,
         "still": None,
         "missing": None,
     }

@@ -157,7 +157,7 @@ class Review:
                 raise TypeError
         except (ValueError, TypeError, RecursionError, ClientDisconnect):
             return JSONResponse({"message": "this is no request of the page's"}, 400)
-        return await run_in_threadpool(self._told, change, given)  # type: ignore[no-any-return]
+        return await run_in_threadpool(self._told, change, given)
 
     def _told(self, change: Any, given: dict[str, Any]) -> Response:
         try:

@@ -135,7 +135,7 @@ class _Site:
         (self._folder / thumb).write_bytes(_smaller(preview))
         shown: dict[str, Any] = {"kind": "image", "src": f"../{picture}"}
         if kind is MediaKind.VIDEO and (video := self._write_video(place, uri, version)):
-            shown = {"kind": "video", "src": f"../{video}", "poster": f"../{picture}"}
+            shown = {"kind": "video", "src": f"../{video}"}
         return shown, thumb
 
     def _write_video(self, place: int, uri: str, version: str) -> str | None:

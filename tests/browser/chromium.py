@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 _FOLDER = Path(__file__).parents[2] / ".tools/browser"
 AXE = _FOLDER / "node_modules/axe-core/axe.min.js"
@@ -14,6 +15,17 @@ def browser_program() -> str:
     own = _FOLDER / "chromium"
     found = given or (str(own) if own.exists() else None) or shutil.which("chromium") or shutil.which("google-chrome")
     return found or ""
+
+
+def launch_settings() -> dict[str, Any]:
+    """How Playwright starts it: with the libraries and fonts that lie beside it, for machines that have none."""
+    own = {"LD_LIBRARY_PATH": str(_FOLDER / "lib"), "FONTCONFIG_FILE": str(_FOLDER / "fonts.conf")}
+    program = browser_program()
+    return {
+        "executable_path": program,
+        "args": ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+        "env": {**os.environ, **(own if program.startswith(str(_FOLDER)) else {})},
+    }
 
 
 def why_no_browser() -> str:

@@ -18,7 +18,7 @@ from sightflow.infra.demo.moving_scenes import draw_clip, write_video
 from sightflow.infra.demo.scenes import draw_scene
 from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.spec_reader import read_spec
-from tests.browser.chromium import AXE, browser_program, why_no_browser
+from tests.browser.chromium import AXE, launch_settings, why_no_browser
 
 SCENES = (0, 1, 2, 4, 5, 7)
 SEGMENTED = ("red circle", "blue square", "green triangle", "yellow star", "purple triangle", "red triangle")
@@ -107,9 +107,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=browser_program(), args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
+        started = playwright.chromium.launch(**launch_settings())
         yield started
         started.close()
 
