@@ -65,6 +65,7 @@ class Media:
 
         `seconds`: of a video, the frame that is shown then; unset, the one in its middle.
         """
+        seconds = seconds if kind is MediaKind.VIDEO else None
         key = (_FORM, self._catalog_uri, uri, version, str(side), "" if seconds is None else f"{seconds:.3f}")
         if (held := self._cache.get(*key)) is not None:
             return held

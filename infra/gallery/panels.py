@@ -30,9 +30,17 @@ def rows_of(catalog: Catalog, uri: str, version: int | None = None) -> list[dict
 def failures_of(catalog: Catalog, uri: str, published: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What is in quarantine of an object and has not been published since. Raises StoreError."""
     found = catalog.scan("quarantine").filter(pl.col("uri") == uri).limit(_MOST_ROWS)
+    return open_cases(catalog.read(found).sort("enrichment").to_dicts(), published)
+
+
+def open_cases(cases: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The failures of an object that none of its rows has settled, as a page shows them."""
     settled = {(row["enrichment"], row["fingerprint"]) for row in published}
-    cases = catalog.read(found).sort("enrichment").to_dicts()
-    return [_shortened(case) for case in cases if (case["enrichment"], case["fingerprint"]) not in settled]
+    return [
+        {**_shortened(case), "model_revision": None, "inferred_at": case["failed_at"], "asked": []}
+        for case in cases
+        if (case["enrichment"], case["fingerprint"]) not in settled
+    ]
 
 
 def panel(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from sightflow.infra.gallery.filters import SORTS, Filter
 from sightflow.infra.gallery.index import CatalogIndex
 from sightflow.infra.gallery.media import THUMBNAIL_SIDE, Media, image_type
 from sightflow.infra.gallery.pages import ASSETS, object_page, render
-from sightflow.infra.gallery.panels import card
+from sightflow.infra.gallery.panels import card, open_cases
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Failure, SpecError
 
@@ -108,11 +108,9 @@ class _Site:
     ) -> dict[str, Any]:
         """Write an object's page and media; return `href` and `thumb`, as the grid links to them."""
         media, thumb = self._write_media(place, uri, known)
-        settled = {(row["enrichment"], row["fingerprint"]) for row in rows}
-        failures = [case for case in failed if (case["enrichment"], case["fingerprint"]) not in settled]
         page = render(
             "object.html", static=True, root="../", home="index.html", catalog=self._catalog.uri,
-            **object_page(uri, rows, failures, media), back="../index.html",
+            **object_page(uri, rows, open_cases(failed, rows), media), back="../index.html",
             previous=f"{place:05d}.html" if place else None,
             next=f"{place + 2:05d}.html" if place + 1 < self._total else None,
         )  # fmt: skip

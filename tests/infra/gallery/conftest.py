@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,25 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(**launch_settings())
         yield started
         started.close()
+
+
+def until(page: Any, expression: str, argument: Any = None) -> None:
+    """Wait until an expression is true on a page. Playwright's own way evaluates text, which the page's policy forbids.
+
+    What is asked while the page is left for another is asked again.
+    """
+    from playwright.sync_api import Error
+
+    end = time.monotonic() + 60
+    while True:
+        try:
+            if page.evaluate(expression, argument):
+                return
+        except Error as error:
+            if "context was destroyed" not in str(error) and "navigat" not in str(error):
+                raise
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(20)
 
 
 class Watched:

@@ -63,8 +63,8 @@ def test_the_secret_is_needed_for_every_path(call: Caller, path: str) -> None:
     for start in ("/", f"/{wrong}/", f"/{SECRET}", f"//{SECRET}/", f"/x/{SECRET}/"):
         answer = call(start + path if start != f"/{SECRET}" else start)
         assert (answer.status_code, answer.content) == (404, b""), start
-    assert call(f"/{SECRET}/{path}").status_code in (200, 303, 404)
-    assert call(f"/{SECRET}/{path}").content
+    known = call(f"/{SECRET}/{path}")
+    assert known.status_code in (200, 303, 404) and (known.content or known.headers["location"])
 
 
 def test_every_answer_is_strict(call: Caller) -> None:
@@ -166,5 +166,5 @@ def test_a_picture_is_made_here_and_never_passed_on(call: Caller, catalog: Catal
 def test_media_that_have_changed_are_told_so(call: Caller, catalog: Catalog) -> None:
     uri = next(u for u in sorted(catalog.scan("enrichments").collect()["uri"]) if u.endswith("changed.png"))
     Path(uri.removeprefix("file://")).write_bytes(b"something else")
-    answer = call(f"/{SECRET}/picture", params={"uri": uri})
+    answer = call(f"/{SECRET}/thumbnail", params={"uri": uri})  # a preview that was made before may be shown
     assert answer.status_code == 410 and "replaced since" in answer.text

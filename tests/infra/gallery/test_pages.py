@@ -7,7 +7,7 @@ from urllib.parse import quote
 import polars as pl
 import pytest
 
-from tests.infra.gallery.conftest import Demo, Served, Watched
+from tests.infra.gallery.conftest import Demo, Served, Watched, until
 
 
 def names(watched: Watched) -> list[str]:
@@ -27,7 +27,7 @@ def labelled(demo: Demo, enrichment: str, label: str) -> set[str]:
 def test_the_grid_shows_every_object_with_its_picture(demo: Demo, served: Served, watched: Watched) -> None:
     watched.page.goto(served.url)
     assert names(watched) == sorted([*demo.scenes, "film.mp4", "damaged.png"])
-    watched.page.wait_for_function("[...document.querySelectorAll('.card img')].every((i) => i.complete)")
+    until(watched.page, "[...document.querySelectorAll('.card img')].every((i) => i.complete)")
     shown = watched.page.evaluate(
         "[...document.querySelectorAll('.card img')].filter((i) => i.naturalWidth > 1).map((i) => i.alt)"
     )
@@ -81,9 +81,9 @@ def test_search_filter_and_paging_by_keyboard_alone(demo: Demo, served: Served, 
     assert page.locator("h1").inner_text() == first
     if texts["uri"].n_unique() > 1:
         page.keyboard.press("n")
-        page.wait_for_function(f"document.querySelector('h1').textContent !== {first!r}")
+        until(page, f"document.querySelector('h1').textContent !== {first!r}")
         page.keyboard.press("p")
-        page.wait_for_function(f"document.querySelector('h1').textContent === {first!r}")
+        until(page, f"document.querySelector('h1').textContent === {first!r}")
     page.keyboard.press("1")
     assert page.locator(".layer.off").count() == 1
     page.keyboard.press("u")
@@ -138,7 +138,7 @@ def test_sql_is_asked_in_the_sandbox(demo: Demo, served: Served, watched: Watche
     page = watched.page
     page.goto(f"{served.url}sql")
     page.fill("textarea", "SELECT uri, caption FROM catalog WHERE caption IS NOT NULL ORDER BY uri")
-    page.click("text=Run")
+    page.click("button[type=submit]")
     assert page.locator("tbody tr").count() == len(demo.scenes)
     page.click("tbody a >> nth=0")
     assert page.locator("h1").inner_text() == min(demo.scenes)

@@ -18,7 +18,7 @@ from sightflow.blocks.catalog.labels import Labels
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
-from tests.infra.gallery.conftest import Served, Watched
+from tests.infra.gallery.conftest import Served, Watched, until
 
 OBJECTS = 25
 """Each with a caption and boxes: 50 results."""
@@ -140,9 +140,8 @@ def test_a_person_corrects_fifty_results_by_keyboard_and_a_kill_loses_none(
                     regions.append({**box("cat", 0, None), **drawn})
             expected[key] = regions
         page.keyboard.press("a")
-        page.wait_for_function("([was]) => !document.querySelector('#document')?.textContent.includes(was)", [
-            f'"uri": "{key[0]}", "enrichment": "{key[1]}"'
-        ])  # fmt: skip
+        here = f'"uri": "{key[0]}", "enrichment": "{key[1]}"'
+        until(page, "(here) => !document.querySelector('#document')?.textContent.includes(here)", here)
     reviewing.process.send_signal(signal.SIGKILL)
     labels = bench.labels
     assert {key: row["text"] or row["regions"] for key, row in labels.items()} == expected
@@ -161,9 +160,7 @@ def test_two_people_at_once_lose_nothing(bench: Bench, reviewing: Served, watche
         each.keyboard.type(said)
         each.keyboard.press("Escape")
     first.keyboard.press("a")
-    first.wait_for_function(
-        "!location.href.includes('of=caption') || !document.querySelector('#text')?.value.includes('first')"
-    )
+    until(first, "!location.href.includes('of=caption') || !document.querySelector('#text')?.value.includes('first')")
     second.page.keyboard.press("a")
     second.page.wait_for_selector("#conflict:not([hidden])")
     both = second.page.locator("#conflict").inner_text()
@@ -171,7 +168,7 @@ def test_two_people_at_once_lose_nothing(bench: Bench, reviewing: Served, watche
     assert bench.labels[bench.uris[0], "caption"]["text"] == "from the first"
     second.check_accessible()
     second.page.click("#mine")
-    second.page.wait_for_function("!document.querySelector('#text')?.value.includes('second')")
+    until(second.page, "!document.querySelector('#text')?.value.includes('second')")
     assert bench.labels[bench.uris[0], "caption"]["text"] == "from the second"
     history = Labels(bench.catalog).history(bench.uris[0], "caption")
     assert [row["text"] for row in history] == ["from the second", "from the first"]
@@ -183,7 +180,7 @@ def test_what_was_saved_can_be_undone(bench: Bench, reviewing: Served, watched: 
     page, place = watched.page, f"{reviewing.url}review?uri={quote(bench.uris[3])}&of=caption&labelled=too"
     page.goto(place)
     page.keyboard.press("a")
-    page.wait_for_function("document.querySelector('#said') && !location.href.includes('of=caption&labelled=too&')")
+    until(page, "document.querySelector('#said') && !location.href.includes('of=caption&labelled=too&')")
     page.wait_for_url(lambda url: quote(bench.uris[3], safe="") not in url)
     assert (bench.uris[3], "caption") in bench.labels
     page.keyboard.press("z")
@@ -207,7 +204,7 @@ def test_what_breaks_the_checks_of_a_row_is_not_saved(bench: Bench, reviewing: S
 def test_boxes_are_moved_and_drawn_with_the_pointer_too(bench: Bench, reviewing: Served, watched: Watched) -> None:
     page = watched.page
     page.goto(f"{reviewing.url}review?uri={quote(bench.uris[2])}&of=objects&labelled=too")
-    page.wait_for_function("document.querySelector('.stage img').naturalWidth > 0")
+    until(page, "document.querySelector('.stage img').naturalWidth > 0")
     stage = page.locator(".stage").bounding_box()
     scale = stage["width"] / 200
 

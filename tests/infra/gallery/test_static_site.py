@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sightflow.infra.cli.app import app
-from tests.infra.gallery.conftest import Demo, Watched
+from tests.infra.gallery.conftest import Demo, Watched, until
 from tests.infra.gallery.hostile import hostile_catalog
 
 
@@ -42,9 +42,9 @@ def test_the_folder_shows_the_catalog_without_a_server(site: Path, demo: Demo, w
     watched.check_accessible()
     watched.check_narrow()
     page.goto(next((site / "objects").glob("*8.html")).as_uri())
-    page.wait_for_function("document.querySelector('video')?.readyState >= 2")
+    until(page, "document.querySelector('video')?.readyState >= 2")
     page.keyboard.press(".")
-    page.wait_for_function("Math.abs(document.querySelector('.stage').dataset.time - 0.125) < 0.01")
+    until(page, "Math.abs(document.querySelector('.stage').dataset.time - 0.125) < 0.01")
     assert all(url.startswith(site.as_uri()) for url in watched.requests)
 
 
