@@ -217,7 +217,7 @@ class Gallery:
 
     def _preview(self, request: Request, side: int) -> Response:
         uri = request.query_params.get("uri", "")
-        if (known := self.index.newest_version(uri)) is None:
+        if (known := self.index.known(uri)) is None:
             return Response("not in the catalog", 404, media_type="text/plain")
         seconds = _seconds(request.query_params.get("t"))
         kind = self.media.kind(uri, known[1])
@@ -225,7 +225,7 @@ class Gallery:
 
     def video(self, request: Request) -> Response:
         uri = request.query_params.get("uri", "")
-        if (known := self.index.newest_version(uri)) is None:
+        if (known := self.index.known(uri)) is None:
             return Response("not in the catalog", 404, media_type="text/plain")
         return video_response(self.media, uri, known[0], request.headers.get("range"))
 

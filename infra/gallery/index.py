@@ -26,6 +26,7 @@ from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
 logger = logging.getLogger(__name__)
 
 _LOOKED_FOR_SECONDS: Final = 2.0  # between two looks for a new version
+_PATIENCE_SECONDS: Final = 30.0
 _LONGEST_TEXT: Final = 4000
 _MOST_NAMES: Final = 500
 _ROWS: Final = {
@@ -102,6 +103,14 @@ class CatalogIndex:
             self._folder.remove()
 
     # --- following the catalog ------------------------------------------------------------------
+
+    def known(self, uri: str) -> tuple[str, str | None] | None:
+        """As `newest_version`, after what has not been read yet has been, within reason."""
+        found = self.newest_version(uri)
+        if found is None and not self.progress.done:
+            self.follow(_PATIENCE_SECONDS)
+            found = self.newest_version(uri)
+        return found
 
     def follow(self, patience: float = 1.0) -> Progress:
         """Look for a new version, in the background, and wait so many seconds at most for what has not been read."""

@@ -24,9 +24,12 @@ from sightflow.infra.gallery.review_queue import ORDERS, Queue
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Failure, SightflowError
+from sightflow.schemas.tables.catalog import BOX_FIELDS
 from sightflow.schemas.tables.labels import RESULT_COLUMNS, InvalidLabel
 
 _MOST_NAMES: Final = 300
+_FLOATS: Final = frozenset({*BOX_FIELDS, "score", "seconds", "start", "end"})
+_PATIENCE_SECONDS: Final = 120.0
 
 
 class Review:
@@ -50,7 +53,7 @@ class Review:
 
     def show(self, request: Request) -> Response:
         """One result, ready to be corrected; without `uri`, the one at `place` of the queue."""
-        self._gallery.index.follow()
+        self._gallery.index.follow(_PATIENCE_SECONDS)  # an order is of all that there is
         given = request.query_params
         queue = Queue.of(given, list(self._enrichments))
         items = queue.items(self._gallery.index)
@@ -181,7 +184,7 @@ class Review:
             raise ValueError(why_not)
         if (row["object_version"], row["fingerprint"]) != (given["objectVersion"], given["fingerprint"]):
             raise ValueError("the object or its result has changed since this page was shown; load it again")
-        result = {column: given["result"].get(column) for column in RESULT_COLUMNS}
+        result = {column: _as_stored(given["result"].get(column)) for column in RESULT_COLUMNS}
         label = label_of_row(row, result, self._labelled_by, prefilled=row["fingerprint"] is not None)
         saved = self._labels.save(label, int(given["expected"]))
         return {"revision": saved["revision"]}
@@ -190,6 +193,18 @@ class Review:
         key = str(given["uri"]), str(given["enrichment"])
         restored = self._labels.restore(*key, int(given["revision"]), int(given["expected"]), self._labelled_by)
         return {"revision": 0 if restored is None else restored["revision"]}
+
+
+def _as_stored(value: Any, name: str = "") -> Any:
+    """A result as JSON has it, with its numbers as the table has them: JavaScript writes 83.0 as 83."""
+    match value:
+        case dict():
+            return {key: _as_stored(each, key) for key, each in value.items()}
+        case list():
+            return [_as_stored(each, name) for each in value]
+        case int() if name in _FLOATS and not isinstance(value, bool):
+            return float(value)
+    return value
 
 
 def _is_of(label: Mapping[str, Any], row: Mapping[str, Any]) -> bool:

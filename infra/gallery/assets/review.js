@@ -92,7 +92,7 @@
       make("button", { type: "button", disabled: chosen < 0, onclick: drop }, "Delete ", make("kbd", {}, "d")));
     const focused = document.activeElement?.closest?.(".region") && chosen >= 0;
     hands.replaceChildren(make("p", { className: "count" }, `${things().length} ${kind}`), list, make("div", { className: "filters" }, rename), acts);
-    if (focused) list.children[chosen]?.firstChild.focus();
+    if (focused) list.children[chosen]?.firstChild.focus({ preventScroll: true });
   }
 
   function draw() {
@@ -139,12 +139,12 @@
     if (active) player.shown.get(`${doc.enrichment}-${active.track_id}`)?.classList.add("active");
   }
 
-  function choose(place) {
+  function choose(place, scrolls = true) {
     chosen = things().length ? (place + things().length) % things().length : -1;
     const region = things()[chosen];
     if (region && kind === "regions" && region.seconds !== null && stage.player) stage.player.seek(region.seconds);
     draw();
-    hands.querySelectorAll(".region")[chosen]?.focus();
+    hands.querySelectorAll(".region")[chosen]?.focus({ preventScroll: !scrolls });
     if (region) tell(`${region.label} is chosen, ${chosen + 1} of ${things().length}`);
   }
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
@@ -197,7 +197,7 @@
       const target = event.target, [x0, y0] = point(event);
       const place = target.dataset.place === undefined ? -1 : Number(target.dataset.place);
       if (!drawing && place < 0) return;
-      if (place >= 0 && !drawing) choose(place);
+      if (place >= 0 && !drawing) choose(place, false);
       const region = movable();
       if (!region) return;
       event.preventDefault();
