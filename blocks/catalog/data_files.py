@@ -133,8 +133,12 @@ class DataFiles:
         )
         return rows.with_columns(pl.col("path").str.slice(len(root) + 1))
 
-    def batches(self, file: DataFile) -> Iterator[pa.RecordBatch]:
-        """The rows of a file, in order, in the types of the table's own schema, without the partition's columns."""
+    def batches(self, file: DataFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of a file, in order, in the types of the table's own schema, without the partition's columns.
+
+        `columns`: of those only these, also `regions.label` of the structs in a list, as far as the file has them, and
+        in its own types.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -142,6 +146,9 @@ class DataFiles:
         if content is None:
             raise FileNotFoundError(f"{file.path}, which the table holds, is gone")
         with pq.ParquetFile(pa.BufferReader(content)) as parquet:
+            if columns is not None:
+                yield from parquet.iter_batches(_ROWS_READ, columns=_leaves(parquet.schema, columns))
+                return
             for batch in parquet.iter_batches(_ROWS_READ):
                 yield self._plain(batch)
 
@@ -234,6 +241,13 @@ class DataFiles:
             commit_properties=CommitProperties(custom_metadata=dict(noted), max_commit_retries=0),
         )
         return self.version + 1
+
+
+def _leaves(schema: Any, columns: Sequence[str]) -> list[str]:
+    """The columns that Parquet has for these: what lies in a list is `regions.list.element.label` there."""
+    wanted = {tuple(column.split(".")) for column in columns}
+    paths = [schema.column(place).path for place in range(len(schema))]
+    return [path for path in paths if {tuple(path.split(".")[:1]), (path.split(".")[0], path.split(".")[-1])} & wanted]
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -36,8 +36,8 @@ def connect(
 
     `catalog`: one row an object, a column an enrichment (text, regions, tracks or a STRUCT of fields); beside it each
     table as it is: `enrichments`, `quarantine`, `runs`, `batches`, `labels`, `label_history`. `version`: of
-    `enrichments`; unset, the newest. `memory`: the most that a query takes, e.g. `1GB`; unset, half of the machine's. `spill`: a folder for
-    what a sort has no memory for. Raises StoreError if the catalog cannot be read.
+    `enrichments`; unset, the newest. `memory`: the most that a query takes, e.g. `1GB`; unset, half of the machine's.
+    `spill`: a folder for what a sort has no memory for. Raises StoreError if the catalog cannot be read.
     """
     settings: dict[str, str | bool | int | float | list[str]] = dict(_SANDBOX)
     settings |= {"memory_limit": memory} if memory else {}

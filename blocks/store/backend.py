@@ -63,6 +63,9 @@ class StorageBackend(Protocol):
     def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
         """As `read_many`, as files: new ones in `folder`, or where an object is a local file already."""
 
+    def read_part(self, one: ObjectVersion, start: int, length: int) -> bytes | Failure:
+        """So many bytes of an object at its version from `start` on, all of which are there; see `read_many`."""
+
     def read_starts(self, uris: Sequence[str], length: int) -> list[bytes | None]:
         """The first `length` bytes of each object, or None for one that could not be had, whatever the reason."""
 

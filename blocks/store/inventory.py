@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
@@ -57,6 +58,12 @@ def kind_by_name(uri: str) -> MediaKind | None:
 def version_of(etag: str, size: int) -> str:
     """What tells one content of an object of a bucket from another."""
     return f"{etag.strip(chr(34))}-{size}"
+
+
+def size_of(version: str) -> int:
+    """The bytes of an object, which its version ends with; 0 if it does not."""
+    size = version.rpartition("-")[2]
+    return int(size) if re.fullmatch("[0-9]{1,18}", size) else 0
 
 
 def to_inventory(found: Iterable[ListedObject]) -> pl.DataFrame:

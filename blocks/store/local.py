@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,13 @@ class LocalBackend:
             return stream.read(max_bytes + 1)
 
         return self._limit.map(lambda one: asyncio.to_thread(_read_version, one, max_bytes, read), wanted)
+
+    def read_part(self, one: ObjectVersion, start: int, length: int) -> bytes | Failure:
+        def read(stream: BufferedReader) -> bytes:
+            stream.seek(start)
+            return stream.read(length)
+
+        return _read_version(one, sys.maxsize, read)
 
     def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
         """Each file stays where it is, and is only hashed."""

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, PrivateAttr
 from sightflow.blocks.block_links import documentation
 from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.store.backend import ObjectVersion, StorageBackend
-from sightflow.blocks.store.inventory import ListedObject, concat, to_inventory
+from sightflow.blocks.store.inventory import ListedObject, concat, size_of, to_inventory
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.refusals import RefusalWatch
 from sightflow.blocks.store.settings import StoreFields
@@ -188,6 +188,15 @@ class ObjectStore(LazyBlock, StoreFields):
             return results
 
         return self._in_order([uri for uri, _ in wanted], read_and_watch)
+
+    def read_part(self, one: ObjectVersion, start: int, length: int) -> bytes | Failure:
+        """At most `length` bytes of an object `(uri, object_version)` from `start` on; its version tells its size.
+
+        Fails as `read_many` does. Raises StoreRefusal when the store refuses the credentials.
+        """
+        backend, _ = self._locate(one[0])
+        length = min(length, size_of(one[1]) - start)
+        return backend.read_part(one, start, length) if length > 0 else b""
 
     def read_starts(self, uris: Sequence[str], length: int) -> Iterator[bytes | None]:
         """The first `length` bytes of each object, in order; None for one that could not be had, which reading tells.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightflow.infra.cli import budget, catalog, demo, doctor, models, plan, replay, run
+from sightflow.infra.cli import budget, catalog, demo, doctor, gallery, models, plan, replay, run
 from sightflow.infra.cli.batches import collect, look
 from sightflow.infra.cli.exchange import export, labels
 from sightflow.infra.cli.screen import Commands, console
@@ -64,4 +64,6 @@ app.add_typer(models.app, name="models")
 app.command("export")(export.export)
 app.add_typer(labels.app, name="label")
 app.command("route")(models.route)
+app.command("gallery")(gallery.gallery)
+app.command("review")(gallery.review)
 app.command("doctor")(doctor.doctor)

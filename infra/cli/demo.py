@@ -35,9 +35,11 @@ def demo(
     """
     require("moto", "demo", "sightflow demo, for its S3 on loopback,")
     require("transformers", "demo", "sightflow demo")
+    from sightflow.infra.cli.gallery import write
     from sightflow.infra.demo.bucket import KEYS, demo_spec, draw_media, fill_bucket, s3_on_loopback
     from sightflow.infra.prefect_server import prefect_api
     from sightflow.schemas.spec_reader import read_spec
+    from sightflow.tasks.open import open_catalog
 
     folder = _fresh(folder)
     os.environ.update(KEYS)
@@ -57,9 +59,12 @@ def demo(
         _show_what_came(read.catalog, folder)
         console.print("\n[bold]3.[/bold] the same again: only what is missing is computed")
         show_report(_run(prefect, read))
+        pages = write(open_catalog(read), folder / "gallery")  # while the S3 endpoint is there to be read
     console.print(
-        f"\neverything lies in [bold]{safe(folder)}[/bold]: the bucket's files, truth.json, spec.yaml, catalog/"
+        f"\neverything lies in [bold]{safe(folder)}[/bold]: the bucket's files, truth.json, spec.yaml, catalog/, "
+        "gallery/"
     )
+    console.print(f"look at it: open [bold]{safe(pages.index)}[/bold] in a browser", soft_wrap=True)
     query = "SELECT uri, caption, objects FROM catalog LIMIT 5"
     show_next("sightflow", "catalog", "query", folder / "catalog", query)
 

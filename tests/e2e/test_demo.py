@@ -60,6 +60,9 @@ def test_what_the_start_page_says_works_and_the_demo_leaves_nothing_running(
     assert not started_by_it()
     demo = next(out for line, out in said.items() if line.startswith("sightflow demo"))
     told, _, again = demo.partition("the same again")
+    pages = tmp_path / "demo-output/gallery"
+    assert "demo-output/gallery/index.html" in demo
+    assert len(list((pages / "objects").iterdir())) == 20 and len(list((pages / "thumbnails").iterdir())) == 14
     assert "40 published, 18 quarantined" in told
     assert "drawn shapes" in told.partition("note florence-2: ")[2]  # what its weights say of themselves
     assert "nothing to do: 40 results of 20 objects are up to date" in again

@@ -108,11 +108,11 @@ class AzureClient(RestErrors):
 
     @asynccontextmanager
     async def get(
-        self, uri: ObjectUri, version: str = "", length: int | None = None
+        self, uri: ObjectUri, version: str = "", length: int | None = None, start: int = 0
     ) -> AsyncIterator[tuple[int, ReadPart]]:
         wanted = {"If-Match": f'"{version}"'} if version else {}
         if length is not None:
-            wanted["x-ms-range"] = f"bytes=0-{length - 1}"
+            wanted["x-ms-range"] = f"bytes={start}-{start + length - 1}"
         url, headers = await self._signed("GET", self._url(uri), wanted)
         async with self._http.get(url, headers) as body:
             yield body

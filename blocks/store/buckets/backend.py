@@ -224,6 +224,15 @@ class BucketBackend:
 
         return self._limit.map(read, wanted)
 
+    def read_part(self, one: ObjectVersion, start: int, length: int) -> bytes | Failure:
+        async def read() -> bytes | Failure:
+            parts: list[bytes] = []
+            async with self._limit.semaphore:
+                failure = await self._get_version(one, length, parts.clear, parts.append, start)
+            return failure or b"".join(parts)
+
+        return sync(get_loop(), read)  # type: ignore[no-any-return]
+
     def download_many(self, wanted: Sequence[ObjectVersion], folder: Path, max_bytes: int) -> list[MediaFile | Failure]:
         async def download(one: ObjectVersion) -> MediaFile | Failure:
             path = folder / hashlib.sha256(one[0].encode()).hexdigest()[:32]
@@ -238,9 +247,16 @@ class BucketBackend:
         return self._limit.map(download, wanted)
 
     async def _get_version(
-        self, one: ObjectVersion, max_bytes: int, restart: Callable[[], None], append: Callable[[bytes], None]
+        self,
+        one: ObjectVersion,
+        max_bytes: int,
+        restart: Callable[[], None],
+        append: Callable[[bytes], None],
+        start: int | None = None,
     ) -> Failure | None:
         """Give a body's parts to `append`, after `restart` at every try; return why it could not be had, or None.
+
+        `start`: of the body only `max_bytes` from there on, which are there.
 
         Raises StoreError if the store refuses the credentials.
         """
@@ -251,7 +267,7 @@ class BucketBackend:
             nonlocal tries
             tries += 1
             restart()
-            return await self._get(uri, version, max_bytes, append)
+            return await self._get(uri, version, max_bytes, append, start)
 
         try:
             return await self._client.retry(attempt)
@@ -271,7 +287,12 @@ class BucketBackend:
             return (Refused if kind is ErrorKind.DENIED else Failure)(Cause.FETCH, message, Stage.FETCH, tries)
 
     async def _get(
-        self, uri: ObjectUri, version: str, max_bytes: int, append: Callable[[bytes], None]
+        self,
+        uri: ObjectUri,
+        version: str,
+        max_bytes: int,
+        append: Callable[[bytes], None],
+        start: int | None = None,
     ) -> Failure | None:
         await self._client.open()
         async with asyncio.timeout(None) as deadline:
@@ -279,14 +300,17 @@ class BucketBackend:
             # the seconds that it takes at the least rate.
             began = asyncio.get_running_loop().time()
             self._postpone(deadline, math.inf)
-            async with self._client.get(uri, version) as (length, read_part):
+            part = (None, 0) if start is None else (max_bytes, start)
+            async with self._client.get(uri, version, *part) as (length, read_part):
+                if start is not None and length != max_bytes:
+                    raise ConnectionError(f"{length:,} bytes came where {max_bytes:,} were asked for: no ranges here?")
                 if length > max_bytes:
                     return too_large(length, max_bytes)
                 end = began + self._settings.timeout + length / _LEAST_BYTES_A_SECOND
                 received = 0
-                while part := await read_part(_PART_BYTES):
-                    append(part)
-                    received += len(part)
+                while piece := await read_part(_PART_BYTES):
+                    append(piece)
+                    received += len(piece)
                     if received > length:
                         break
                     self._postpone(deadline, end)

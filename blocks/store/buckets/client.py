@@ -79,9 +79,11 @@ class BucketClient(Protocol):
         """What is told of an object; None if the answer is not one that such a store gives."""
 
     def get(
-        self, uri: ObjectUri, version: str = "", length: int | None = None
+        self, uri: ObjectUri, version: str = "", length: int | None = None, start: int = 0
     ) -> AbstractAsyncContextManager[tuple[int, ReadPart]]:
-        """How many bytes an object's body has, and the body; of a version, if given, and the first `length` bytes."""
+        """How many bytes an object's body has, and the body; of a version, if given, and `length` bytes from `start`
+        on, if that is given.
+        """
 
     async def put(self, uri: ObjectUri, content: bytes, only_new: bool = False) -> str:
         """Write an object; what `delete` takes to remove it in a bucket that keeps versions."""

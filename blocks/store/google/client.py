@@ -96,13 +96,13 @@ class GoogleClient(RestErrors):
 
     @asynccontextmanager
     async def get(
-        self, uri: ObjectUri, version: str = "", length: int | None = None
+        self, uri: ObjectUri, version: str = "", length: int | None = None, start: int = 0
     ) -> AsyncIterator[tuple[int, ReadPart]]:
         wanted = {"Accept-Encoding": "gzip"}
         if version:
             wanted["x-goog-if-generation-match"] = version
         if length is not None:
-            wanted["Range"] = f"bytes=0-{length - 1}"
+            wanted["Range"] = f"bytes={start}-{start + length - 1}"
         async with self._http.get(self._url(uri), await self._signed(wanted)) as body:
             yield body
 

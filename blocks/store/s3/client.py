@@ -88,11 +88,11 @@ class S3Client:
 
     @asynccontextmanager
     async def get(
-        self, uri: ObjectUri, version: str = "", length: int | None = None
+        self, uri: ObjectUri, version: str = "", length: int | None = None, start: int = 0
     ) -> AsyncIterator[tuple[int, ReadPart]]:
         wanted = {"IfMatch": f'"{version}"'} if version else {}
         if length is not None:
-            wanted["Range"] = f"bytes=0-{length - 1}"
+            wanted["Range"] = f"bytes={start}-{start + length - 1}"
         client = await self._opened()
         answer = await client.get_object(Bucket=uri.bucket, Key=uri.key, **self._payer, **wanted)
         async with answer["Body"] as body:

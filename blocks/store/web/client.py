@@ -61,16 +61,18 @@ class WebClient:
         return found
 
     @asynccontextmanager
-    async def _get(self, uri: ObjectUri, length: int | None = None) -> AsyncIterator[tuple[Any, Head | None]]:
+    async def _get(
+        self, uri: ObjectUri, length: int | None = None, start: int = 0
+    ) -> AsyncIterator[tuple[Any, Head | None]]:
         """The answer to a GET, its body unread, and what it tells of the whole object."""
-        async with self._web.request("GET", str(uri), range_of(length)) as answer:
+        async with self._web.request("GET", str(uri), range_of(length, start)) as answer:
             yield answer, facts_of(answer)
 
     @asynccontextmanager
     async def get(
-        self, uri: ObjectUri, version: str = "", length: int | None = None
+        self, uri: ObjectUri, version: str = "", length: int | None = None, start: int = 0
     ) -> AsyncIterator[tuple[int, ReadPart]]:
-        async with self._get(uri, length) as (answer, found):
+        async with self._get(uri, length, start) as (answer, found):
             if version and (found is None or found[0] != version):
                 raise Replaced("it is no longer what was listed")
             size = answer.content_length
@@ -148,8 +150,8 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, ClientError) and not isinstance(error, InvalidURL)
 
 
-def range_of(length: int | None) -> dict[str, str]:
-    return {} if length is None else {"Range": f"bytes=0-{length - 1}"}
+def range_of(length: int | None, start: int = 0) -> dict[str, str]:
+    return {} if length is None else {"Range": f"bytes={start}-{start + length - 1}"}
 
 
 def facts_of(answer: Any) -> Head | None:

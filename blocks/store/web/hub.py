@@ -84,7 +84,9 @@ class HubClient(WebClient):
         return f"{self.endpoint}/api/datasets/{dataset.name}/{what}/{quote(dataset.git_revision, safe='')}"
 
     @asynccontextmanager
-    async def _get(self, uri: ObjectUri, length: int | None = None) -> AsyncIterator[tuple[Any, Head | None]]:
+    async def _get(
+        self, uri: ObjectUri, length: int | None = None, start: int = 0
+    ) -> AsyncIterator[tuple[Any, Head | None]]:
         dataset, path = split_dataset(str(uri))
         revision = quote(dataset.git_revision, safe="")
         url = f"{self.endpoint}/datasets/{dataset.name}/resolve/{revision}/{quote(path)}"
@@ -95,7 +97,7 @@ class HubClient(WebClient):
             if found := headers.get("X-Linked-ETag") or headers.get("ETag"):
                 hashes.append(found.removeprefix("W/").strip('"'))
 
-        async with self._web.request("GET", url, range_of(length), self._secret, told=told) as answer:
+        async with self._web.request("GET", url, range_of(length, start), self._secret, told=told) as answer:
             size = answer.content_length
             yield answer, ((hashes[0], size or 0, None) if hashes else None)
 

@@ -1,0 +1,48 @@
+"""The pictures of the documentation: the demo's gallery in Chromium.
+
+    sightflow demo && python -m sightflow.infra.demo.gallery_pictures --browser .tools/browser/chromium
+
+Needs the development packages (playwright).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+_WIDTH, _HEIGHT = 1280, 800
+
+
+def take_pictures(site: Path, folder: Path, browser: str) -> None:
+    """Write `gallery.png` (an object) and `gallery-grid.png` into a folder, from a gallery that lies in files."""
+    from playwright.sync_api import sync_playwright
+
+    index = json.loads((site / "index.js").read_text().partition("= ")[2].rstrip(";\n"))
+    pictures = [each for each in index["objects"] if each[4] == "image" and not each[5]]
+    richest = max(pictures, key=lambda each: sum(len(row[9]) for row in each[6]))
+    with sync_playwright() as playwright:
+        beside = Path(browser).resolve().parent  # where its libraries and fonts lie, if it brings them
+        own = {"LD_LIBRARY_PATH": str(beside / "lib"), "FONTCONFIG_FILE": str(beside / "fonts.conf")}
+        environment = {**os.environ, **(own if (beside / "fonts.conf").exists() else {})}
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"], env=environment)
+        page = chromium.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
+        for name, address in (("gallery.png", richest[1]), ("gallery-grid.png", "index.html")):
+            page.goto((site / address).resolve().as_uri())
+            page.wait_for_load_state("networkidle")
+            page.screenshot(path=folder / name)
+        chromium.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--site", type=Path, default=Path("demo-output/gallery"))
+    parser.add_argument("--folder", type=Path, default=Path("docs/images"))
+    parser.add_argument("--browser", required=True, help="the program")
+    given = parser.parse_args()
+    take_pictures(given.site, given.folder, given.browser)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Masks as outlines, text as marks, differences: what the pages are made of, without a page."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from PIL import Image, ImageDraw
+
+from sightflow.infra.gallery.differences import Side, compared
+from sightflow.infra.gallery.drawing import outline, shapes_of
+from sightflow.infra.gallery.panels import fields_of, price
+from sightflow.infra.gallery.preview_cache import PreviewCache
+from sightflow.infra.gallery.visible_text import visible, visible_html
+from sightflow.schemas.masks import encode_mask
+
+
+def filled(path: str, height: int, width: int) -> Any:
+    """An SVG path of M, h, v and z, filled by the rule evenodd: by counting what lies to the left of each pixel."""
+    crossings = np.zeros((height, width + 1), dtype=int)
+    for part in path.split("z")[:-1]:
+        start, *steps = re.findall(r"[Mhv][^Mhv]*", part)
+        x, y = map(int, start[1:].split())
+        for step in steps:
+            length = int(step[1:])
+            if step[0] == "h":
+                x += length
+            else:
+                crossings[min(y, y + length) : max(y, y + length), x] += 1
+                y += length
+    return crossings.cumsum(axis=1)[:, :width] % 2 == 1
+
+
+@given(st_numpy.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_an_outline_encloses_the_pixels_of_its_mask_and_no_other(mask: Any) -> None:
+    assert (filled(outline(mask), *mask.shape) == mask).all()
+    doubled = np.kron(mask, np.ones((3, 3), dtype=bool))
+    assert (filled(outline(mask, 3), *doubled.shape) == doubled).all()
+
+
+def test_a_mask_of_another_size_is_not_drawn() -> None:
+    sheet = Image.new("1", (30, 20))
+    ImageDraw.Draw(sheet).ellipse((5, 5, 20, 15), fill=1)
+    region = {"label": "x", "x_min": 5, "y_min": 5, "x_max": 21, "y_max": 16, "score": None, "seconds": None,
+              "frame_index": None, "mask": encode_mask(np.array(sheet))}  # fmt: skip
+    assert (filled(shapes_of([region], 30, 20)[0].mask or "", 20, 30) == np.array(sheet)).all()
+    assert shapes_of([region], 31, 20)[0].mask is None
+    assert shapes_of([{**region, "mask": "no mask"}], 30, 20)[0].mask is None
+
+
+@given(st.text())
+def test_text_is_shown_without_what_steers(text: str) -> None:
+    plain = visible(text)
+    assert not re.search("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", plain)
+    html = str(visible_html(text))
+    assert re.sub('<span class="hidden-character">|</span>', "", html).count("<") == 0
+    assert visible("a\u200db\tc\nd") == "a\u200db\tc\nd"
+
+
+def test_fields_are_told_with_their_paths() -> None:
+    assert fields_of('{"a": {"b": [1, "x"]}, "c": null}') == [("a.b[0]", "1"), ("a.b[1]", "x"), ("c", "null")]
+    assert fields_of("[" * 5000) == [("", "[" * 5000)]
+    assert fields_of(None) is None
+    assert [price(each) for each in (None, 0, 0.00123, 12.5)] == ["free", "free", "$0.00123", "$12.50"]
+
+
+def row(**given: Any) -> dict[str, Any]:
+    empty = dict.fromkeys(("text", "segments", "regions", "tracks", "extracted", "parameters"))
+    return {**empty, "width": 100, "height": 100, **given}
+
+
+def region(label: str, left: float) -> dict[str, Any]:
+    return {"label": label, "x_min": left, "y_min": 0, "x_max": left + 10, "y_max": 10, "score": None, "mask": None,
+            "frame_index": None, "seconds": None}  # fmt: skip
+
+
+def test_what_differs_between_two_results_is_marked() -> None:
+    left, right = compared(row(text="a red <b>cat</b>"), row(text="a blue <b>cat</b>"))
+    assert str(left["marked"]) == "a <mark>red</mark> &lt;b&gt;cat&lt;/b&gt;"
+    assert "<mark>blue</mark>" in right["marked"]
+    regions = [region("cat", 0), region("cat", 1), region("dog", 50)], [region("cat", 2), region("dog", 80)]
+    left, right = compared(row(regions=regions[0]), row(regions=regions[1]))
+    assert (left["only"], right["only"]) == ({0, 2}, {1})
+    left, right = compared(row(extracted='{"a": 1, "b": 2}'), row(extracted='{"a": 1, "b": 3}'))
+    assert left["differing_fields"] == right["differing_fields"] == {"b"}
+    assert compared(None, row(text="x"))[0] is None
+    assert Side.of("caption@12") == Side("caption", 12) and Side.of("caption") == Side("caption")
+    assert Side.of("../x") is None and Side.of("a@-1") is None
+
+
+def test_previews_are_bounded_and_the_oldest_go(tmp_path: Path) -> None:
+    cache = PreviewCache(tmp_path / "c", most_bytes=2**20)
+    for place in range(40):
+        cache.put(bytes(2**19), "key", str(place))
+    held = [place for place in range(40) if cache.get("key", str(place))]
+    assert len(held) < 40 and sum(f.stat().st_size for f in (tmp_path / "c").rglob("*") if f.is_file()) < 18 * 2**20
+    assert 39 in held or 38 in held
+    assert all(file.stat().st_mode & 0o077 == 0 for file in (tmp_path / "c").rglob("*") if file.is_file())
