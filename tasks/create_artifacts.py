@@ -20,8 +20,8 @@ from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.tasks.example_pictures import data_url, pictures
-from sightflow.tasks.runtime.artifacts import artifact_key, best_effort
-from sightflow.tasks.runtime.examples import Examples, said
+from sightflow.tasks.runtime.artifacts.best_effort import artifact_key, best_effort
+from sightflow.tasks.runtime.artifacts.examples import Examples, said
 
 _NOT_IN_AN_ASSET = re.compile(r"[\x00-\x20#?&%\"'<>\[\]{}|\\^`]")
 _LONGEST_ASSET = 512

@@ -20,7 +20,7 @@ from sightflow.tasks.media.read_video import read_frames
 from sightflow.tasks.media.video_container import VideoError
 from sightflow.tasks.media.video_index import index_video
 from sightflow.tasks.open import open_store
-from sightflow.tasks.runtime.examples import Examples, Row
+from sightflow.tasks.runtime.artifacts.examples import Examples, Row
 
 _SIDE = 320
 _MOST_BYTES = 16 * 2**20

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from pydantic import Field, SecretStr
 
 from sightflow.blocks.models.contract import Availability, Prompt
-from sightflow.blocks.models.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.hosted_profiles import HostedProfile, expected_tokens, of_id, text_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
+from sightflow.blocks.models.prices.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.prices.listed_price import ListedPrice
 from sightflow.blocks.models.prices.price_list import configured_rates, listed_price
 from sightflow.blocks.models.replies.fields import read_answer

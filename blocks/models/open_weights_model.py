@@ -21,10 +21,10 @@ from sightflow.blocks.models.contract import (
     ReplyError,
 )
 from sightflow.blocks.models.engines.factory import OPEN_WEIGHTS_ENGINES, settings_problem
-from sightflow.blocks.models.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.hosted_profiles import expected_tokens, text_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.openai_access import OpenAIAccess
+from sightflow.blocks.models.prices.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.prices.listed_price import ListedPrice
 from sightflow.blocks.models.prices.price_list import configured_rates, endpoint_price
 from sightflow.blocks.models.vision_model import VisionModel

@@ -30,7 +30,7 @@ from sightflow.blocks.models.contract import (
     Prompt,
     ReplyError,
 )
-from sightflow.blocks.models.expenses import Expenses
+from sightflow.blocks.models.prices.expenses import Expenses
 from sightflow.blocks.models.replies.combine import combine
 from sightflow.blocks.models.video.association import ASSOCIATION_VERSION
 from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -16,6 +15,7 @@ from pydantic import ConfigDict, PrivateAttr
 from sightflow.blocks.block_links import documentation
 from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.store.backend import ObjectVersion, StorageBackend
+from sightflow.blocks.store.backends import connected
 from sightflow.blocks.store.inventory import ListedObject, concat, size_of, to_inventory
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.refusals import RefusalWatch
@@ -32,17 +32,6 @@ logger = logging.getLogger(__name__)
 
 _HEADS_AT_ONCE = 10_000  # objects, each a waiting request
 _STARTS_AT_ONCE = 1_000  # objects, each a waiting request and some kilobytes
-
-_CLIENTS: Mapping[Scheme, tuple[str, str]] = {
-    Scheme.S3: ("s3.client", "S3Client"),
-    Scheme.GOOGLE: ("google.client", "GoogleClient"),
-    Scheme.AZURE: ("azure.client", "AzureClient"),
-}
-_BACKENDS: Mapping[Scheme, tuple[str, str]] = {
-    Scheme.HTTPS: ("web.backend", "WebBackend"),
-    Scheme.HUB: ("web.hub", "HubBackend"),
-    Scheme.FILE: ("local", "LocalBackend"),
-}
 
 
 class ObjectStore(LazyBlock, StoreFields):
@@ -294,7 +283,7 @@ class ObjectStore(LazyBlock, StoreFields):
     def backend(self, scheme: Scheme) -> StorageBackend:
         """What reaches the storage of a scheme: one for the life of this store, with one pool of connections."""
         if scheme not in self._backends:
-            self._backends.setdefault(scheme, _connected(scheme, self))
+            self._backends.setdefault(scheme, connected(scheme, self))
         return self._backends[scheme]
 
     def _locate(self, text: str) -> tuple[StorageBackend, ObjectUri]:
@@ -331,20 +320,6 @@ class ObjectStore(LazyBlock, StoreFields):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ObjectStore:
         return self.__copy__()  # every setting is an immutable value
-
-
-def _connected(scheme: Scheme, store: ObjectStore) -> StorageBackend:
-    """What reaches the storage of a scheme; the libraries of the others are not loaded."""
-    if scheme in _CLIENTS:
-        from sightflow.blocks.store.buckets.backend import BucketBackend
-
-        return BucketBackend(_class_of(*_CLIENTS[scheme])(store), store)
-    backend: StorageBackend = _class_of(*_BACKENDS[scheme])(store)
-    return backend
-
-
-def _class_of(module: str, name: str) -> Any:
-    return getattr(import_module(f"sightflow.blocks.store.{module}"), name)
 
 
 def _scheme_of_pattern(pattern: str) -> Scheme:

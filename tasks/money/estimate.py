@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.models.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
+from sightflow.blocks.models.prices.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.registry import open_model
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind

@@ -31,11 +31,11 @@ from sightflow.tasks.maintain import maintain
 from sightflow.tasks.memory.admission import Admission
 from sightflow.tasks.memory.limit import memory_budget
 from sightflow.tasks.publish import publish
+from sightflow.tasks.runtime.artifacts.examples import Examples
+from sightflow.tasks.runtime.artifacts.progress_artifact import ProgressArtifact
 from sightflow.tasks.runtime.bills import Bills
 from sightflow.tasks.runtime.cancellation import HALT, RunStopped, ShardSkipped, is_asked_to_stop
-from sightflow.tasks.runtime.examples import Examples
 from sightflow.tasks.runtime.metrics import record_metrics, record_stage_seconds
-from sightflow.tasks.runtime.progress_artifact import ProgressArtifact
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
 from sightflow.tasks.validate import Validated
 

@@ -135,7 +135,7 @@ def test_a_prefect_server_that_does_not_answer_for_the_progress_bar_holds_nobody
         asked.set()
         answered.wait()
 
-    monkeypatch.setattr("sightflow.tasks.runtime.progress_artifact.update_progress_artifact", move)
+    monkeypatch.setattr("sightflow.tasks.runtime.artifacts.progress_artifact.update_progress_artifact", move)
     try:
         path = write_spec(f"{folder}/*", policy={"shard_size": 1, "commit_rows": 1})
         assert run(path).published == 6

@@ -2,7 +2,7 @@
 
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES
 
-from sightflow.tasks.runtime.artifacts import _few_retries
+from sightflow.tasks.runtime.artifacts.best_effort import _few_retries
 
 
 def test_what_is_only_shown_is_tried_twice_and_not_for_a_minute() -> None:

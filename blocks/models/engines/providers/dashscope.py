@@ -66,7 +66,7 @@ class DashScopeEngine(VendorEngine):
         from dashscope.common.logging import logger
         from requests.adapters import HTTPAdapter
 
-        from sightflow.blocks.models.engines.providers.dashscope_session import OneTry
+        from sightflow.blocks.models.engines.providers.transport.dashscope_session import OneTry
 
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL)  # it prints a traceback for every try that fails
@@ -173,7 +173,7 @@ class DashScopeEngine(VendorEngine):
             return self._map_openai_error(error)
         from requests import RequestException
 
-        from sightflow.blocks.models.engines.providers.dashscope_session import NoAnswer
+        from sightflow.blocks.models.engines.providers.transport.dashscope_session import NoAnswer
 
         if isinstance(error, NoAnswer | RequestException):
             return ProviderError(None, f"{type(error).__name__}: {error}")

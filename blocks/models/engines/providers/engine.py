@@ -24,14 +24,6 @@ from sightflow.blocks.models.contract import (
     ReplyError,
 )
 from sightflow.blocks.models.engines.providers.account import Account, ProviderSystem
-from sightflow.blocks.models.engines.providers.bounded_answers import (
-    TIMEOUTS,
-    TRUST,
-    AnswerTooLarge,
-    broken_bound,
-    is_untrusted,
-    within,
-)
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage, encode_image
 from sightflow.blocks.models.engines.providers.messages import (
     CallRecord,
@@ -44,6 +36,14 @@ from sightflow.blocks.models.engines.providers.messages import (
 from sightflow.blocks.models.engines.providers.metered import MeteredRequests
 from sightflow.blocks.models.engines.providers.rate_limits import Clock, RateLimiter
 from sightflow.blocks.models.engines.providers.request_order import send_in_turn
+from sightflow.blocks.models.engines.providers.transport.bounded_answers import (
+    TIMEOUTS,
+    TRUST,
+    AnswerTooLarge,
+    broken_bound,
+    is_untrusted,
+    within,
+)
 from sightflow.blocks.models.hosted_profiles import text_tokens
 from sightflow.blocks.models.metering import OverBudget
 from sightflow.blocks.models.reply_forms import FreeText, ReplyForm

@@ -14,7 +14,6 @@ from sightflow.blocks.extras import is_installed
 from sightflow.blocks.models.contract import BatchDelivery, GenerationRequest, Output, ReplyError
 from sightflow.blocks.models.engines.providers.batches.gemini_batches import GeminiBatches
 from sightflow.blocks.models.engines.providers.batches.vendor_batches import TRANSFER_SECONDS
-from sightflow.blocks.models.engines.providers.bounded_answers import MOST_BYTES, event_hooks
 from sightflow.blocks.models.engines.providers.enforced_schemas import gemini_reply_schema
 from sightflow.blocks.models.engines.providers.gemini_files import INLINE_BYTES, UploadedVideos, mime_type
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
@@ -26,6 +25,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     as_token_count,
 )
 from sightflow.blocks.models.engines.providers.rate_limits import parse_duration
+from sightflow.blocks.models.engines.providers.transport.bounded_answers import MOST_BYTES, event_hooks
 from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema
 from sightflow.schemas.capability import MediaKind

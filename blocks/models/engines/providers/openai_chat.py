@@ -13,7 +13,6 @@ from sightflow.blocks.models.contract import BatchDelivery, BatchLimits
 from sightflow.blocks.models.engines.providers.account import Account
 from sightflow.blocks.models.engines.providers.batches.openai_batches import OpenAIBatches
 from sightflow.blocks.models.engines.providers.batches.vendor_batches import TRANSFER_SECONDS
-from sightflow.blocks.models.engines.providers.bounded_answers import MOST_BYTES, TIMEOUTS, event_hooks
 from sightflow.blocks.models.engines.providers.enforced_schemas import response_format
 from sightflow.blocks.models.engines.providers.engine import ProviderEngine
 from sightflow.blocks.models.engines.providers.messages import (
@@ -23,6 +22,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     as_text,
     as_token_count,
 )
+from sightflow.blocks.models.engines.providers.transport.bounded_answers import MOST_BYTES, TIMEOUTS, event_hooks
 from sightflow.blocks.models.engines.providers.vendor import VendorEngine, VendorSystem
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema
 from sightflow.schemas.capability import MediaKind

@@ -16,10 +16,10 @@ from pydantic import SecretStr
 
 from sightflow.blocks.models.contract import ENDPOINT_KEY_VARIABLE, Availability, Prompt
 from sightflow.blocks.models.engines.providers.account import Account
-from sightflow.blocks.models.engines.providers.bounded_answers import TIMEOUTS, TRUST, is_untrusted, within
 from sightflow.blocks.models.engines.providers.enforced_schemas import response_format
 from sightflow.blocks.models.engines.providers.messages import ProviderError, ProviderRequest, ProviderResponse
 from sightflow.blocks.models.engines.providers.openai_chat import OpenAIChat
+from sightflow.blocks.models.engines.providers.transport.bounded_answers import TIMEOUTS, TRUST, is_untrusted, within
 from sightflow.blocks.models.hosted_profiles import expected_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema, described

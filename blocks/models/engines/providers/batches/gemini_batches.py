@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sightflow.blocks.models.contract import BatchLimits, RemoteBatch, RemoteState
 from sightflow.blocks.models.engines.providers.batches.vendor_batches import BatchingEngine, VendorBatches
-from sightflow.blocks.models.engines.providers.bounded_answers import MOST_BYTES
 from sightflow.blocks.models.engines.providers.messages import ProviderError, ProviderResponse, as_text
+from sightflow.blocks.models.engines.providers.transport.bounded_answers import MOST_BYTES
 
 if TYPE_CHECKING:
     from google import genai

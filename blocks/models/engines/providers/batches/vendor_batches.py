@@ -19,7 +19,6 @@ from sightflow.blocks.models.contract import (
     Output,
     RemoteBatch,
 )
-from sightflow.blocks.models.engines.providers.bounded_answers import within
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
 from sightflow.blocks.models.engines.providers.messages import (
     CallRecord,
@@ -29,6 +28,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     stop_reason,
 )
 from sightflow.blocks.models.engines.providers.rate_limits import Clock
+from sightflow.blocks.models.engines.providers.transport.bounded_answers import within
 from sightflow.schemas.failure import Failure, ModelError, is_about_this_machine
 from sightflow.schemas.vision import VisionRequest
 

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightflow.blocks.models.engines.providers.bounded_answers import (
+from sightflow.blocks.models.engines.providers.rate_limits import RateLimiter
+from sightflow.blocks.models.engines.providers.transport.bounded_answers import (
     MOST_BYTES,
     AnswerTooLarge,
     AnswerTooSlow,
     bounded,
     within,
 )
-from sightflow.blocks.models.engines.providers.rate_limits import RateLimiter
 from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
 from sightflow.schemas.failure import Cause, Failure
 from tests.loopback.hosted_systems import CAPTION, GEMINI, GPT, QWEN, request

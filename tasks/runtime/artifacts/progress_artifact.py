@@ -9,7 +9,7 @@ from typing import Any
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from sightflow.schemas.run.plan import RunPlan
-from sightflow.tasks.runtime.artifacts import artifact_key, best_effort
+from sightflow.tasks.runtime.artifacts.best_effort import artifact_key, best_effort
 
 _LAST_UPDATE_SECONDS = 2.0  # the longest that the end of a run waits for it
 

@@ -8,7 +8,7 @@ from typing import Any
 import requests
 import urllib3
 
-from sightflow.blocks.models.engines.providers.bounded_answers import bounded
+from sightflow.blocks.models.engines.providers.transport.bounded_answers import bounded
 
 
 class NoAnswer(Exception):

@@ -1,0 +1,1 @@
+"""Media for a browser: previews, kept ones, and videos in parts."""

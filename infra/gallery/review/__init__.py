@@ -1,0 +1,1 @@
+"""Review: the pages with hands, whose words become labels."""
