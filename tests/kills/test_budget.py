@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,12 +44,17 @@ class Meter(MeteredOpenAI):
         self.cap = 10**21
         self.passed = False
         self.declined = 0
+        self.under_way = [0] * PROCESSES  # by process, about
 
     def react(self, received: Received) -> Say | Status:
         if received.number % 10 == 9:
             self.declined += 1
             return Status(random.choice((429, 500, 503)), headers={"retry-after-ms": "20"})
+        red, green, _ = pixel(received)
+        asking = (red + 256 * green) % PROCESSES
+        self.under_way[asking] += 1
         time.sleep(SECONDS)
+        self.under_way[asking] -= 1
         return Say(f"picture {'x' * (pixel(received)[0] % 40)}")
 
     def answer(self, *arguments: Any) -> Any:
@@ -129,25 +133,25 @@ CAP_USD = round(usd_of_all() / 2, 3)
 def test_killed_at_random_instants_runs_keep_within_the_budget_and_use_it(work: Work) -> None:
     meter, chance = work.meter, random.Random(SEED)
     meter.cap = round(CAP_USD * 1e9)
-    done, kills = [threading.Event() for _ in work.prefixes], 0
+    kills = 0
     processes = [start(work.spec, prefix) for prefix in work.prefixes]
-    while not all(each.is_set() for each in done):
-        # Killed when it has been charged for some more, or has come to its end.
+    while kills < KILLS and any(process.is_alive() for process in processes):
+        # Each is killed while it asks, when some more has been charged.
         wanted = meter.total + meter.cap * chance.uniform(0.2, 1.0) / (KILLS + 1)
-        while meter.total < wanted and any(process.is_alive() for process in processes) and kills < KILLS:
+        asking: list[int] = []
+        while any(process.is_alive() for process in processes) and not (meter.total >= wanted and asking):
             time.sleep(0.01)
-        running = [k for k, process in enumerate(processes) if process.is_alive()]
-        if kills < KILLS and running:
-            k = chance.choice(running)
+            asking = [k for k, process in enumerate(processes) if process.is_alive() and meter.under_way[k] > 0]
+        if asking:
+            k = chance.choice(asking)
             os.killpg(processes[k].pid, signal.SIGKILL)
             processes[k].join()
             kills += 1
             processes[k] = start(work.spec, work.prefixes[k])
-            continue
-        for k, process in enumerate(processes):
-            process.join()
-            assert process.exitcode == 4, "each ends by the budget"
-            done[k].set()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [4] * PROCESSES, "each ends by the budget"
+    assert kills == KILLS
     assert not meter.passed, "the meter has never passed the cap"
     balance = work.settled()
     assert not balance.blocks
