@@ -7,6 +7,7 @@ import pytest
 from prefect.utilities.collections import visit_collection
 
 from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Delivery
 from sightflow.schemas.policy import Policy
 from sightflow.schemas.run.plan import RunPlan, Shard, ShardItem
 from sightflow.schemas.vision import Replies
@@ -32,9 +33,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def work(objects: int, kind: MediaKind = MediaKind.IMAGE, bytes_each: int = 1) -> RunPlan:
-    rows = [("florence-2", str(kind), f"s3://b/{k:06d}", "v", bytes_each, ["caption"], []) for k in range(objects)]
-    columns = ["system", "media_kind", "uri", "object_version", "bytes", "enrichments", "replaced"]
+def work(
+    objects: int, kind: MediaKind = MediaKind.IMAGE, bytes_each: int = 1, delivery: Delivery = "direct"
+) -> RunPlan:
+    rows = [
+        ("florence-2", delivery, str(kind), f"s3://b/{k:06d}", "v", bytes_each, ["caption"], []) for k in range(objects)
+    ]
+    columns = ["system", "delivery", "media_kind", "uri", "object_version", "bytes", "enrichments", "replaced"]
     frame = pl.DataFrame(rows, schema=columns, orient="row")
     return RunPlan(frame, pl.DataFrame(), pl.DataFrame(), (), (), objects, 0)
 
@@ -60,6 +65,11 @@ def test_a_fast_model_is_given_large_shards_and_a_slow_one_small_ones(clock: Clo
 def test_the_policy_is_never_exceeded(clock: Clock) -> None:
     assert max(sizes(work(300), Policy(shard_size=10), clock, 1000, ShardSizer())) == 10
     assert max(sizes(work(300, bytes_each=100), Policy(shard_bytes=1000), clock, 1000, ShardSizer())) == 10
+
+
+def test_what_goes_by_batch_is_cut_by_the_policy_alone(clock: Clock) -> None:
+    assert sizes(work(5000, delivery="batch"), Policy(), clock, 10, ShardSizer()) == [2048, 2048, 904]
+    assert sizes(work(10, bytes_each=40, delivery="batch"), Policy(shard_bytes=100), clock, 10, ShardSizer()) == [2] * 5
 
 
 def test_many_places_share_the_speed(clock: Clock) -> None:
