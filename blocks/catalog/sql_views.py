@@ -43,6 +43,7 @@ def connect(
     settings |= {"memory_limit": memory} if memory else {}
     settings |= {"temp_directory": str(spill)} if spill else {}
     connection = duckdb.connect(":memory:", config=settings)
+    connection.execute("SET enable_progress_bar = false")  # it would be drawn between the lines of a command
     for name in TABLES:
         connection.register(name, _source(catalog, name, version if name == "enrichments" else None))
     connection.execute(f"CREATE VIEW catalog AS {wide_view(catalog, version)}")

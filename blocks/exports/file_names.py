@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from pathlib import PurePosixPath
+from functools import lru_cache
 
 _REFUSED = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*%\ufffd\ud800-\udfff]')
+_PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ .+,;=@!()\[\]{}'&#$~^-]*[A-Za-z0-9_+)-])?")
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 _LONGEST_PART = 100  # bytes of UTF-8; ext4 and NTFS take 255, and formats add suffixes of their own
@@ -42,38 +43,54 @@ class FileNames:
     def name(self, uri: str) -> str:
         """The file name of an object, with `/` between folders."""
         wanted = uri[len(self._root) :] if self._root else uri.partition("://")[2].lstrip("/")
-        name = _safe(wanted)
-        flat = len(name.encode()) > _LONGEST_NAME or any(_key(folder) in self._files for folder in _folders(name))
+        folder, slash, last = wanted.rpartition("/")
+        name = f"{_safe_folder(folder) if slash else ''}{slash}{_safe_part(last)}"
+        above = _keys_of_folders(name.rpartition("/")[0])
+        flat = len(name.encode()) > _LONGEST_NAME or not self._files.isdisjoint(above)
         if flat:
             name = name.replace("/", "_")
         if flat or name != wanted or _key(_stem(name)) in self._stems or _key(name) in self._folders:
             name = _hashed(name, uri)
         self._stems.add(_key(_stem(name)))
         self._files.add(_key(name))
-        self._folders.update(map(_key, _folders(name)))
+        self._folders.update(_keys_of_folders(name.rpartition("/")[0]))
         return name
 
 
-def _folders(name: str) -> list[str]:
-    return [str(folder) for folder in PurePosixPath(name).parents][:-1]
+@lru_cache(maxsize=1024)
+def _keys_of_folders(folder: str) -> tuple[int, ...]:
+    """Of a folder and those above it."""
+    parts = folder.split("/") if folder else []
+    return tuple(_key("/".join(parts[: count + 1])) for count in range(len(parts)))
+
+
+@lru_cache(maxsize=1024)
+def _safe_folder(folder: str) -> str:
+    return "/".join(map(_safe_part, folder.split("/")))
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    """A name without the suffix of its last part."""
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.rpartition('.')[0] or last}"
+
+
+def _suffix(name: str) -> str:
+    """The suffix of a name where it is plain, with its dot."""
+    suffix = name[len(_stem(name)) :]
+    return suffix if _SUFFIX.fullmatch(suffix) else ""
 
 
 def _key(name: str) -> int:
     """Names that some file system takes for one have one key: those that differ in case or in composition."""
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
-    return int.from_bytes(hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-
-
-def _safe(wanted: str) -> str:
-    parts = [_safe_part(part) for part in wanted.split("/")]
-    return "/".join(parts)
+    if name.isascii():
+        return hash(name.lower())
+    return hash(unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold()))
 
 
 def _safe_part(part: str) -> str:
+    if _PLAIN.fullmatch(part) and len(part) <= _LONGEST_PART and not _DEVICES.fullmatch(part):
+        return part
     safe = _REFUSED.sub("_", unicodedata.normalize("NFC", part))
     safe = "".join(c if c.isprintable() else "_" for c in safe)
     safe = re.sub(r"^[. ]+|[. ]+$", "_", safe) or "_"  # hidden files, `..`, and what Windows takes away
@@ -82,10 +99,8 @@ def _safe_part(part: str) -> str:
 
 def _hashed(name: str, uri: str) -> str:
     """A name that is this URI's alone, with its suffix where that is plain."""
-    suffix = PurePosixPath(name).suffix
-    suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
-    stem = name[: len(name) - len(suffix)]
-    folder, slash, last = stem.rpartition("/")
+    suffix = _suffix(name)
+    folder, slash, last = name[: len(name) - len(suffix)].rpartition("/")
     digest = hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
     room = max(_LONGEST_NAME - len((folder + slash + suffix).encode()) - _HASH_DIGITS - 1, 1)
     return f"{folder}{slash}{_cut(last, min(room, _LONGEST_PART))}-{digest}{suffix}"
@@ -95,6 +110,5 @@ def _cut(text: str, most: int) -> str:
     """The beginning of a text, of at most so many bytes, its suffix kept."""
     if len(text.encode()) <= most:
         return text
-    suffix = PurePosixPath(text).suffix
-    suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
+    suffix = _suffix(text)
     return text.encode()[: most - len(suffix)].decode(errors="ignore").rstrip(". ") + suffix

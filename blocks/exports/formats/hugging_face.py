@@ -81,52 +81,52 @@ class HuggingFace(ExportFormat):
                     if own and kind in writers:
                         writers[kind].add(own, paths[kind])
             for kind, writer in writers.items():
-                if writer.close():
+                if writer.close(paths[kind]):
                     export.folder.place(paths[kind], names[kind])
 
 
 class _File:
-    """One Parquet file that is being written, a row group for some objects."""
+    """One Parquet file that is being written, a row group for as many objects as their images let be."""
 
     def __init__(self, export: Export, kind: str) -> None:
         self._export, self._kind = export, kind
         self._writer: Any = None
         self._columns = _columns(export, kind)
+        self._waiting: list[Mapping[str, Any]] = []
+        self._bytes = 0
 
     def add(self, objects: Sequence[ExportedObject], path: Path) -> None:
-        """Write some objects, of images that are large a few at a time."""
+        """Write some objects, or keep them for the next row group."""
         rows = [_record(each, self._columns, self._export) for each in objects]
-        if self._export.media.mode == "link":
-            self._write(rows, path)
-        elif self._kind == "videos":
+        if self._export.media.mode == "copy" and self._kind == "videos":
             self._export.media.place(objects, "videos/files")
-            self._write([{**row, "video": each.file} for each, row in zip(objects, rows, strict=True)], path)
-        else:
-            waiting, size = list[dict[str, Any]](), 0
-            with self._export.media.fetched(objects) as files:
-                for each, row, file in zip(objects, rows, files, strict=True):
-                    content = file and file.read_bytes()
-                    waiting.append({**row, "image": content and {"bytes": content, "path": each.file}})
-                    size += len(content or b"")
-                    if size >= _GROUP_BYTES:
-                        self._write(waiting, path)
-                        waiting, size = [], 0
-                self._write(waiting, path)
+            rows = [{**row, "video": each.file} for each, row in zip(objects, rows, strict=True)]
+        if self._export.media.mode == "link" or self._kind == "videos":
+            self._waiting += rows
+            return
+        with self._export.media.fetched(objects) as files:
+            for each, row, file in zip(objects, rows, files, strict=True):
+                content = file and file.read_bytes()
+                self._waiting.append({**row, "image": content and {"bytes": content, "path": each.file}})
+                self._bytes += len(content or b"")
+                if self._bytes >= _GROUP_BYTES:
+                    self._write(path)
 
-    def _write(self, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    def _write(self, path: Path) -> None:
         import pyarrow.parquet as pq
 
-        if not rows:
-            return
-        table = pl.DataFrame(rows, schema=self._columns).to_arrow()
+        table = pl.DataFrame(self._waiting, schema=self._columns).to_arrow()
         if self._writer is None:
             features = {"info": {"features": {name: _feature(kind) for name, kind in self._columns.items()}}}
             schema = plain_schema(table.schema).with_metadata({"huggingface": json.dumps(features)})
             self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._writer.write_table(table.cast(self._writer.schema))
+        self._waiting, self._bytes = [], 0
 
-    def close(self) -> bool:
-        """Whether anything was written."""
+    def close(self, path: Path) -> bool:
+        """Write what is left; whether there was anything at all."""
+        if self._waiting:
+            self._write(path)
         if self._writer is None:
             return False
         self._writer.close()
