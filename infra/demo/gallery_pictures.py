@@ -25,7 +25,7 @@ def take_pictures(site: Path, folder: Path, browser: str) -> None:
     with sync_playwright() as playwright:
         beside = Path(browser).resolve().parent  # where its libraries and fonts lie, if it brings them
         own = {"LD_LIBRARY_PATH": str(beside / "lib"), "FONTCONFIG_FILE": str(beside / "fonts.conf")}
-        environment = {**os.environ, **(own if (beside / "fonts.conf").exists() else {})}
+        environment: dict[str, str | float | bool] = {**os.environ, **(own if (beside / "fonts.conf").exists() else {})}
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"], env=environment)
         page = chromium.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
         for name, address in (("gallery.png", richest[1]), ("gallery-grid.png", "index.html")):
