@@ -65,6 +65,9 @@ def test_a_new_version_is_told_from_the_planned_one(cloud: Cloud, tmp_path: Path
     files = store.download_many(planned, tmp_path, 100)
     assert [isinstance(file, MediaFile) for file in files] == [True, False, False, True]
     assert len(list(tmp_path.iterdir())) == 2
+    assert store.read_part(planned[0], 1, 3) == b"irs" and store.read_part(planned[0], 3, 100) == b"st"
+    changed = store.read_part(planned[1], 1, 3)
+    assert isinstance(changed, Failure) and changed.cause is Cause.CHANGED
     (failure,) = store.read_many(planned[:1], 4)
     assert isinstance(failure, Failure) and failure.cause is Cause.TOO_LARGE
     assert store.read(uris[1]) == b"newer" and store.read(uris[2]) is None

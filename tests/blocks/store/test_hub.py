@@ -49,6 +49,9 @@ def test_a_dataset_is_listed_in_pages_and_read_with_a_token_that_goes_to_the_hub
     read = store.read_many(wanted, 100)
     assert [contents.get(uri, "odd").encode() for uri, _ in wanted] == read
     assert list(store.read_starts([odd], 2)) == [b"od"]
+    (odd_one,) = (each for each in wanted if each[0] == odd)
+    whole = store.read_part(odd_one, 1, 9)  # this server knows no ranges: nothing is given for a part that is none
+    assert isinstance(whole, Failure) and "no ranges" in whole.message
     assert hub.storage.headers and not any("authorization" in headers for headers in hub.storage.headers)
 
 

@@ -55,6 +55,8 @@ def test_what_is_asked_of_two_kinds_of_storage_comes_back_in_order(
     contents = store.read_many(wanted, 100)
     assert contents[:-2] == expected
     assert [failure.cause for failure in contents[-2:] if isinstance(failure, Failure)] == [Cause.CHANGED] * 2
+    assert [store.read_part(one, 3, 4) for one in wanted[:-2]] == [content[3:7] for content in expected]
+    assert all(isinstance(store.read_part(one, 3, 4), bytes | Failure) for one in wanted[-2:])
     (tmp_path / "downloads").mkdir()
     files = store.download_many(wanted, tmp_path / "downloads", 100)
     assert [file.path.read_bytes() for file in files if isinstance(file, MediaFile)] == expected

@@ -53,6 +53,7 @@ def test_an_object_has_the_version_that_its_server_tells(web: WebServer, store: 
     assert found[a]["modified"] == CHANGED and found[b]["modified"] is None
     wanted = [(uri, found[uri]["object_version"]) for uri in (a, b, c, d, e)]
     assert store.read_many(wanted, 100) == [b"12345", b"123", b"1", b"12", b"12"]
+    assert [store.read_part(each, 1, 3) for each in wanted] == [b"234", b"23", b"", b"2", b"2"]
 
 
 def test_a_server_that_does_not_say_how_large_an_object_is_costs_the_others_nothing(
