@@ -48,7 +48,7 @@ def gallery(
         raise SpecError("--where goes with --out; in the browser the page SQL takes any query")
     from sightflow.infra.gallery.app import Gallery
     from sightflow.infra.gallery.index import CatalogIndex
-    from sightflow.infra.gallery.media.previews import Media
+    from sightflow.infra.gallery.media import Media
 
     index = CatalogIndex(catalog)
     index.follow(patience=0)
@@ -73,7 +73,7 @@ def write(
     """Write a gallery into a folder, with a line that tells how far it is."""
     from sightflow.infra.gallery.filters import Filter
     from sightflow.infra.gallery.index import CatalogIndex
-    from sightflow.infra.gallery.media.previews import Media
+    from sightflow.infra.gallery.media import Media
     from sightflow.infra.gallery.static_site import write_gallery
 
     index = CatalogIndex(catalog)
@@ -141,8 +141,8 @@ def review(
     from sightflow.blocks.catalog.labels import Labels
     from sightflow.infra.gallery.app import Gallery
     from sightflow.infra.gallery.index import CatalogIndex
-    from sightflow.infra.gallery.media.previews import Media
-    from sightflow.infra.gallery.review.corrections import Review
+    from sightflow.infra.gallery.media import Media
+    from sightflow.infra.gallery.review import Review
     from sightflow.schemas.spec_reader import read_spec
 
     read = read_spec(spec)

@@ -25,7 +25,7 @@ import polars as pl
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.gallery.filters import SORTS, Filter
 from sightflow.infra.gallery.index import CatalogIndex
-from sightflow.infra.gallery.media.previews import THUMBNAIL_SIDE, Media, image_type
+from sightflow.infra.gallery.media import THUMBNAIL_SIDE, Media, image_type
 from sightflow.infra.gallery.pages import ASSETS, object_page, render
 from sightflow.infra.gallery.panels import card, open_cases
 from sightflow.schemas.capability import MediaKind

@@ -1,1 +1,0 @@
-"""Media for a browser: previews, kept ones, and videos in parts."""

@@ -1,1 +1,0 @@
-"""Review: the pages with hands, whose words become labels."""
