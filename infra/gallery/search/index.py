@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName
 from sightflow.blocks.catalog.data_files import DataFile, DataFiles
-from sightflow.infra.gallery.filters import Filter
-from sightflow.infra.gallery.index_rows import COLUMNS, COLUMNS_READ, TABLES, insert, joined
+from sightflow.infra.gallery.search.filters import Filter
+from sightflow.infra.gallery.search.index_rows import COLUMNS, COLUMNS_READ, TABLES, insert, joined
 from sightflow.schemas.failure import SightflowError
 from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
 
