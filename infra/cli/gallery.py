@@ -47,8 +47,8 @@ def gallery(
     if where is not None:
         raise SpecError("--where goes with --out; in the browser the page SQL takes any query")
     from sightflow.infra.gallery.app import Gallery
-    from sightflow.infra.gallery.index import CatalogIndex
-    from sightflow.infra.gallery.media import Media
+    from sightflow.infra.gallery.media.media import Media
+    from sightflow.infra.gallery.search.index import CatalogIndex
 
     index = CatalogIndex(catalog)
     index.follow(patience=0)
@@ -71,9 +71,9 @@ def write(
     catalog: Catalog, folder: Path, where: str | None = None, limit: int = 1000, limits: Limits | None = None
 ) -> Written:
     """Write a gallery into a folder, with a line that tells how far it is."""
-    from sightflow.infra.gallery.filters import Filter
-    from sightflow.infra.gallery.index import CatalogIndex
-    from sightflow.infra.gallery.media import Media
+    from sightflow.infra.gallery.media.media import Media
+    from sightflow.infra.gallery.search.filters import Filter
+    from sightflow.infra.gallery.search.index import CatalogIndex
     from sightflow.infra.gallery.static_site import write_gallery
 
     index = CatalogIndex(catalog)
@@ -140,9 +140,9 @@ def review(
 
     from sightflow.blocks.catalog.labels import Labels
     from sightflow.infra.gallery.app import Gallery
-    from sightflow.infra.gallery.index import CatalogIndex
-    from sightflow.infra.gallery.media import Media
-    from sightflow.infra.gallery.review import Review
+    from sightflow.infra.gallery.media.media import Media
+    from sightflow.infra.gallery.review.review import Review
+    from sightflow.infra.gallery.search.index import CatalogIndex
     from sightflow.schemas.spec_reader import read_spec
 
     read = read_spec(spec)

@@ -15,13 +15,13 @@ from starlette.staticfiles import StaticFiles
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.gallery.access import Guard
 from sightflow.infra.gallery.differences import Side, compared, differing
-from sightflow.infra.gallery.filters import SORTS, Filter
 from sightflow.infra.gallery.history import history_of
-from sightflow.infra.gallery.index import CatalogIndex
-from sightflow.infra.gallery.media import PICTURE_SIDE, THUMBNAIL_SIDE, Media
+from sightflow.infra.gallery.media.media import PICTURE_SIDE, THUMBNAIL_SIDE, Media
+from sightflow.infra.gallery.media.served_media import preview_response, video_response
 from sightflow.infra.gallery.pages import ASSETS, media_facts, object_page, query, render
 from sightflow.infra.gallery.panels import card, failures_of, name_of, rows_of
-from sightflow.infra.gallery.served_media import preview_response, video_response
+from sightflow.infra.gallery.search.filters import SORTS, Filter
+from sightflow.infra.gallery.search.index import CatalogIndex
 from sightflow.infra.gallery.sql_process import run_sql
 from sightflow.schemas.failure import SightflowError
 

@@ -23,11 +23,11 @@ from typing import Any, Final
 import polars as pl
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.infra.gallery.filters import SORTS, Filter
-from sightflow.infra.gallery.index import CatalogIndex
-from sightflow.infra.gallery.media import THUMBNAIL_SIDE, Media, image_type
+from sightflow.infra.gallery.media.media import THUMBNAIL_SIDE, Media, image_type
 from sightflow.infra.gallery.pages import ASSETS, object_page, render
 from sightflow.infra.gallery.panels import card, open_cases
+from sightflow.infra.gallery.search.filters import SORTS, Filter
+from sightflow.infra.gallery.search.index import CatalogIndex
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Failure, SpecError
 

@@ -14,10 +14,10 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.gallery.access import CONTENT_SECURITY_POLICY, new_secret
 from sightflow.infra.gallery.app import Gallery
-from sightflow.infra.gallery.index import CatalogIndex
-from sightflow.infra.gallery.media import Media
-from sightflow.infra.gallery.preview_cache import PreviewCache
-from sightflow.infra.gallery.review import Review
+from sightflow.infra.gallery.media.media import Media
+from sightflow.infra.gallery.media.preview_cache import PreviewCache
+from sightflow.infra.gallery.review.review import Review
+from sightflow.infra.gallery.search.index import CatalogIndex
 from sightflow.schemas.enrichment import Enrichment
 from tests.infra.gallery.hostile import HOSTILE, hostile_catalog
 

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from sightflow.infra.gallery.differences import Side, compared
 from sightflow.infra.gallery.drawing import outline, shapes_of
+from sightflow.infra.gallery.media.preview_cache import PreviewCache
 from sightflow.infra.gallery.panels import fields_of, price
-from sightflow.infra.gallery.preview_cache import PreviewCache
 from sightflow.infra.gallery.visible_text import visible, visible_html
 from sightflow.schemas.masks import encode_mask
 

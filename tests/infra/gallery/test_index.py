@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.infra.gallery.filters import SORTS, Filter
-from sightflow.infra.gallery.index import CatalogIndex
+from sightflow.infra.gallery.search.filters import SORTS, Filter
+from sightflow.infra.gallery.search.index import CatalogIndex
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
 

@@ -20,7 +20,7 @@ from sightflow.infra.gallery.app import Gallery, natural
 from sightflow.infra.gallery.drawing import tracks_of
 from sightflow.infra.gallery.pages import media_facts, query
 from sightflow.infra.gallery.panels import failures_of, name_of, panel, rows_of
-from sightflow.infra.gallery.review_queue import ORDERS, Queue
+from sightflow.infra.gallery.review.review_queue import ORDERS, Queue
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Failure, SightflowError

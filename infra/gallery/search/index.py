@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import duckdb
@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from sightflow.blocks.catalog.catalog import Catalog, TableName
 from sightflow.blocks.catalog.data_files import DataFile, DataFiles
-from sightflow.infra.gallery.filters import Filter
+from sightflow.infra.gallery.search.filters import Filter
+from sightflow.infra.gallery.search.index_rows import COLUMNS, COLUMNS_READ, TABLES, insert, joined
 from sightflow.schemas.failure import SightflowError
 from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
 
@@ -27,38 +28,8 @@ logger = logging.getLogger(__name__)
 
 _LOOKED_FOR_SECONDS: Final = 2.0  # between two looks for a new version
 _PATIENCE_SECONDS: Final = 30.0
-_LONGEST_TEXT: Final = 4000
+_MOST_COUNTS: Final = 500
 _MOST_NAMES: Final = 500
-_ROWS: Final = {
-    "uri": pa.string(),
-    "enrichment": pa.string(),
-    "capability": pa.string(),
-    "media_kind": pa.string(),
-    "system": pa.string(),
-    "model_id": pa.string(),
-    "run_id": pa.string(),
-    "made_at": pa.timestamp("us"),
-    "cost": pa.float64(),
-    "object_version": pa.string(),
-    "fingerprint": pa.string(),
-    "text": pa.string(),
-    "cause": pa.string(),
-}
-"""Columns of the table `rows`, beside `id`, `file`, and the least and greatest score."""
-_FLAT: Final = ("uri", "enrichment", "media_kind", "system", "model_id", "run_id", "object_version", "fingerprint")
-_READ: Final[dict[TableName, list[str]]] = {
-    "enrichments": [
-        *_FLAT, "inferred_at", "cost_usd", "text", "extracted", "segments.text", "regions.label", "regions.score",
-        "tracks.label",
-    ],
-    "quarantine": [*_FLAT[:2], "capability", *_FLAT[3:], "failed_at", "cost_usd", "cause", "message", "raw_reply"],
-}  # fmt: skip
-_TABLES: Final = """
-CREATE TABLE rows (id BIGINT, file INTEGER, uri VARCHAR, enrichment VARCHAR, capability VARCHAR, media_kind VARCHAR,
-  system VARCHAR, model_id VARCHAR, run_id VARCHAR, made_at TIMESTAMP, cost DOUBLE, object_version VARCHAR,
-  print UBIGINT, text VARCHAR, cause VARCHAR, low DOUBLE, high DOUBLE);
-CREATE TABLE marks (row BIGINT, file INTEGER, label VARCHAR, score DOUBLE);
-"""
 _SETTINGS: Final = {
     "memory_limit": "256MB",
     "threads": "2",
@@ -86,7 +57,7 @@ class CatalogIndex:
         self._catalog = catalog
         self._folder = TemporaryFolder("gallery")
         self._connection = duckdb.connect(str(self._folder.path / "index.duckdb"), config=dict(_SETTINGS))
-        self._connection.execute(_TABLES)
+        self._connection.execute(TABLES)
         self._files: dict[str, int] = {}
         self._next_row = 0
         self._versions: tuple[int | None, int | None] | None = None
@@ -94,6 +65,7 @@ class CatalogIndex:
         self._reading = threading.Lock()
         self._done = threading.Event()
         self._facets: tuple[Progress, dict[str, list[Any]]] | None = None
+        self._counts: dict[tuple[Progress, Filter], int] = {}
         self.progress = Progress()
 
     def close(self) -> None:
@@ -170,9 +142,10 @@ class CatalogIndex:
         for key, (name, file) in held.items():
             if key not in self._files:
                 number = self._next_row  # no two files begin with the same row
-                for batch in listed[name][0].batches(file, _READ[name]):
-                    self._insert(writer, number, batch, name, file.partition.get("capability"))
-                    read += batch.num_rows
+                for rows in joined(listed[name][0].batches(file, COLUMNS_READ[name])):
+                    insert(writer, rows, name, self._next_row, number, file.partition.get("capability"))
+                    self._next_row += rows.num_rows
+                    read += rows.num_rows
                     if first:
                         self.progress = Progress(read, total, False, version)
                 self._files[key] = number
@@ -187,60 +160,55 @@ class CatalogIndex:
         self._versions = versions  # type: ignore[assignment]
         self.progress = Progress(total, total, True, version)
 
-    def _insert(
-        self, writer: duckdb.DuckDBPyConnection, number: int, batch: pa.RecordBatch, name: TableName, capability: Any
-    ) -> None:
-        ids = pa.array(range(self._next_row, self._next_row + batch.num_rows), pa.int64())
-        self._next_row += batch.num_rows
-        writer.register("batch", _with_all(batch, ids))
-        capability_of = "capability" if name == "quarantine" else "?"
-        time_of, texts = (
-            ("failed_at", "concat_ws(' ', message, raw_reply)")
-            if name == "quarantine"
-            else (
-                "inferred_at",
-                "concat_ws(' ', text, extracted, array_to_string(list_transform(segments, lambda s: s.text), ' '))",
-            )
-        )
-        writer.execute(
-            f"""INSERT INTO rows SELECT id, ?, uri, enrichment, {capability_of}, media_kind, system, model_id, run_id,
-            {time_of}, cost_usd, object_version, hash(fingerprint), left({texts}, {_LONGEST_TEXT}), cause,
-            list_min(list_transform(regions, lambda r: r.score)), list_max(list_transform(regions, lambda r: r.score))
-            FROM batch""",
-            [number, *([] if name == "quarantine" else [capability])],
-        )
-        for column, score in (("regions", "mark.score"), ("tracks", "NULL")):
-            writer.execute(
-                f"INSERT INTO marks SELECT id, ?, mark.label, {score} "
-                f"FROM (SELECT id, unnest({column}) AS mark FROM batch WHERE {column} IS NOT NULL)",
-                [number],
-            )
-        writer.unregister("batch")
-
     # --- asking ---------------------------------------------------------------------------------
 
     def page(self, wanted: Filter, offset: int, limit: int) -> list[str]:
         """The URIs of so many objects, in the order of the filter."""
+        if wanted.sort in ("uri", "-uri"):
+            return self._first_uris(wanted, offset + limit)[offset:]
         condition, values = wanted.condition()
-        asked = f"SELECT uri FROM rows WHERE {condition} GROUP BY uri ORDER BY {wanted.order} LIMIT ? OFFSET ?"
-        return [uri for (uri,) in self.ask(asked, [*values, limit, offset])]
+        grouped = f"SELECT object FROM rows WHERE {condition} GROUP BY object"
+        asked = f"{grouped} ORDER BY {wanted.order}, object LIMIT ? OFFSET ?"
+        objects = [number for (number,) in self.ask(asked, [*values, limit, offset])]
+        listed = ", ".join(map(str, objects)) or "NULL"
+        uris = dict(self.ask(f"SELECT object, any_value(uri) FROM rows WHERE object IN ({listed}) GROUP BY object", []))
+        return [uris[number] for number in objects]
+
+    def _first_uris(self, wanted: Filter, count: int) -> list[str]:
+        """So many URIs, each once, in order: of ever more rows the first, since to sort them all takes longer."""
+        condition, values = wanted.condition()
+        taken = 8 * count
+        while True:
+            asked = f"SELECT uri FROM rows WHERE {condition} ORDER BY {wanted.order} LIMIT ?"
+            rows = self.ask(asked, [*values, taken])
+            uris = list(dict.fromkeys(uri for (uri,) in rows))
+            if len(uris) >= count or len(rows) < taken:
+                return uris[:count]
+            taken *= 4
 
     def count(self, wanted: Filter) -> int:
         """How many objects there are."""
-        condition, values = wanted.condition()
-        return int(self.ask(f"SELECT count(DISTINCT uri) FROM rows WHERE {condition}", values)[0][0])
+        key = self.progress, replace(wanted, sort="uri")
+        if key not in self._counts:
+            condition, values = wanted.condition()
+            if len(self._counts) >= _MOST_COUNTS:
+                self._counts.clear()
+            self._counts[key] = int(
+                self.ask(f"SELECT count(DISTINCT object) FROM rows WHERE {condition}", values)[0][0]
+            )
+        return self._counts[key]
 
     def rows(self, uris: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """What is known here of each of some objects: its rows, the newest last, each with its `labels`.
 
         `marks`: the same, each with its score.
         """
-        columns = ["id", *(name for name in _ROWS if name != "fingerprint"), "low", "high"]
-        placeholders = ", ".join("?" * len(uris))
+        columns = ["id", *COLUMNS, "low", "high"]
+        placeholders = ", ".join(["hash(?::VARCHAR)"] * len(uris))
         if not uris:
             return {}
         found = self.ask(
-            f"SELECT {', '.join(columns)} FROM rows WHERE uri IN ({placeholders}) ORDER BY made_at, enrichment", uris
+            f"SELECT {', '.join(columns)} FROM rows WHERE object IN ({placeholders}) ORDER BY made_at, enrichment", uris
         )
         rows = [dict(zip(columns, row, strict=True)) for row in found]
         marks: dict[int, list[tuple[str, float | None]]] = {}
@@ -250,6 +218,8 @@ class CatalogIndex:
             marks.setdefault(row, []).append((label, score))
         result: dict[str, list[dict[str, Any]]] = {uri: [] for uri in uris}
         for row in rows:
+            if row["uri"] not in result:
+                continue  # the same 64 bits
             own = marks.get(row["id"], [])
             result[row["uri"]].append({**row, "marks": own, "labels": [label for label, _ in own]})
         return result
@@ -292,22 +262,3 @@ class CatalogIndex:
 
 def _key(name: TableName, file: DataFile) -> str:
     return f"{name}/{file.path}"
-
-
-def _with_all(batch: pa.RecordBatch, ids: pa.Array) -> pa.Table:
-    """A batch with every column that is asked of it, null where its file has none; times without their zone, UTC."""
-    columns: dict[str, Any] = {"id": ids}
-    for name in batch.schema.names:
-        column = batch.column(name)
-        columns[name] = column.cast(pa.timestamp("us")) if pa.types.is_timestamp(column.type) else column
-    nested = {
-        "regions": pa.list_(pa.struct({"label": pa.string(), "score": pa.float64()})),
-        "tracks": pa.list_(pa.struct({"label": pa.string()})),
-        "segments": pa.list_(pa.struct({"text": pa.string()})),
-    }
-    flat = {"cost_usd": pa.float64(), "inferred_at": pa.timestamp("us"), "failed_at": pa.timestamp("us")}
-    texts = ("capability", "cause", "message", "raw_reply", "text", "extracted", *_FLAT)
-    for name, kind in {**dict.fromkeys(texts, pa.string()), **flat, **nested}.items():
-        if name not in columns:
-            columns[name] = pa.nulls(batch.num_rows, kind)
-    return pa.table(columns)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sightflow.blocks.store.inventory import size_of
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.infra.gallery.preview_cache import PreviewCache
+from sightflow.infra.gallery.media.preview_cache import PreviewCache
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError
 from sightflow.schemas.media import MediaFacts, MediaFile

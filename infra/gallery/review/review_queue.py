@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sightflow.infra.gallery.index import CatalogIndex
+from sightflow.infra.gallery.search.index import CatalogIndex
 
 ORDERS: Final = {
     "sample": "a drawn sample",

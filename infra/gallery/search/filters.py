@@ -11,11 +11,11 @@ from typing import Any, Final
 SORTS: Final = {
     "uri": ("address", "uri"),
     "-uri": ("address, last first", "uri DESC"),
-    "newest": ("newest first", "max(made_at) DESC NULLS LAST, uri"),
-    "oldest": ("oldest first", "min(made_at) NULLS LAST, uri"),
-    "score": ("lowest score first", "min(low) NULLS LAST, uri"),
-    "-score": ("highest score first", "max(high) DESC NULLS LAST, uri"),
-    "-cost": ("dearest first", "sum(cost) DESC NULLS LAST, uri"),
+    "newest": ("newest first", "max(made_at) DESC NULLS LAST"),
+    "oldest": ("oldest first", "min(made_at) NULLS LAST"),
+    "score": ("lowest score first", "min(low) NULLS LAST"),
+    "-score": ("highest score first", "max(high) DESC NULLS LAST"),
+    "-cost": ("dearest first", "sum(cost) DESC NULLS LAST"),
 }
 """The name, what it is called on a page, and the order in SQL over the rows of an object."""
 _LONGEST: Final = 2000
@@ -95,13 +95,13 @@ class Filter:
         if self.state:
             add("cause IS NULL" if self.state == "published" else "cause IS NOT NULL")
         if self.prefix:
-            add("starts_with(uri, ?)", self.prefix)
+            add("uri >= ? AND starts_with(uri, ?)", self.prefix, self.prefix)  # the first passes over what lies before
         if self.since:
             add("made_at >= ?", _day(self.since))
         if (until := _day(self.until)) is not None:
             add("made_at < ?", until + timedelta(days=1))
         for word in self.q.lower().split():
-            add("(contains(lower(text), ?) OR contains(lower(uri), ?))", word, word)
+            add("contains(searched, ?)", word)
         if self.label or self.least or self.most:
             regions = ["label = ?"] if self.label else []
             values += [self.label] if self.label else []

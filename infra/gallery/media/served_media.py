@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from starlette.responses import Response, StreamingResponse
 
-from sightflow.infra.gallery.media import Media, image_type
+from sightflow.infra.gallery.media.media import Media, image_type
 from sightflow.schemas.failure import Cause, Failure, StoreError
 
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")

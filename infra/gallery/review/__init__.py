@@ -1,0 +1,1 @@
+"""The gallery with hands: what a person is asked, and what becomes of their word."""
