@@ -10,6 +10,7 @@ import polars as pl
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
+from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.registry import open_model
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
@@ -56,12 +57,13 @@ class Estimator:
         objects = self._objects.join(pending, on="object_index", how="semi")
         if measured and measured.is_of_such_media(_mean_bytes(objects)):
             return _charged(model, items, measured, in_batch)
-        return self._by_rules(model, first, resolved, objects, measured, in_batch)
+        with blamed_on(first.system, type(model)):
+            return self._by_rules(model, first, resolved, objects, measured, in_batch)
 
     def _computed_here(self, items: int, measured: MeasuredRates | None) -> Estimate:
         """Of a model on this machine: time, where it was measured, and tokens; money, if an hour of it has a price."""
         if measured is None:
-            return Estimate(items=items, known_by="computed here; the first run shows how long it takes")
+            return Estimate(items=items, known_by="no charge; the first run shows how long it takes")
         hour = self._spec.policy.gpu_hour_usd
         price = items * measured.busy_seconds / 3600 * hour if hour else 0.0
         at = f", at ${hour:g} for an hour of a model at work" if hour else ""
@@ -87,16 +89,15 @@ class Estimator:
         enrichment, kind, items = resolved.enrichment, resolved.media_kind, objects.height
         if not model.request_usages(enrichment, kind, TYPICAL_SIZE):  # a system of the user's own, which names a price
             return Estimate(items=items, price=items * candidate.price_per_item, known_by="a price for each item")
-        if model.rates is None:
-            return Estimate(items=items, known_by="its price is not known")
         sizes = self._sizes.of(objects.select("uri", "object_version", "bytes"), kind)
         asked = [requests_about(model, enrichment, kind, shape) for shape in sizes.shapes or (None,)]
         if measured:
             asked = [_of_length(requests, measured.output_tokens) for requests in asked]
-        rates, share = model.rates, items / len(asked)
+        rates, share = model.rates or FREE, items / len(asked)
         tokens = sum((usage for requests in asked for usage in requests), Usage())
         seconds = [model.expected_seconds(requests, 1) for requests in asked]
         usual = "" if measured else ", replies of usual length"
+        usual += "; its price is not known" if model.rates is None else ""
         size = sizes.summary or "images of 1920 x 1080 pixels" if kind is MediaKind.IMAGE else sizes.summary
         size = size or "videos of a minute"
         return Estimate(
