@@ -43,8 +43,8 @@ class HostedModel(VisionModel):
     vendor: ClassVar[str]
     vendor_engine: ClassVar[str]
     """The vendor's SDK, by its name in `engines/factory.py`."""
-    price_provider: ClassVar[str]
-    """The vendor, as the price lists name it."""
+    price_provider: ClassVar[str] = ""
+    """The vendor, as the price lists name it; empty: prices must be configured."""
     schemas_cost_tokens: ClassVar[bool] = True
     """Whether the vendor counts the schema that holds a reply to its form as a part of the prompt."""
     key_variables: ClassVar[tuple[str, ...]]

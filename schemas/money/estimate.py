@@ -44,12 +44,13 @@ class Bill(BaseModel):
     seconds: float = 0.0
     busy_seconds: float = 0.0
     gpu_usd: float = 0.0
+    in_batch: bool = Field(default=False, description="charged at the price of a batch API")
 
 
 class MeasuredRates(BaseModel):
     """What an item of an enrichment took in earlier runs: means over `rows` rows, and over `items` with what failed.
 
-    `until`: the day of the last of these runs.
+    `until`: the day of the last of these runs. `in_batch`: whether they were charged at the price of a batch API.
     """
 
     rows: int
@@ -61,6 +62,7 @@ class MeasuredRates(BaseModel):
     busy_seconds: float
     mean_bytes: float
     until: date
+    in_batch: bool = False
 
     def is_of_such_media(self, mean_bytes: float) -> bool:
         """Whether objects of so many bytes are about as large as those that were measured."""

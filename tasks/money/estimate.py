@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.prices.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.registry import open_model
 from sightflow.blocks.models.vision_model import VisionModel
@@ -43,8 +44,8 @@ class Estimator:
 
         return MediaSizes(self._catalog, open_store(self._spec.store))
 
-    def of(self, resolved: ResolvedEnrichment, route: Route, pending: pl.DataFrame) -> Estimate:
-        """What is expected of an enrichment of these objects (`object_index`)."""
+    def of(self, resolved: ResolvedEnrichment, route: Route, pending: pl.DataFrame, in_batch: bool = False) -> Estimate:
+        """What is expected of an enrichment of these objects (`object_index`); `in_batch`: at a batch API's price."""
         first, items = route.candidates[0], pending.height
         if not items:
             return Estimate()
@@ -55,13 +56,14 @@ class Estimator:
             return self._computed_here(items, measured)
         objects = self._objects.join(pending, on="object_index", how="semi")
         if measured and measured.is_of_such_media(_mean_bytes(objects)):
-            return _charged(model, items, measured)
-        return self._by_rules(model, first, resolved, objects, measured)
+            return _charged(model, items, measured, in_batch)
+        with blamed_on(first.system, type(model)):
+            return self._by_rules(model, first, resolved, objects, measured, in_batch)
 
     def _computed_here(self, items: int, measured: MeasuredRates | None) -> Estimate:
         """Of a model on this machine: time, where it was measured, and tokens; money, if an hour of it has a price."""
         if measured is None:
-            return Estimate(items=items, known_by="computed here; the first run shows how long it takes")
+            return Estimate(items=items, known_by="no charge; the first run shows how long it takes")
         hour = self._spec.policy.gpu_hour_usd
         price = items * measured.busy_seconds / 3600 * hour if hour else 0.0
         at = f", at ${hour:g} for an hour of a model at work" if hour else ""
@@ -81,28 +83,28 @@ class Estimator:
         resolved: ResolvedEnrichment,
         objects: pl.DataFrame,
         measured: MeasuredRates | None,
+        in_batch: bool,
     ) -> Estimate:
         """By the vendor's rules for media of these sizes; a reply is as long as it was before, or as is usual."""
         enrichment, kind, items = resolved.enrichment, resolved.media_kind, objects.height
         if not model.request_usages(enrichment, kind, TYPICAL_SIZE):  # a system of the user's own, which names a price
             return Estimate(items=items, price=items * candidate.price_per_item, known_by="a price for each item")
-        if model.rates is None:
-            return Estimate(items=items, known_by="its price is not known")
         sizes = self._sizes.of(objects.select("uri", "object_version", "bytes"), kind)
         asked = [requests_about(model, enrichment, kind, shape) for shape in sizes.shapes or (None,)]
         if measured:
             asked = [_of_length(requests, measured.output_tokens) for requests in asked]
-        rates, share = model.rates, items / len(asked)
+        rates, share = model.rates or FREE, items / len(asked)
         tokens = sum((usage for requests in asked for usage in requests), Usage())
         seconds = [model.expected_seconds(requests, 1) for requests in asked]
         usual = "" if measured else ", replies of usual length"
+        usual += "; its price is not known" if model.rates is None else ""
         size = sizes.summary or "images of 1920 x 1080 pixels" if kind is MediaKind.IMAGE else sizes.summary
         size = size or "videos of a minute"
         return Estimate(
             items=items,
             input_tokens=round(share * tokens.input_tokens),
             output_tokens=round(share * tokens.output_tokens),
-            price=share * sum(rates.cost(usage) for requests in asked for usage in requests),
+            price=share * sum(rates.cost(usage, in_batch) for requests in asked for usage in requests),
             seconds=share * sum(each or 0.0 for each in seconds) if None not in seconds else None,
             known_by=f"the vendor's rules, {size}{usual}",
         )
@@ -138,17 +140,17 @@ def _of_length(requests: Sequence[Usage], output_tokens: float) -> list[Usage]:
     return [Usage(usage.input_tokens, each, audio_input_tokens=usage.audio_input_tokens) for usage in requests]
 
 
-def _charged(model: VisionModel, items: int, measured: MeasuredRates) -> Estimate:
+def _charged(model: VisionModel, items: int, measured: MeasuredRates, in_batch: bool) -> Estimate:
     """At today's price; what was charged otherwise than the list said (cached tokens, failures) will be so again."""
     usage = Usage(round(measured.input_tokens), round(measured.output_tokens))
     then = model.rates_on(measured.until) or FREE
-    by_list = then.dollars(usage)
+    by_list = then.dollars(usage, measured.in_batch)
     otherwise = min(2.0, measured.cost_usd / by_list) if by_list and measured.cost_usd else 1.0
     return Estimate(
         items=items,
         input_tokens=round(items * measured.input_tokens),
         output_tokens=round(items * measured.output_tokens),
-        price=items * otherwise * (model.rates or FREE).dollars(usage),
+        price=items * otherwise * (model.rates or FREE).dollars(usage, in_batch),
         seconds=items * measured.seconds,
         known_by=_measured(measured),
     )

@@ -45,7 +45,9 @@ class EarlierRuns:
             for day, bill in self._bills
             if (bill.enrichment, bill.media_kind, bill.system, bill.model_id) == asked and bill.rows
         ]
-        return _mean([(day, bill) for day, bill in same if bill.recipe == recipe] or same)
+        alike = [(day, bill) for day, bill in same if bill.recipe == recipe] or same
+        # Prices of the two kinds of delivery are not mixed: the newest run says which count.
+        return _mean([(day, bill) for day, bill in alike if bill.in_batch == alike[0][1].in_batch])
 
 
 def _mean(bills: Sequence[tuple[date, Bill]]) -> MeasuredRates | None:
@@ -66,6 +68,7 @@ def _mean(bills: Sequence[tuple[date, Bill]]) -> MeasuredRates | None:
         busy_seconds=total("busy_seconds") / items,
         mean_bytes=sum(bill.mean_bytes * bill.rows for _, bill in bills) / rows,
         until=max(day for day, _ in bills),
+        in_batch=bills[0][1].in_batch,
     )
 
 

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from sightflow.infra.cli.app import app
 from sightflow.schemas.money.words import count_of_tokens, length_of_time, money
 from tests.loopback.hosted_systems import KEY
+from tests.loopback.server import Say
+from tests.tasks.money.meter import MeteredOpenAI
 from tests.tasks.money.test_estimate_and_bill import SIZES, pictures
 from tests.tasks.money.test_measured import bill, record
 
@@ -61,6 +63,19 @@ def test_why_not_another_is_said_when_it_is_asked(spec: Path) -> None:
     spec.write_text(yaml.safe_dump(document | {"source": f"{spec.parent}/media/*.mp4"}))
     assert "not florence-2" not in said("plan", str(spec))
     assert "not instruct-blip: " in said("plan", str(spec), "-v")
+
+
+def test_a_vendor_counts_when_it_is_asked_to(spec: Path) -> None:
+    document = yaml.safe_load(spec.read_text())
+    document["enrichments"] = document["enrichments"][:1]
+    provider = MeteredOpenAI(lambda _: Say("not asked"))
+    provider.image = lambda size: 1000.0  # type: ignore[method-assign]
+    with provider:
+        document["models"]["gpt-4o"]["base_url"] = provider.url
+        spec.write_text(yaml.safe_dump(document))
+        shown = said("plan", str(spec), "--exact")
+    assert "tokens in counted by the vendor over 4 objects" in shown and " 4.03k " in shown
+    assert provider.received == [] and provider.complaints == []
 
 
 def test_a_plan_as_json_has_the_estimates(spec: Path) -> None:

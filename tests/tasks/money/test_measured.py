@@ -120,3 +120,11 @@ def test_a_model_here_costs_its_time_where_an_hour_has_a_price(tmp_path: Path, w
     assert (free.price, free.estimate.seconds) == (0, pytest.approx(5.0))
     (paid,) = planned(spec_for(write_spec, source, **local, **models, policy={"gpu_hour_usd": 3.6})).plans
     assert paid.price == pytest.approx(10 * 0.4 / 3600 * 3.6) and "$3.6 for an hour" in paid.estimate.known_by
+
+
+def test_what_was_measured_in_batches_is_known_to_be_so(tmp_path: Path) -> None:
+    catalog = f"file://{tmp_path}/catalog"
+    record(catalog, bill(cost_usd=1.0))
+    record(catalog, bill(cost_usd=0.5, in_batch=True), at=NOW + timedelta(days=1))
+    measured = EarlierRuns.of(Catalog(uri=catalog)).rates(*ASKED, "r")
+    assert measured is not None and measured.in_batch and measured.cost_usd == pytest.approx(0.005)

@@ -1,6 +1,7 @@
 """What a vendor had cached, wrote or heard is priced as such; questions about one object share their media."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -17,21 +18,28 @@ from tests.loopback.server import LoopbackProvider, Received, Say
 
 
 class Cached(LoopbackProvider):
-    """Has cached the media of what it has answered; `details` writes that as the vendor does."""
+    """Has cached the media of what it has answered when a request arrives; `tell` writes that as the vendor does."""
 
     def __init__(self, behaviour: Any) -> None:
-        super().__init__(behaviour)
+        super().__init__(self.arriving)
         self.known: set[Any] = set()
         self.hits = 0
-        self._knowing = threading.Lock()
+        self._found: dict[int, bool] = {}
+        self._knowing, self._behaves = threading.Lock(), behaviour
+
+    def arriving(self, request: Received) -> Say:
+        with self._knowing:
+            self._found[request.number] = request.images[0].getpixel((0, 0)) in self.known
+        time.sleep(0.02)  # as long as an answer takes: who asks at the same time finds nothing
+        said: Say = self._behaves(request)
+        return said
 
     def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
         document = super().answer(request, said, input_tokens, output_tokens)
-        begins = request.images[0].getpixel((0, 0))
         with self._knowing:
-            hit = begins in self.known
+            hit = self._found[request.number]
             self.hits += hit
-            self.known.add(begins)
+            self.known.add(request.images[0].getpixel((0, 0)))
         self.tell(document, 600 if hit else 0)
         return document
 
