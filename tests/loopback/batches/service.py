@@ -36,8 +36,8 @@ class BatchService:
 
     `do`: answers one line, with what it has of id, status and body; `meter`: counts what was answered and so paid.
     `written`: a result as a line of a file, and whether that is the file of errors. `polls`: so many looks find a job
-    that has not been begun. `share`: of the lines that are done before it ends as `ends`. `tampered`: is given the lines
-    of a file of results, and says what it holds instead.
+    that has not been begun. `share`: of the lines that are done before it ends as `ends`. `tampered`: is given the
+    lines of a file of results, and says what it holds instead.
     """
 
     def __init__(
