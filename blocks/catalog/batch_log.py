@@ -30,6 +30,7 @@ from sightflow.schemas.tables.frames import storable, to_frame
 
 _ENRICHMENTS = TypeAdapter(tuple[Enrichment, ...])
 _CONTENT = ("enrichments", "items")
+_LONGEST_MESSAGE = 1000  # characters; a vendor may say anything
 _STANDING = [column for column in BATCHES_SCHEMA if column not in _CONTENT]
 
 
@@ -133,7 +134,7 @@ def _row(batch: Batch, **content: Any) -> pl.DataFrame:
     fields = vars(batch) | {
         "state": batch.state.value,
         "result_files": list(batch.result_files),
-        "message": storable(batch.message and redact(batch.message)),
+        "message": storable(batch.message and redact(batch.message)[:_LONGEST_MESSAGE]),
     }
     return to_frame(BatchRow, [fields | {"enrichments": None, "items": []} | content])
 

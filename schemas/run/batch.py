@@ -102,7 +102,6 @@ class BatchOutcome(BaseModel):
     not_done: int = Field(default=0, description="without a result; asked again by the next run")
     known: int = Field(default=0, description="published before, by a process that ended before it could say so")
     overtaken: int = Field(default=0, description="dropped: the catalog has a newer row of another version or recipe")
-    outdated: int = Field(default=0, description="dropped: the spec no longer configures what was asked")
     strangers: int = Field(default=0, description="results of no request of the batch, dropped")
     doubled: int = Field(default=0, description="results that came a second time, dropped")
     unreadable: int = Field(default=0, description="lines of results that cannot be read, dropped")
@@ -111,7 +110,7 @@ class BatchOutcome(BaseModel):
     @property
     def summary(self) -> str:
         """As on the screen, e.g. `1a2b3c4d gpt-4o closed: 480 published, 2 quarantined, 18 not done`."""
-        told = ("published", "quarantined", "repaired", "not_done", "known", "overtaken", "outdated")
+        told = ("published", "quarantined", "repaired", "not_done", "known", "overtaken")
         odd = ("strangers", "doubled", "unreadable")
         parts = [f"{getattr(self, name):,} {name.replace('_', ' ')}" for name in told + odd if getattr(self, name)]
         said = "; ".join(filter(None, [", ".join(parts), self.note]))

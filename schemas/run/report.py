@@ -103,7 +103,7 @@ class RunReport(BaseModel):
 
     @property
     def attempted(self) -> int:
-        return self.published + self.quarantined
+        return self.published + self.quarantined + self.submitted
 
     @property
     def within_policy(self) -> bool:

@@ -18,14 +18,13 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.run_writer import RunWriter
 from sightflow.blocks.models.contract import Generated, Output, Prompt
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause, ModelError, SightflowError
 from sightflow.schemas.run.batch import Batch, BatchedRequest, BatchOutcome
 from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
 from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
-from sightflow.tasks.batches.poll import Polled, delivery_of, model_of
+from sightflow.tasks.batches.poll import Polled, delivery_of, model_of, resolved_of
 from sightflow.tasks.batches.repair import is_unreadable, repaired
 from sightflow.tasks.batches.results import Part, answered, download, media_of
 from sightflow.tasks.media.windows import Window, join
@@ -97,14 +96,14 @@ class Collection:
         batch = self._batch
         loaded, delivery = model_of(batch, self.spec), delivery_of(batch, self.spec)
         requests, enrichments = self._log.requests(batch)
-        resolved = self._still_configured(requests, {each.name: each for each in enrichments}, loaded)
+        resolved = resolved_of(requests, enrichments, loaded)
         held = self._held(requests)
         with TemporaryFolder("results") as folder:
             files = download(batch, delivery, folder.path)
             if len(files) < len(batch.result_files):
                 self._outcome.note = f"{batch.vendor} has lost the results, or removed them: they are asked again"
             rows = answered(files, requests, delivery, self._outcome)
-            wanted = (row for row in rows if self._is_wanted(row[0][0], batch, resolved, held))
+            wanted = (row for row in rows if self._is_wanted(row[0][0], batch, held))
             for index in range(len(requests)):
                 group = list(islice(wanted, _GROUP))
                 if not group:
@@ -113,21 +112,6 @@ class Collection:
                 items = tuple(answer.item for answer in answers)
                 kind = MediaKind(requests[0].media_kind)
                 yield Shard(index, batch.system, kind, items, tuple(resolved.values())), Replies(answers, [])
-
-    def _still_configured(
-        self, requests: Sequence[BatchedRequest], enrichments: dict[str, Enrichment], loaded: LoadedModel
-    ) -> dict[str, ResolvedEnrichment]:
-        """The enrichments whose recipe is still the one that was asked: the model reads their replies as it did."""
-        resolved: dict[str, ResolvedEnrichment] = {}
-        for request in requests:
-            enrichment = enrichments.get(request.enrichment)
-            if request.enrichment in resolved or enrichment is None:
-                continue
-            kind = MediaKind(request.media_kind)
-            if loaded.model.recipe(enrichment, kind) == request.recipe:
-                system = loaded.model.name_in_spec
-                resolved[request.enrichment] = ResolvedEnrichment(enrichment, request.recipe, (system,), kind)
-        return resolved
 
     def _held(self, requests: Sequence[BatchedRequest]) -> _Held:
         """The catalog's rows of what a batch is about: by key, fingerprint and when it was inferred."""
@@ -142,12 +126,7 @@ class Collection:
         self._replaced = key_frame(found.select("uri", "enrichment").rows())
         return {(uri, name): (own, at) for uri, name, own, at in found.iter_rows()}
 
-    def _is_wanted(
-        self, request: BatchedRequest, batch: Batch, resolved: dict[str, ResolvedEnrichment], held: _Held
-    ) -> bool:
-        if request.enrichment not in resolved:
-            self._outcome.outdated += 1
-            return False
+    def _is_wanted(self, request: BatchedRequest, batch: Batch, held: _Held) -> bool:
         if there := held.get(request.key):
             if there[0] == fingerprint(request.recipe, request.object_version):
                 self._outcome.known += 1

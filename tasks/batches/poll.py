@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -13,8 +14,9 @@ from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import ModelError
-from sightflow.schemas.run.batch import Batch
+from sightflow.schemas.run.batch import Batch, BatchedRequest
 from sightflow.schemas.run.owner import has_ended
+from sightflow.schemas.run.plan import ResolvedEnrichment
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
 from sightflow.tasks.batches.submit import abandon
@@ -61,7 +63,7 @@ def poll(catalog: Catalog, batch: Batch, spec: EnrichmentSpec) -> Polled:
             return Polled(batch)
         if batch.state is BatchState.COLLECTING and not _is_left(batch):
             return Polled(batch, note="another process collects it")
-        return _looked_up(log, batch, delivery)
+        return _looked_up(log, batch, delivery, spec)
     except BatchOvertaken as error:
         return Polled(batch, note=str(error))
 
@@ -82,7 +84,7 @@ def _settled(log: BatchLog, batch: Batch, delivery: BatchDelivery) -> tuple[Batc
     ), "asked again by the next run"
 
 
-def _looked_up(log: BatchLog, batch: Batch, delivery: BatchDelivery) -> Polled:
+def _looked_up(log: BatchLog, batch: Batch, delivery: BatchDelivery, spec: EnrichmentSpec) -> Polled:
     remote = delivery.look_up(batch.vendor_batch or "")
     if remote is None:
         if datetime.now(UTC) - batch.recorded_at < KEPT:
@@ -92,8 +94,29 @@ def _looked_up(log: BatchLog, batch: Batch, delivery: BatchDelivery) -> Polled:
     if remote.state is RemoteState.RUNNING:
         return Polled(batch, note=remote.message or "the vendor works on it")
     said = remote.message or f"{remote.state} at {batch.vendor}"
+    if not resolved_of(*log.requests(batch), model_of(batch, spec)):
+        other = f"{said}, and the spec configures {batch.system} otherwise than the one it was asked with"
+        return Polled(batch, note=f"{other}: collect it with that one, or: sightflow batches cancel SPEC ID --drop")
     taken = log.advance(batch, BatchState.COLLECTING, result_files=remote.result_files, message=said)
     return Polled(taken, has_results=True, note="" if remote.state is RemoteState.COMPLETED else said)
+
+
+def resolved_of(
+    requests: Sequence[BatchedRequest], enrichments: Sequence[Enrichment], loaded: LoadedModel
+) -> dict[str, ResolvedEnrichment]:
+    """The enrichments of a batch by name, each bound to the recipe that was asked; none at all if the model, as it is
+    configured now, has another recipe for any: it would not read the replies as that one did.
+    """
+    recipes = {(request.enrichment, request.media_kind): request.recipe for request in requests}
+    resolved: dict[str, ResolvedEnrichment] = {}
+    for enrichment in enrichments:
+        for kind in MediaKind:
+            if (recipe := recipes.get((enrichment.name, kind.value))) is None:
+                continue
+            if loaded.model.recipe(enrichment, kind) != recipe:
+                return {}
+            resolved[enrichment.name] = ResolvedEnrichment(enrichment, recipe, (loaded.model.name_in_spec,), kind)
+    return resolved
 
 
 def _is_left(batch: Batch) -> bool:

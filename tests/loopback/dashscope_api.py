@@ -25,7 +25,7 @@ class DashScopeOnLoopback(LoopbackProvider):
 
     def __init__(self, behaviour: Any) -> None:
         super().__init__(behaviour)
-        self.batches = OpenAIBatchService(self._do_line, written)
+        self.batches = OpenAIBatchService(self._do_line, written, self.answered)
         self.routes = OpenAIBatchRoutes(
             "/compatible-mode/v1", self.batches, self._reply, most_bytes=500_000_000, line_bytes=6_000_000
         )

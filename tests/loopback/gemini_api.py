@@ -28,7 +28,7 @@ class GeminiOnLoopback(LoopbackProvider):
         self.uploads = 0
         self.polls = 2
         self.ends = types.FileState.ACTIVE
-        self.batches = BatchService(self._do_line, written, id_key="key")
+        self.batches = BatchService(self._do_line, written, self.answered, id_key="key")
         self.routes = GeminiBatchRoutes(self.batches, self._reply)
 
     def aside(self, http: Any, method: str) -> bool:

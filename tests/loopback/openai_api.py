@@ -26,7 +26,7 @@ class OpenAIOnLoopback(LoopbackProvider):
 
     def __init__(self, behaviour: Any) -> None:
         super().__init__(behaviour)
-        self.batches = OpenAIBatchService(self._do_line, written)
+        self.batches = OpenAIBatchService(self._do_line, written, self.answered)
         self.routes = OpenAIBatchRoutes("/v1", self.batches, self._reply)
 
     def aside(self, http: Any, method: str) -> bool:

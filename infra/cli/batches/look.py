@@ -68,7 +68,13 @@ def show(uri: Uri, batch: Id, endpoint_url: Endpoint = None) -> None:
 
 
 @app.command()
-def cancel(spec: SpecFile, batch: Id) -> None:
+def cancel(
+    spec: SpecFile,
+    batch: Id,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Give up what is done too; it is paid, and asked again.")
+    ] = False,
+) -> None:
     """Have a vendor do no more of a batch: what is done is paid, and collected; the rest is asked by the next run."""
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.batches.cancel import cancel_batch
@@ -79,7 +85,7 @@ def cancel(spec: SpecFile, batch: Id) -> None:
     from sightflow.blocks.catalog.batch_log import BatchLog
 
     found = _named(BatchLog(catalog).batches(), batch)
-    console.print(safe(cancel_batch(catalog, found, read)), soft_wrap=True)
+    console.print(safe(cancel_batch(catalog, found, read, drop)), soft_wrap=True)
 
 
 def _log(uri: str, endpoint_url: str | None) -> Any:

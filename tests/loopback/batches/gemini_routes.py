@@ -92,6 +92,6 @@ class GeminiBatchRoutes:
             "state": _STATES[job.state],
             "model": f"models/{job.model}",
         }
-        if job.results:
+        if job.results and job.state != RUNNING:
             metadata["output"] = {"responsesFile": f"files/{job.results[0]}"}
         return {"name": f"batches/{job.id}", "metadata": metadata}

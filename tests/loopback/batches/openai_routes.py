@@ -138,7 +138,7 @@ class OpenAIBatchRoutes:
         return made.model_dump(mode="json")
 
     def _batch(self, job: Job) -> Any:
-        output, error = [*job.results, None, None][:2]
+        output, error = [*(job.results if job.state != RUNNING else ()), None, None][:2]
         made = {
             "id": job.id,
             "object": "batch",

@@ -239,13 +239,21 @@ def test_what_has_changed_meanwhile_is_not_replaced_by_an_older_result(tmp_path:
         assert_frame_equal(rows_of(spec), before)
 
 
-def test_what_the_spec_no_longer_configures_is_told_and_dropped(tmp_path: Path) -> None:
+def test_another_spec_of_the_same_catalog_leaves_a_batch_to_the_one_that_submitted_it(tmp_path: Path) -> None:
     images(tmp_path / "media", 2)
     with GPT.on_loopback(plain) as provider:
-        run(spec_of(tmp_path, GPT.name, provider.url))
+        own = spec_of(tmp_path, GPT.name, provider.url)
+        run(own)
         other = spec_of(tmp_path, GPT.name, provider.url, max_new_tokens=100)
         (outcome,) = collect(other).outcomes
-        assert (outcome.outdated, outcome.published) == (2, 0)
+        assert outcome.state is BatchState.SUBMITTED and "--drop" in outcome.note
+        (outcome,) = collect(own).outcomes
+        assert outcome.published == 2
+        assert run(other) == 2
+        (batch,) = unsettled(open_catalog(own))
+        collect(own)
+        assert "given up" in cancel_batch(open_catalog(own), batch, own, drop=True)
+        assert unsettled(open_catalog(own)) == [] and provider.batches.files == {}
         assert planned(other).to_compute == 2
 
 

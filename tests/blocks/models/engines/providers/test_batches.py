@@ -164,6 +164,7 @@ def test_a_batch_is_found_by_our_id_and_leaves_nothing_behind(system: System, tm
         model = system.connect(provider)
         delivery = delivery_of(model)
         line = delivery.line("id", generation_request(model))
+        provider.batches.polls = 100
         for k in range(3):  # others before it, on more pages than one
             file = tmp_path / f"{k}"
             file.write_bytes(line)
@@ -175,7 +176,6 @@ def test_a_batch_is_found_by_our_id_and_leaves_nothing_behind(system: System, tm
         assert delivery.find(None, BATCH) == made
         assert delivery.look_up("batches/none" if system is GEMINI else "none") is None
         assert not delivery.download("files/none" if system is GEMINI else "none", tmp_path / "x", 1000)
-        provider.batches.polls = 100
         assert delivery.look_up(made.id).state is RemoteState.RUNNING
         delivery.cancel(made.id)
         done = delivery.look_up(made.id)
