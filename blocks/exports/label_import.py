@@ -117,7 +117,7 @@ class _Importer:
             known = {**about, **asked}
             key = (known["uri"], name)
             try:
-                result = found.result(known)
+                result = found.read(known)
             except WrongLabel as error:
                 wrong.tell("wrong", f"{found.place}: {error}")
                 continue
