@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -41,13 +41,21 @@ def export_format(name: str) -> ExportFormat:
 
 
 def export(
-    catalog: Catalog, wanted: Wanted, format: ExportFormat, out: Path, media: MediaMode, max_bytes: int
+    catalog: Catalog,
+    wanted: Wanted,
+    format: ExportFormat,
+    out: Path,
+    media: MediaMode,
+    max_bytes: int,
+    skip_missing: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Write an export into a folder, or go on with one that was killed there.
 
     The folder is done when its report is written; if media could not be had it is not, and the next call tries those
-    again. `max_bytes`: of one media object. Raises SpecError if nothing is selected or the folder holds anything else,
-    StoreError if the catalog cannot be read, SightflowError if the folder cannot be written.
+    again, unless `skip_missing`. `max_bytes`: of one media object. `say`: is told how far it is, in words. Raises
+    SpecError if nothing is selected or the folder holds anything else, StoreError if the catalog cannot be read,
+    SightflowError if the folder cannot be written.
     """
     plan = {"format": format.name, "catalog": catalog.uri, "media": media, **vars(wanted)}
     folder, left_out = ExportFolder(out, plan), LeftOut()
@@ -56,7 +64,8 @@ def export(
             folder.clear()
             return ExportReport(told["objects"], told["rows"], told["left_out"], format.loses, 0, ())
         selected = select_rows(catalog, wanted, format.all_columns, folder, left_out)
-        brought = MediaFiles(catalog.store, folder, media, max_bytes)
+        say(f"{selected.rows_count:,} rows of {selected.objects_count:,} objects are selected")
+        brought = MediaFiles(catalog.store, folder, media, max_bytes, skip_missing)
         format.write(Export(of_one_enrichment(selected, format, left_out), folder, brought, left_out))
         report = ExportReport(
             selected.objects_count,
@@ -66,7 +75,7 @@ def export(
             brought.failed,
             tuple(brought.failures),
         )
-        if not brought.failed:
+        if brought.is_done:
             folder.finish({"version": selected.catalog_version, **_as_json(report)})
     return report
 
@@ -96,4 +105,6 @@ def _as_json(report: ExportReport) -> dict[str, Any]:
         "rows": report.rows,
         "left_out": dict(report.left_out),
         "loses": list(report.loses),
+        "missing_media": report.failed,
+        "missing": [{"uri": uri, "reason": reason} for uri, reason in report.failures],
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -117,7 +118,7 @@ class _Importer:
             known = {**about, **asked}
             key = (known["uri"], name)
             try:
-                result = found.result(known)
+                result = found.read(known)
             except WrongLabel as error:
                 wrong.tell("wrong", f"{found.place}: {error}")
                 continue
@@ -180,11 +181,7 @@ class _Importer:
             },
             schema={"place": pl.Int64(), "name": pl.String(), "bare": pl.Boolean()},
         ).with_columns(key=pl.col("name").str.split("/").list.last(), whole=pl.col("name").str.contains("://"))
-        uris = self._catalog.scan("enrichments").select("uri").unique()
-        last = pl.col("uri").str.split("/").list.last()
-        bare = last.str.replace(r"(.)\.[^.]*$", "${1}")
-        candidates = pl.concat([uris.select("uri", key=last), uris.select("uri", key=bare)]).unique()
-        pairs = self._catalog.read(candidates.join(wanted.lazy(), on="key"))
+        pairs = self._candidates.join(wanted, on="key")
         matching: dict[int, set[str]] = {}
         for row in pairs.iter_rows(named=True):
             uri = without_suffix(row["uri"]) if row["bare"] else row["uri"]
@@ -203,6 +200,14 @@ class _Importer:
             else:
                 facts[place] = known[one[place]]
         return facts
+
+    @cached_property
+    def _candidates(self) -> pl.DataFrame:
+        """Every `uri` of the catalog, with the last part of it as `key`, and once more without its suffix."""
+        uris = self._catalog.read(self._catalog.scan("enrichments").select("uri").unique())
+        last = pl.col("uri").str.split("/").list.last()
+        bare = last.str.replace(r"(.)\.[^.]*$", "${1}")
+        return pl.concat([uris.select("uri", key=last), uris.select("uri", key=bare)]).unique()
 
     def _name(self, found: FoundLabel) -> str:
         if "://" in found.object or not self._options.root:

@@ -28,14 +28,26 @@ class MediaFiles:
     """Brings media into one export. `copy`: their bytes, if they are still those that the rows are about.
 
     `link`: a local file becomes a symbolic link, and an object of a bucket stays where it is, known by its URI.
-    `failures`: what could not be had, with the reason, of the first thousand; `failed` counts all.
+    `skip_missing`: whether what cannot be had is done without. `failures`: what could not be had, with the reason, of
+    the first thousand; `failed` counts all.
     """
 
-    def __init__(self, store: ObjectStore, folder: ExportFolder, mode: MediaMode, max_bytes: int) -> None:
-        self.mode = mode
+    def __init__(
+        self, store: ObjectStore, folder: ExportFolder, mode: MediaMode, max_bytes: int, skip_missing: bool = False
+    ) -> None:
+        self.mode, self._skip_missing = mode, skip_missing
         self._store, self._folder, self._max_bytes = store, folder, max_bytes
         self.failures: list[tuple[str, str]] = []
         self.failed = 0
+
+    def has_all_since(self, failed: int) -> bool:
+        """Whether a file that was begun when so many had failed may get its name: else what it lacks is tried again."""
+        return self._skip_missing or self.failed == failed
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to be tried again."""
+        return self.has_all_since(0)
 
     def place(self, objects: Sequence[ExportedObject], below: str) -> None:
         """Put the media of some objects into a folder of the export, under their own names, unless they are there."""

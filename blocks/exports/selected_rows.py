@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Table = Literal["enrichments", "labels"]
 MADE_AT: Final = {"enrichments": "inferred_at", "labels": "labelled_at"}
 _BATCH = 2048  # rows; with masks some kilobytes each
-_SORT_MEMORY = "1GB"  # of DuckDB; what is more goes to the disk
+_SORT_MEMORY = "512MB"  # of DuckDB; what is more goes to the disk
 _OWN = ("object_index", "file")
 _TOLD = "selected.json"
 

@@ -72,6 +72,7 @@ class HuggingFace(ExportFormat):
         """The objects of a range: images into one file, videos into another."""
         names = {kind: f"{kind}/train-{number:05d}.parquet" for kind in there}
         writers = {kind: _File(export, kind) for kind, name in names.items() if not export.folder.has(name)}
+        failed = export.media.failed
         with export.folder.temporary() as images, export.folder.temporary() as videos:
             paths = {"images": images, "videos": videos}
             while batch := list(islice(objects, AT_ONCE)):
@@ -81,7 +82,7 @@ class HuggingFace(ExportFormat):
                     if own and kind in writers:
                         writers[kind].add(own, paths[kind])
             for kind, writer in writers.items():
-                if writer.close(paths[kind]):
+                if writer.close(paths[kind]) and export.media.has_all_since(failed):
                     export.folder.place(paths[kind], names[kind])
 
 

@@ -50,6 +50,15 @@ class FoundLabel:
     object_version: str | None = None
     without_suffix: bool = False
 
+    def read(self, facts: Facts) -> dict[str, Any]:
+        """The columns of the result. Raises WrongLabel for whatever keeps it from being read."""
+        try:
+            return self.result(facts)
+        except WrongLabel:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            raise WrongLabel(f"it is not of the format: {type(error).__name__}: {error}") from None
+
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """A file as UTF-8. Raises UnreadableLabels if it is not there, no text, or larger than `most` bytes."""

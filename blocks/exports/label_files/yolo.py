@@ -26,6 +26,21 @@ from sightflow.blocks.exports.label_files.found import (
 from sightflow.schemas.masks import decode_mask
 
 _MOST_YAML = 2**20
+_MOST_DEPTH = 8
+
+
+class _ShallowLoader(yaml.SafeLoader):
+    """PyYAML takes minutes for some thousand nested brackets."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _MOST_DEPTH:
+            raise yaml.YAMLError(f"more than {_MOST_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def read_yolo(path: Path) -> Iterator[FoundLabel]:
@@ -52,9 +67,10 @@ def read_yolo(path: Path) -> Iterator[FoundLabel]:
 
 def _names(file: Path) -> dict[int, str]:
     try:
-        found = yaml.safe_load(read_text(file, _MOST_YAML))["names"]
+        found = yaml.load(read_text(file, _MOST_YAML), _ShallowLoader)["names"]  # noqa: S506, it is a SafeLoader
         pairs = enumerate(found) if isinstance(found, list) else found.items()
-        return {int(key): str(name) for key, name in pairs}
+        # Scalars alone: the text of a list of aliases can be as long as one likes.
+        return {int(key): str(name) for key, name in pairs if isinstance(name, str | int | float)}
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
         raise UnreadableLabels(f"{file} names no classes: it has no `names`") from None
 

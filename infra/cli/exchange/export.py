@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sightflow.infra.cli.catalog import Endpoint, Uri, Version, find_catalog
-from sightflow.infra.cli.screen import console, problems, safe
+from sightflow.infra.cli.screen import console, problems, safe, say
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.policy import Limits
 
@@ -40,6 +40,9 @@ Media = Annotated[
 ]
 MaxBytes = Annotated[int, typer.Option(min=1, help="Of one media object that is copied.")]
 MOST_BYTES = Limits().max_video_bytes
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Do without media that cannot be had; the report lists them.")
+]
 _MOST_LISTED = 5
 
 
@@ -52,6 +55,7 @@ def export(
     out: Out = None,
     version: Version = None,
     max_bytes: MaxBytes = MOST_BYTES,
+    skip_missing: SkipMissing = False,
     endpoint_url: Endpoint = None,
 ) -> None:
     """Write the catalog's rows, with their media or without, in a format that other tools read.
@@ -61,10 +65,12 @@ def export(
     from sightflow.blocks.exports.selected_rows import Wanted
 
     wanted = Wanted("enrichments", where, tuple(enrichment or ()), version)
-    run_export(find_catalog(uri, endpoint_url), wanted, format, out, media, max_bytes)
+    run_export(find_catalog(uri, endpoint_url), wanted, format, out, media, max_bytes, skip_missing)
 
 
-def run_export(catalog: Any, wanted: Wanted, format: str, out: Path | None, media: str, max_bytes: int) -> None:
+def run_export(
+    catalog: Any, wanted: Wanted, format: str, out: Path | None, media: str, max_bytes: int, skip_missing: bool
+) -> None:
     """Export, and say what was left out. Raises SightflowError if media could not be had."""
     from sightflow.blocks.exports.export import export as write
     from sightflow.blocks.exports.export import export_format
@@ -75,20 +81,22 @@ def run_export(catalog: Any, wanted: Wanted, format: str, out: Path | None, medi
     folder = out or Path(f"sightflow-{format}")
     for what in chosen.loses:
         console.print(f"{format} does not hold: {safe(what)}", soft_wrap=True)
-    report = write(catalog, wanted, chosen, folder, media, max_bytes)  # type: ignore[arg-type]
-    _print(report, folder, format)
+    report = write(catalog, wanted, chosen, folder, media, max_bytes, skip_missing, say)  # type: ignore[arg-type]
+    _print(report, folder, format, skip_missing)
 
 
-def _print(report: ExportReport, folder: Path, format: str) -> None:
+def _print(report: ExportReport, folder: Path, format: str, skip_missing: bool) -> None:
     for what, count in report.left_out.items():
         console.print(f"left out: {count:,} {safe(what)}", soft_wrap=True)
     if report.failed:
         for uri, reason in report.failures[:_MOST_LISTED]:
             problems.print(f"{safe(uri)}: {safe(reason)}", soft_wrap=True)
-        raise SightflowError(
-            f"{report.failed:,} media could not be had; everything else is in {folder}. Give the same command again to "
-            "try these again"
-        )
+        if not skip_missing:
+            raise SightflowError(
+                f"{report.failed:,} media could not be had. Give the same command again to try these again, or with "
+                f"--skip-missing to do without them; {folder} is not done"
+            )
+        console.print(f"left out: {report.failed:,} media that could not be had")
     console.print(
         f"{report.rows:,} rows of {report.objects:,} objects as {format} in {safe(folder)}; "
         "sightflow-export.json there says what was left out",

@@ -15,6 +15,7 @@ from sightflow.infra.cli.exchange.export import (
     MaxBytes,
     Media,
     Out,
+    SkipMissing,
     Where,
     run_export,
 )
@@ -61,6 +62,7 @@ def export(
     media: Media = "link",
     out: Out = None,
     max_bytes: MaxBytes = MOST_BYTES,
+    skip_missing: SkipMissing = False,
     endpoint_url: Endpoint = None,
 ) -> None:
     """Write the labels, with their media or without; those of objects that have changed are told and left out."""
@@ -75,4 +77,4 @@ def export(
             continue
         what = "of objects that have changed" if state == "changed" else "of objects that the catalog does not know"
         console.print(f"left out: {count:,} labels {what}")
-    run_export(catalog, Wanted("labels", where, tuple(enrichment or ())), format, out, media, max_bytes)
+    run_export(catalog, Wanted("labels", where, tuple(enrichment or ())), format, out, media, max_bytes, skip_missing)

@@ -209,6 +209,17 @@ def test_media_that_changed_or_went_are_told_and_tried_again(catalog: Catalog, t
     assert (tmp_path / "out" / "images" / "0.png").read_bytes() == kept[0]
 
 
+@pytest.mark.parametrize("format", ["webdataset", "hf", "coco"])
+def test_media_that_are_gone_for_good_can_be_done_without(catalog: Catalog, tmp_path: Path, format: str) -> None:
+    (tmp_path / "media" / "1.png").unlink()
+    for _ in range(2):
+        assert exported(catalog, tmp_path / "out", format).failed == 1
+    assert not list((tmp_path / "out").rglob("*.tar")) and not (tmp_path / "out" / "sightflow-export.json").exists()
+    export(catalog, Wanted(), export_format(format), tmp_path / "out", "copy", 10**6, skip_missing=True)
+    told = json.loads((tmp_path / "out" / "sightflow-export.json").read_text())
+    assert told["missing_media"] == 1 and told["missing"][0]["uri"].endswith("1.png")
+
+
 def test_an_object_larger_than_the_bound_is_told(catalog: Catalog, tmp_path: Path) -> None:
     report = export(catalog, Wanted(), export_format("coco"), tmp_path / "out", "copy", 10)
     assert report.failed == 3 and "limit is 10" in report.failures[0][1]
