@@ -20,10 +20,10 @@ from pathlib import Path
 import psutil
 
 from benchmarks import orchestration, sharing
-from benchmarks.images import fill
+from benchmarks.parts.images import fill
+from benchmarks.parts.slow_store import slow_store
 from benchmarks.planning import inventory_of, rows_of, spec_for
 from benchmarks.rivals import runner
-from benchmarks.slow_store import slow_store
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 

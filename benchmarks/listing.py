@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.slow_store import LATENCY
+from benchmarks.parts.slow_store import LATENCY
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.object_uri import Scheme
 

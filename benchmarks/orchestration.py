@@ -30,8 +30,8 @@ os.environ.update(
 
 import polars as pl
 
-from benchmarks.images import fill
-from benchmarks.slow_store import slow_store
+from benchmarks.parts.images import fill
+from benchmarks.parts.slow_store import slow_store
 from sightflow.blocks.models import registry as systems
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.spec import EnrichmentSpec
@@ -41,7 +41,7 @@ BUCKET = "light"
 
 def take_its_place() -> None:
     """Let it stand where Florence-2 does."""
-    systems.SYSTEMS["florence-2"] = "benchmarks.device:Light"
+    systems.SYSTEMS["florence-2"] = "benchmarks.parts.device:Light"
 
 
 def dask_setup(worker: Any) -> None:

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.images import fill
+from benchmarks.parts.images import fill
+from benchmarks.parts.slow_store import slow_store
 from benchmarks.planning import rows_of
-from benchmarks.slow_store import slow_store
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.infra.demo.scenes import draw_scene

@@ -23,7 +23,7 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.slow_store import slow_store
+from benchmarks.parts.slow_store import slow_store
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.table_writes import append_next
 from sightflow.blocks.money.allowance import Allowance

@@ -140,8 +140,8 @@ def interpreter(name: str) -> Path | str:
 
 def main() -> None:
     """Measure and print a table; rounds are interleaved, and the best of each contender is shown."""
-    from benchmarks.images import fill
-    from benchmarks.slow_store import slow_store
+    from benchmarks.parts.images import fill
+    from benchmarks.parts.slow_store import slow_store
     from sightflow.infra.demo.bucket import MODEL_FOLDER
 
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

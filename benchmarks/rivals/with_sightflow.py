@@ -16,7 +16,7 @@ from typing import Any
 
 os.environ["DASK_DISTRIBUTED__WORKER__PRELOAD"] = __name__  # Dask reads it when it is imported
 
-from benchmarks.device import Device
+from benchmarks.parts.device import Device
 from benchmarks.rivals.job import AT_ONCE, Job
 from sightflow.blocks.models import registry as systems
 from sightflow.blocks.models.systems.florence2 import Florence2

@@ -1,6 +1,6 @@
 """An S3 endpoint in a process of its own, each of whose answers comes 20 ms later: the network that loopback lacks.
 
-python -m benchmarks.slow_store PORT [SECONDS]
+python -m benchmarks.parts.slow_store PORT [SECONDS]
 
 It is moto's, whose answers to reads are kept and given again until something is written: a store that is elsewhere
 takes none of this machine's processor, and this one takes little.
@@ -45,7 +45,7 @@ def slow_store(latency: float = LATENCY) -> Iterator[tuple[str, psutil.Process]]
     from sightflow.infra.server_process import end_with_parent
 
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.slow_store", str(port), str(latency)]
+    command = [sys.executable, "-m", "benchmarks.parts.slow_store", str(port), str(latency)]
     process = subprocess.Popen(command, preexec_fn=end_with_parent, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
