@@ -50,6 +50,16 @@ def prices(
         console.print_json(json.dumps([_document(each, today, then) for each in found]))
         return
     _show(found, today, then)
+    if spec:
+        _show_hour(spec)
+
+
+def _show_hour(path: Path) -> None:
+    """Say what an hour of a model at work here costs, where the spec does."""
+    from sightflow.schemas.spec_reader import read_spec
+
+    if hour := read_spec(path).policy.gpu_hour_usd:
+        console.print(f"models here: ${hour:g} for an hour at work, by policy.gpu_hour_usd")
 
 
 def _day_of(text: str) -> date:

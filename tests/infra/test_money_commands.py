@@ -105,6 +105,14 @@ def test_prices_of_today_and_of_a_later_day(spec: Path) -> None:
     assert by_cron[1]["source"].startswith("genai-prices")
 
 
+def test_the_price_of_an_hour_here_is_shown_where_a_spec_says_it(
+    tmp_path: Path, write_spec: Any, stand_in: Any
+) -> None:
+    path = write_spec(pictures(tmp_path / "media", SIZES[:1]), models={}, policy={"gpu_hour_usd": 2.5})
+    shown = said("models", "prices", str(path))
+    assert "free" in shown and "$2.5 for an hour at work" in shown
+
+
 def test_prices_of_every_id_that_is_known_with_their_steps(spec: Path) -> None:
     shown = said("models", "prices")
     for model_id in ("gpt-6-sol", "gemini-4-argon", "qwen3-vl-plus"):
