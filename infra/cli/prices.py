@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sightflow.infra.cli.screen import console, print_whole, safe, table
+from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.rates import Rates, TokenRates
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def prices(
 
     Nothing is asked of a network but a configured Prefect server, for the next run of the spec's deployment.
     """
-    today = datetime.now(UTC).date()
+    today = calendar_day.today()
     then = _day_of(on) if on else _next_run(spec, cron, timezone)
     found = list(_of_spec(spec, today, then) if spec else _of_all(today, then))
     if as_json:

@@ -1,6 +1,7 @@
 """What the screen says of money: whole tables at 80 columns, prices of today and later, and how a plan knows."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sightflow.infra.cli.app import app
+from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.words import count_of_tokens, length_of_time, money
 from tests.loopback.hosted_systems import KEY
 from tests.loopback.server import Say
@@ -25,6 +27,7 @@ def said(*words: str, columns: int = 80) -> str:
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(calendar_day, "today", lambda: date(2026, 11, 27))
     for variable in ("OPENAI_API_KEY", "GOOGLE_API_KEY", "DASHSCOPE_API_KEY"):
         monkeypatch.setenv(variable, KEY)
     document = {
