@@ -7,7 +7,7 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr
@@ -27,6 +27,7 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.geometry import BoxFormat
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.redaction import remember
 from sightflow.schemas.spec import ServerAddress
@@ -117,7 +118,7 @@ class HostedModel(VisionModel):
     @property
     def notice(self) -> str:
         """What anybody who pays for this id should know today: that it ends, that its price is old or changes."""
-        day, listed = datetime.now(UTC).date(), self.listed_price
+        day, listed = calendar_day.today(), self.listed_price
         said = [] if self.base_url else [self.profile.end_notice(self.ref.id, day)]
         if listed and self.usd_per_million_input is None and self.usd_per_million_output is None:
             said += listed.notices(self.ref.id, day)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -32,6 +32,7 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause, ModelError
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.spec import ServerAddress
 from sightflow.schemas.vision import Usage
@@ -217,7 +218,7 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
             remedy = "set usd_per_million_input and usd_per_million_output, or what it costs is counted nowhere"
             return f"the price of {self.ref.id} at {self.endpoint_url} is not known: {remedy}"
         if (listed := self.listed_price) and self.usd_per_million_input is None:
-            return "; ".join(listed.notices(self.ref.id, datetime.now(UTC).date()))
+            return "; ".join(listed.notices(self.ref.id, calendar_day.today()))
         path = self.local_path()
         return weights.notice(path) if path else ""
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+<<<<<<< HEAD
 from sightflow.infra.cli.screen import console, safe, show_table
+=======
+from sightflow.infra.cli.screen import console, print_whole, safe, table
+from sightflow.schemas.money import calendar_day
+>>>>>>> prices
 from sightflow.schemas.money.rates import Rates, TokenRates
 
 if TYPE_CHECKING:
@@ -43,13 +48,23 @@ def prices(
 
     Nothing is asked of a network but a configured Prefect server, for the next run of the spec's deployment.
     """
-    today = datetime.now(UTC).date()
+    today = calendar_day.today()
     then = _day_of(on) if on else _next_run(spec, cron, timezone)
     found = list(_of_spec(spec, today, then) if spec else _of_all(today, then))
     if as_json:
         console.print_json(json.dumps([_document(each, today, then) for each in found]))
         return
     _show(found, today, then)
+    if spec:
+        _show_hour(spec)
+
+
+def _show_hour(path: Path) -> None:
+    """Say what an hour of a model at work here costs, where the spec does."""
+    from sightflow.schemas.spec_reader import read_spec
+
+    if hour := read_spec(path).policy.gpu_hour_usd:
+        console.print(f"models here: ${hour:g} for an hour at work, by policy.gpu_hour_usd")
 
 
 def _day_of(text: str) -> date:

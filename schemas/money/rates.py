@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
+from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.usage import Usage
 
 _MILLION = 1e6
@@ -125,7 +126,7 @@ class Rates:
 
 
 def _day(at: datetime | None) -> date:
-    return (at or datetime.now(UTC)).astimezone(UTC).date()
+    return calendar_day.today() if at is None else at.astimezone(UTC).date()
 
 
 FREE = Rates(0.0, 0.0)

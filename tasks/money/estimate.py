@@ -98,8 +98,7 @@ class Estimator:
         seconds = [model.expected_seconds(requests, 1) for requests in asked]
         usual = "" if measured else ", replies of usual length"
         usual += "; its price is not known" if model.rates is None else ""
-        size = sizes.summary or "images of 1920 x 1080 pixels" if kind is MediaKind.IMAGE else sizes.summary
-        size = size or "videos of a minute"
+        size = sizes.summary or ("images of 1920 x 1080 pixels" if kind is MediaKind.IMAGE else "videos of a minute")
         return Estimate(
             items=items,
             input_tokens=round(share * tokens.input_tokens),

@@ -54,15 +54,28 @@ class MediaSizes:
         unseen = chosen.filter(~pl.col("uri").is_in([*self._known, *self._read]))
         if unseen.is_empty():
             return
-        rows = self._catalog.scan("enrichments").filter(pl.col("uri").is_in(unseen["uri"].to_list()))
+        if media_kind is MediaKind.VIDEO:  # whether it has sound, which costs tokens, the catalog does not know
+            self._read_starts(unseen, media_kind)
+            self._ask_catalog(
+                unseen.filter(pl.col("uri").is_in([uri for uri, shape in self._read.items() if not shape]))
+            )
+        else:
+            self._ask_catalog(unseen)
+            self._read_starts(unseen.filter(~pl.col("uri").is_in(list(self._known))), media_kind)
+
+    def _ask_catalog(self, objects: pl.DataFrame) -> None:
+        if objects.is_empty():
+            return
+        rows = self._catalog.scan("enrichments").filter(pl.col("uri").is_in(objects["uri"].to_list()))
         found = self._catalog.read(
-            rows.join(unseen.lazy().select("uri", "object_version"), on=["uri", "object_version"])
+            rows.join(objects.lazy().select("uri", "object_version"), on=["uri", "object_version"])
             .select("uri", "width", "height", "duration")
             .unique("uri")
         )
-        for uri, width, height, seconds in found.iter_rows():
-            self._known[uri] = MediaShape(width, height, seconds)
-        left = [uri for uri in unseen["uri"] if uri not in self._known]
+        self._known |= {uri: MediaShape(width, height, seconds) for uri, width, height, seconds in found.iter_rows()}
+
+    def _read_starts(self, objects: pl.DataFrame, media_kind: MediaKind) -> None:
+        left = objects["uri"].to_list()
         for length in (FIRST_READ, SECOND_READ):
             if not left:
                 return

@@ -1,6 +1,7 @@
 """What the screen says of money: whole tables at 80 columns, prices of today and later, and how a plan knows."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sightflow.infra.cli.app import app
+from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.words import count_of_tokens, length_of_time, money
 from tests.loopback.hosted_systems import KEY
 from tests.loopback.server import Say
@@ -25,6 +27,7 @@ def said(*words: str, columns: int = 80) -> str:
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(calendar_day, "today", lambda: date(2026, 11, 27))
     for variable in ("OPENAI_API_KEY", "GOOGLE_API_KEY", "DASHSCOPE_API_KEY"):
         monkeypatch.setenv(variable, KEY)
     document = {
@@ -103,6 +106,14 @@ def test_prices_of_today_and_of_a_later_day(spec: Path) -> None:
     assert [each["model_id"] for each in by_cron] == ["gpt-4o", "gemini-3.8-flash"]
     assert by_cron[0]["today"]["cached"] == 1.25 and by_cron[0]["next_run"]["day"].endswith("-01")
     assert by_cron[1]["source"].startswith("genai-prices")
+
+
+def test_the_price_of_an_hour_here_is_shown_where_a_spec_says_it(
+    tmp_path: Path, write_spec: Any, stand_in: Any
+) -> None:
+    path = write_spec(pictures(tmp_path / "media", SIZES[:1]), models={}, policy={"gpu_hour_usd": 2.5})
+    shown = said("models", "prices", str(path))
+    assert "free" in shown and "$2.5 for an hour at work" in shown
 
 
 def test_prices_of_every_id_that_is_known_with_their_steps(spec: Path) -> None:

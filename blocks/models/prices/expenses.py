@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 
 from sightflow.blocks.models.image_sizes import Size
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
+from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.vision import Usage
 
@@ -30,7 +31,7 @@ class Expenses:
     @property
     def rates(self) -> Rates | None:
         """What tokens cost from today on; None where that is not known."""
-        return self.rates_on(datetime.now(UTC).date())
+        return self.rates_on(calendar_day.today())
 
     def rates_on(self, day: date) -> Rates | None:
         """What tokens cost from a day on; None where that is not known. Of a local model they cost nothing."""

@@ -23,7 +23,7 @@ _KEYS = {
     "audio": "input_audio_mtok",
 }
 _BATCH = {"processing": "batch"}
-_DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
+_READ = re.compile(r"\b(?:verified|checked|updated)(?: on)? (20\d\d-\d\d-\d\d)\b", re.IGNORECASE)
 _FAR = date(9999, 1, 1)
 
 
@@ -57,9 +57,9 @@ def converted(model: ModelInfo) -> ListedPrice | None:
     first, *later = complete
     rates = replace(first, since=None, later=tuple(later))
     comments = model.price_comments or ""
-    read = [day for day in _dates(comments) if day <= _data_from()]
     source = re.search(r"https?://[^\s,;]+[^\s,;.]", comments)
-    return ListedPrice(rates, f"{LIBRARY}, of {source[0]}" if source else LIBRARY, max(read, default=_data_from()))
+    read_on = max(_read_days(comments), default=_last_read())
+    return ListedPrice(rates, f"{LIBRARY}, of {source[0]}" if source else LIBRARY, read_on)
 
 
 def _starts(model: ModelInfo) -> list[date | None]:
@@ -119,18 +119,17 @@ def _thresholds(price: ModelPrice) -> list[int]:
 
 
 @cache
-def _data_from() -> date:
-    """The day that the library's data are of: the newest in them that is not after today."""
+def _last_read() -> date:
+    """The last day on which any price of the library's was read: of those that do not say when they were."""
     from genai_prices.data_snapshot import get_snapshot
 
-    today = datetime.now(UTC).date()
     models = [model for provider in get_snapshot().providers for model in provider.models]
-    told = [day for model in models for day in (*_dates(model.price_comments or ""), *filter(None, _starts(model)))]
-    return max((day for day in told if day <= today), default=today)
+    return max(day for model in models for day in _read_days(model.price_comments or ""))
 
 
-def _dates(text: str) -> Iterator[date]:
-    for found in _DATE.findall(text):
+def _read_days(comments: str) -> Iterator[date]:
+    """The days on which a price was read, as the library's comments tell it, e.g. `verified on 2026-10-12`."""
+    for found in _READ.findall(comments):
         try:
             yield date.fromisoformat(found)
         except ValueError:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from datetime import date
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.estimate import Estimate
 from sightflow.schemas.run.plan import RunPlan
 from sightflow.schemas.spec import EnrichmentSpec
@@ -44,6 +46,7 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("OPENAI_API_KEY", "GOOGLE_API_KEY", "DASHSCOPE_API_KEY"):
         monkeypatch.setenv(variable, KEY)
     monkeypatch.setattr(loaded_models, "_LOADED", {})
+    monkeypatch.setattr(calendar_day, "today", lambda: date(2026, 11, 27))  # prices change
 
 
 def tiles_of_two_thirds(size: tuple[int, int]) -> float:

@@ -14,6 +14,7 @@ from sightflow.blocks.models.systems.gemini import Gemini
 from sightflow.blocks.models.systems.gpt_4o import GPT4o
 from sightflow.blocks.models.systems.qwen_vl_max import QwenVLMax
 from sightflow.infra.price_snapshot import snapshot
+from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.rates import Rates
 from sightflow.schemas.vision import Usage
 
@@ -95,6 +96,18 @@ def test_a_users_prices_come_first() -> None:
     batch = GPT4o(id="gpt-6-luna", batch_price_share=0.25).rates
     assert batch and batch.cost(Usage(0, 1_000_000), in_batch=True) == pytest.approx(0.125)
     assert GPT4o(id="of-my-own", usd_per_million_input=3).rates is None
+
+
+def test_what_is_said_of_today_follows_the_calendar(monkeypatch) -> None:
+    model = Gemini(id="gemini-3.8-flash")
+    for day, dollars, changes in ((date(2026, 12, 31), 0.75, True), (date(2027, 1, 1), 1.5, False)):
+        monkeypatch.setattr(calendar_day, "today", lambda day=day: day)
+        assert model.rates and model.rates.input == dollars
+        assert model.rates.cost(Usage(1_000_000, 0)) == dollars
+        assert ("holds until 2026-12-31" in model.notice) == changes
+    assert "was read 79 days ago" not in model.notice
+    monkeypatch.setattr(calendar_day, "today", lambda: date(2027, 1, 13))
+    assert "was read 91 days ago" in model.notice
 
 
 def test_a_price_that_changes_is_told_and_so_is_one_that_is_old() -> None:
