@@ -1,5 +1,6 @@
 """What is spent never passes the budget, whatever requests cost, and nearly all of it can be used."""
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -186,13 +187,16 @@ def test_nothing_is_taken_of_what_is_being_given_back(
     tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowance, create = opened(Budget(day=1.0)), ObjectStore.create
-    giving, go_on = threading.Event(), threading.Event()
+    giving, go_on, given_back = threading.Event(), threading.Event(), threading.Event()
 
     def slow(self: ObjectStore, uri: str, content: bytes) -> bool:
-        if b'"what":"settle"' in content:
-            giving.set()
-            go_on.wait(30)
-        return create(self, uri, content)
+        if json.loads(content)["block"]["reserved"]:
+            return create(self, uri, content)
+        giving.set()
+        go_on.wait(30)
+        written = create(self, uri, content)
+        given_back.set()
+        return written
 
     monkeypatch.setattr(ObjectStore, "create", slow)
     with allowance:
@@ -202,6 +206,7 @@ def test_nothing_is_taken_of_what_is_being_given_back(
         taken = pool.submit(allowance.reserve, 0.01, NEVER)
         wait([taken], timeout=0.3)
         go_on.set()
+        assert given_back.wait(30)
         assert taken.result(timeout=30) is not None
         assert balance(tmp_path).used("run", "run") >= 0.02 * PER_DOLLAR, "what was sent is covered"
 
