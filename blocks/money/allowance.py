@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from sightflow.blocks.money.held import HeldBlock, Hold, Pace
 from sightflow.blocks.money.journal import Journal, LeftAnswers
 from sightflow.blocks.money.ledger import Change, Ledger
 from sightflow.blocks.money.recovery import recover
-from sightflow.schemas.failure import BudgetMet, RequestTooExpensive, SightflowError, StoreRefusal
+from sightflow.schemas.failure import BudgetMet, RequestTooExpensive, SightflowError, StoreError, StoreRefusal
 from sightflow.schemas.policy import Budget
 
 _logger = logging.getLogger(__name__)
@@ -202,6 +203,8 @@ class Allowance:
 
     def _keep(self) -> None:
         """Keep the ledger and what is held in step, until it is closed."""
+        with suppress(StoreError):  # told where it is needed
+            self._ledger.balance()
         while not self._closing:
             with self._changed:
                 self._changed.wait_for(lambda: self._due or self._closing, _POLL_SECONDS)

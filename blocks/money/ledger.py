@@ -28,6 +28,8 @@ _logger = logging.getLogger(__name__)
 What = Literal["reserve", "settle", "recover"]
 
 _ATTEMPTS = 200
+_QUICK_ATTEMPTS = 3
+"""After which is looked how far others have come, before the next entry is tried."""
 _NOTED_EVERY = 16
 """Entries; a reader begins at the newest that has been noted."""
 _TRUSTED_SECONDS = 600.0
@@ -92,10 +94,11 @@ class Ledger:
                     self._after_write(entry)
                     return entry.balance
                 seen = self._read(entry.number)
-                if seen is not None and seen.id == entry.id:  # written by a try whose answer was lost
-                    self._take(entry)
-                    return entry.balance
-                balance = self._read_on()
+                if seen is not None:
+                    self._take(seen)
+                    if seen.id == entry.id:  # written by a try whose answer was lost
+                        return entry.balance
+                balance = self._known() if attempt < _QUICK_ATTEMPTS else self._read_on()
                 time.sleep(random.uniform(0, min(0.01 * 2**attempt, 1.0)))  # noqa: S311 - of waits
         raise StoreError(f"the ledger {self._folder} cannot be written: other processes came first every time")
 
@@ -129,7 +132,11 @@ class Ledger:
     def _read_on(self) -> Balance:
         """Read what others have written since."""
         if not self._is_trusted():
-            self._newest = self._noted() or self._listed()
+            self._newest = self._noted()
+            if self._newest is None:
+                self._newest = self._listed()
+                self._known_at = time.time()
+                return self._known()  # nothing newer was there a moment ago
         while (following := self._read(self._newest.number + 1 if self._newest else 1)) is not None:
             self._newest = following
         self._known_at = time.time()

@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-<<<<<<< HEAD
-from sightflow.infra.cli.screen import console, safe, show_table
-=======
-from sightflow.infra.cli.screen import console, print_whole, safe, table
+from sightflow.infra.cli.screen import console, flag, safe, show_table
 from sightflow.schemas.money import calendar_day
->>>>>>> prices
 from sightflow.schemas.money.rates import Rates, TokenRates
 
 if TYPE_CHECKING:
@@ -42,7 +38,7 @@ def prices(
     cron: Annotated[str | None, typer.Option(help="The schedule whose next run is meant, as for `deploy`.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Of --cron: an IANA name, e.g. Europe/Berlin.")] = None,
     on: Annotated[str | None, typer.Option(metavar="DATE", help="Instead of a schedule: a day, 2027-01-01.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the prices as JSON, for programs.")] = False,
+    as_json: Annotated[bool, flag("--json", help="Print the prices as JSON, for programs.")] = False,
 ) -> None:
     """Show what a million tokens cost today and on the day of the next run, where that is known from, and what changes.
 

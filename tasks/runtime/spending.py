@@ -63,11 +63,17 @@ def _allowance(spec: EnrichmentSpec, run_id: str, asks_anew: bool) -> Allowance:
 
 
 @contextmanager
-def spending(spec: EnrichmentSpec, run_id: str, selection: Selection, workers: WorkerPool) -> Iterator[None]:
+def spending(
+    spec: EnrichmentSpec, run_id: str, selection: Selection, workers: WorkerPool, price: float
+) -> Iterator[None]:
     """The time in which a run asks. At its end every process gives back what it holds of the budget, and what
     processes that have died held is settled. If it ends well, the answers in journals have been published, and go.
+
+    `price`: what it is expected to cost; if anything, the ledger is read while the first objects are fetched.
     """
     published = False
+    if spec.policy.budget is not None and price and workers.client is None:
+        _allowance(spec, run_id, selection.replay)
     try:
         yield
         published = True

@@ -1,9 +1,10 @@
 """What is spent never passes the budget, whatever requests cost, and nearly all of it can be used."""
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,34 @@ def test_a_process_with_nothing_to_ask_gives_back_what_it_holds(tmp_path: Path, 
     assert given_back.is_set()
     with allowance:
         assert allowance.reserve(0.9, NEVER) is not None, "and takes anew"
+
+
+def test_nothing_is_taken_of_what_is_being_given_back(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowance, create = opened(Budget(day=1.0)), ObjectStore.create
+    giving, go_on, given_back = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(self: ObjectStore, uri: str, content: bytes) -> bool:
+        if json.loads(content)["block"]["reserved"]:
+            return create(self, uri, content)
+        giving.set()
+        go_on.wait(30)
+        written = create(self, uri, content)
+        given_back.set()
+        return written
+
+    monkeypatch.setattr(ObjectStore, "create", slow)
+    with allowance:
+        allowance.settle(allowance.reserve(0.01, NEVER), 0.01)  # type: ignore[arg-type]
+    assert giving.wait(30), "idle, it gives back"
+    with allowance, ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(allowance.reserve, 0.01, NEVER)
+        wait([taken], timeout=0.3)
+        go_on.set()
+        assert given_back.wait(30)
+        assert taken.result(timeout=30) is not None
+        assert balance(tmp_path).used("run", "run") >= 0.02 * PER_DOLLAR, "what was sent is covered"
 
 
 def test_without_a_bound_everything_is_counted(tmp_path: Path, opened: Opener) -> None:
