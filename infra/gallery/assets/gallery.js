@@ -15,14 +15,27 @@
     text.setAttribute("y", y - 4 * unit > size ? y - 4 * unit : Math.min(y + size + 2 * unit, Number(stage.dataset.height)));
   }
 
+  // What two models say of the same place stands one below the other.
+  function apart(text, taken, stage) {
+    const x = Number(text.getAttribute("x")), width = text.getComputedTextLength ? text.getComputedTextLength() : 0, line = 15 * stage.unit;
+    let y = Number(text.getAttribute("y"));
+    const hides = ([left, right, at]) => x < right && left < x + width && Math.abs(at - y) < line * 0.9;
+    for (let tries = 0; tries < 5 && taken.some(hides) && y + line <= Number(stage.dataset.height); tries += 1) y += line;
+    text.setAttribute("y", y);
+    taken.push([x, x + width, y]);
+  }
+
   function fit(stage) {
     const svg = one("svg.over", stage);
     if (!svg || !stage.clientWidth) return;
     stage.unit = Number(stage.dataset.width) / stage.clientWidth;
     svg.style.setProperty("--unit", stage.unit);
+    const taken = [];
     for (const shape of all(".shape", svg)) {
       const box = one(".box", shape), text = one("text", shape);
-      if (box && text) place(text, Number(box.getAttribute("x")), Number(box.getAttribute("y")), stage);
+      if (!box || !text) continue;
+      place(text, Number(box.getAttribute("x")), Number(box.getAttribute("y")), stage);
+      apart(text, taken, stage);
     }
   }
 

@@ -21,6 +21,7 @@ from sightflow.infra.gallery.drawing import tracks_of
 from sightflow.infra.gallery.pages import media_facts, query
 from sightflow.infra.gallery.panels import failures_of, name_of, panel, rows_of
 from sightflow.infra.gallery.review.review_queue import ORDERS, Queue
+from sightflow.infra.gallery.search.index import Progress
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Failure, SightflowError
@@ -39,6 +40,7 @@ class Review:
         self._gallery, self._labelled_by = gallery, labelled_by
         self._enrichments = {enrichment.name: enrichment for enrichment in enrichments}
         self._labels = Labels(gallery.catalog)
+        self._items: tuple[tuple[Queue, Progress], list[tuple[str, str]]] | None = None
 
     @property
     def routes(self) -> list[Route]:
@@ -56,7 +58,7 @@ class Review:
         self._gallery.index.follow(_PATIENCE_SECONDS)  # an order is of all that there is
         given = request.query_params
         queue = Queue.of(given, list(self._enrichments))
-        items = queue.items(self._gallery.index)
+        items = self._items_of(queue)
         place, uri, name = natural(given.get("place")) or 0, given.get("uri", ""), given.get("of", "")
         if not uri:
             found = self._next(queue, items, place)
@@ -82,6 +84,13 @@ class Review:
             previous=_address(queue, place - 1, **_key(items, place - 1)) if place else None,
             next=_address(queue, place + 1),
         )  # fmt: skip
+
+    def _items_of(self, queue: Queue) -> list[tuple[str, str]]:
+        """The keys of a queue, asked for once for each version of the catalog."""
+        at = queue, self._gallery.index.progress
+        if self._items is None or self._items[0] != at:
+            self._items = at, queue.items(self._gallery.index)
+        return self._items[1]
 
     def _next(self, queue: Queue, items: Sequence[tuple[str, str]], place: int) -> int | None:
         """The first place from here on that has no label yet, if the queue wants only these."""

@@ -64,12 +64,14 @@ class CatalogIndex:
         self._looked_at = 0.0
         self._reading = threading.Lock()
         self._done = threading.Event()
+        self._closing = False
         self._facets: tuple[Progress, dict[str, list[Any]]] | None = None
         self._counts: dict[tuple[Progress, Filter], int] = {}
         self.progress = Progress()
 
     def close(self) -> None:
-        """Remove the file."""
+        """Remove the file; what is still being read is left."""
+        self._closing = True
         with self._reading:
             self._connection.close()
             self._folder.remove()
@@ -145,6 +147,8 @@ class CatalogIndex:
                 for rows in joined(listed[name][0].batches(file, COLUMNS_READ[name])):
                     insert(writer, rows, name, self._next_row, number, file.partition.get("capability"))
                     self._next_row += rows.num_rows
+                    if self._closing:
+                        return
                     read += rows.num_rows
                     if first:
                         self.progress = Progress(read, total, False, version)
