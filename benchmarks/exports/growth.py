@@ -1,6 +1,6 @@
 """What an export takes beside the plainest one, all rows at once in memory: seconds, and memory as the catalog grows.
 
-    python -m benchmarks.exports --rows 100000 1000000
+    python -m benchmarks.exports.growth --rows 100000 1000000
 
 Synthetic rows of images, three regions each, in one catalog for each size. Every export is a process of its own, whose
 largest resident memory is told; "plain" is one that collects every row with polars and writes it as lines of JSON.
