@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -20,6 +20,7 @@ from sightflow.blocks.catalog.labels import Labels
 from sightflow.blocks.catalog.sql_views import connect
 from sightflow.blocks.catalog.table_writes import sql_literal
 from sightflow.blocks.exports.exported import ROW_COLUMNS, ExportedObject, LeftOut
+from sightflow.blocks.exports.external_sort import SAMPLED_URIS, ranges_of, sorted_rows
 from sightflow.blocks.exports.file_names import FileNames, common_folder
 from sightflow.blocks.exports.folder import STATE, ExportFolder
 from sightflow.schemas.failure import SpecError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Table = Literal["enrichments", "labels"]
 MADE_AT: Final = {"enrichments": "inferred_at", "labels": "labelled_at"}
 _BATCH = 2048  # rows; with masks some kilobytes each
-_SORT_MEMORY = "512MB"  # of DuckDB; what is more goes to the disk
+_QUERY_MEMORY = "512MB"  # of DuckDB, which has only keys to hold; what is more goes to the disk
 _OWN = ("object_index", "file")
 _TOLD = "selected.json"
 
@@ -126,15 +127,18 @@ def kept_rows(wanted: Wanted, folder: ExportFolder, left_out: LeftOut) -> Select
 
 def _select(catalog: Catalog, wanted: Wanted, all_columns: bool, folder: ExportFolder) -> None:
     version = catalog.version() if wanted.version is None else wanted.version
-    connection = connect(catalog, version, spill=folder.state / "sorting.tmp", memory=_SORT_MEMORY)
+    connection = connect(catalog, version, spill=folder.state / "query.tmp", memory=_QUERY_MEMORY)
     if wanted.table == "labels":  # those of objects that have changed are not used
         usable = Labels(catalog).states().filter(pl.col("state") == "current")
         connection.register("usable_labels", usable.to_arrow())
     schema = row_schema(wanted, all_columns)
     try:
-        query, first, last = _query(connection, wanted, list(schema))
-        batches = _batches(catalog, connection, query, schema)
-        keep_rows(batches, (first, last), wanted, all_columns, folder, version)
+        rows = _rows(connection, wanted)
+        bounds, cuts = _bounds(connection, wanted, rows)
+        listed = ", ".join(f'"{column}"' for column in schema)
+        batches = _batches(catalog, connection, f"SELECT {listed} {rows}", schema)
+        in_order = sorted_rows(batches, cuts, folder.state / "sorting.tmp")
+        keep_rows(in_order, bounds, wanted, all_columns, folder, version)
     except _sql_errors() as error:
         raise SpecError(f"the rows cannot be selected: {catalog.store.redact(str(error))}") from None
     finally:
@@ -183,19 +187,23 @@ def _sql_errors() -> tuple[type[Exception], ...]:
 # --- SQL --------------------------------------------------------------------------------------------
 
 
-def _query(connection: duckdb.DuckDBPyConnection, wanted: Wanted, columns: Sequence[str]) -> tuple[str, str, str]:
-    """The query of the rows, and the first and the last URI that it gives."""
+def _rows(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> str:
+    """The rows of an export in SQL, from FROM on."""
     condition = _condition(connection, wanted)
     if wanted.table == "labels":
         condition += " AND (uri, enrichment) IN (FROM usable_labels SELECT uri, enrichment)"
     if wanted.enrichments:
         condition += f" AND enrichment IN ({', '.join(map(sql_literal, wanted.enrichments))})"
-    rows = f"FROM {wanted.table} WHERE {condition}"
-    ((first, last),) = connection.execute(f"SELECT min(uri), max(uri) {rows}").fetchall()
-    if first is None:
+    return f"FROM {wanted.table} WHERE {condition}"
+
+
+def _bounds(connection: duckdb.DuckDBPyConnection, wanted: Wanted, rows: str) -> tuple[tuple[str, str], list[str]]:
+    """The first and the last URI of the rows, and where to cut them into ranges. Raises SpecError if there are none."""
+    ((count, first, last),) = connection.execute(f"SELECT count(*), min(uri), max(uri) {rows}").fetchall()
+    if not count:
         raise SpecError(f"no row of {wanted.table} is selected; see what is there: sightflow catalog show URI")
-    listed = ", ".join(f'"{column}"' for column in columns)
-    return f"SELECT {listed} {rows} ORDER BY uri, enrichment", first, last
+    drawn = connection.execute(f"FROM (SELECT uri {rows}) USING SAMPLE reservoir({SAMPLED_URIS} ROWS)").fetchall()
+    return (first, last), ranges_of([uri for (uri,) in drawn], count)
 
 
 def _condition(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> str:
