@@ -79,7 +79,8 @@ class DataFrameModel:
         if cls._pandera_model is None:
             import pandera.polars as pandera
 
-            body = {name: _in_pandera(value) for name, value in vars(cls).items() if name not in _OURS}
+            # A copy: another thread that makes the model too puts it among these meanwhile.
+            body = {name: _in_pandera(value) for name, value in [*vars(cls).items()] if name not in _OURS}
             cls._pandera_model = type(cls.__name__, (pandera.DataFrameModel,), body)
         return cls._pandera_model
 
