@@ -81,7 +81,8 @@ class DataFrameModel:
         if cls._pandera_model is None:
             import pandera.polars as pandera
 
-            body = {name: _in_pandera(value) for name, value in vars(cls).items() if name not in _OURS}
+            # A copy: another thread that makes the model too puts it among these meanwhile.
+            body = {name: _in_pandera(value) for name, value in [*vars(cls).items()] if name not in _OURS}
             (base,) = cls.__bases__
             above = pandera.DataFrameModel
             if issubclass(base, DataFrameModel) and base is not DataFrameModel:
