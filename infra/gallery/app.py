@@ -55,7 +55,9 @@ class Gallery:
     def application(self, secret: str, more: list[Any] | None = None) -> Guard:
         """What a server runs: the pages behind the secret. `more`: routes of the review."""
         self._reviewing = bool(more)
-        return Guard(Starlette(routes=[*self.routes, *(more or [])]), secret)
+        application = Starlette(routes=[*self.routes, *(more or [])])
+        application.router.redirect_slashes = False  # to an address that would lack the secret
+        return Guard(application, secret)
 
     _reviewing = False
 
