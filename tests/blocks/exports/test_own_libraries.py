@@ -5,6 +5,8 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -157,7 +159,25 @@ def test_trackeval_reads_sequences_and_finds_them_equal_to_themselves(catalog: C
     assert trackeval.metrics.HOTA().eval_sequence(data)["HOTA"].mean() == pytest.approx(1)
 
 
+def test_every_result_for_label_studio_is_of_a_control_and_a_label_that_the_configuration_has(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    out = exported(catalog, tmp_path / "out", "label-studio")
+    for kind, tag in (("images", "Image"), ("videos", "Video")):
+        config = ElementTree.fromstring((out / kind / "config.xml").read_text())
+        (media,) = config.iter(tag)
+        controls = {each.get("name"): each for each in config if each.get("toName") == media.get("name")}
+        labels = {each.get("value") for each in config.iter("Label")}
+        for task in json.loads((out / kind / "tasks-00000.json").read_text()):
+            address = task["data"][media.get("value", "").removeprefix("$")]
+            assert (out / unquote(address.partition("?d=")[2])).is_file()
+            for result in task["predictions"][0]["result"]:
+                assert controls[result["from_name"]].tag.lower() == result["type"]
+                assert set(result["value"].get("labels") or result["value"].get(result["type"]) or []) <= labels
+
+
 def test_label_studio_takes_tasks_and_configuration(catalog: Catalog, tmp_path: Path) -> None:
+    """Not among the packages for tests: it brings an OpenCV that overwrites another one's files."""
     interface = pytest.importorskip("label_studio_sdk.label_interface")
     out = exported(catalog, tmp_path / "out", "label-studio")
     for kind in ("images", "videos"):

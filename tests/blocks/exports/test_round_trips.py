@@ -21,7 +21,7 @@ from sightflow.schemas.tables.labels import RESULT_COLUMNS
 from tests.blocks.exports.random_rows import Row, catalogs, write
 
 EDGES = ("x_min", "y_min", "x_max", "y_max")
-EXAMPLES = int(os.environ.get("SIGHTFLOW_TEST_CATALOGS", "12"))
+EXAMPLES = int(os.environ.get("SIGHTFLOW_TEST_CATALOGS", "8"))
 Expected = Callable[[Row], dict[str, Any] | None]
 
 
