@@ -120,7 +120,7 @@ class MeteredRequests:
         """US dollars; None if a provider may have run the model and does not say for how many tokens."""
         if isinstance(answer, ProviderError):
             return None if answer.status is None or answer.status in _MAYBE_RUN else 0.0
-        if not answer.input_tokens:
+        if not answer.input_tokens or (answer.text and not answer.output_tokens):
             return None
         self._learn(engine, request, answer)
         return engine.account.rates.cost(answer.usage)
