@@ -1,5 +1,6 @@
 """What earlier runs took is what the next is expected to take: of the same enrichment and model, and of such media."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.discover import discover
 from sightflow.tasks.money.measured import EarlierRuns, _bills
 from sightflow.tasks.plan import plan
-from sightflow.tasks.report import _row
+from sightflow.tasks.report import run_row
 from tests.loopback.hosted_systems import KEY
 from tests.tasks.money.test_estimate_and_bill import pictures
 
@@ -36,7 +37,7 @@ def bill(**changes: Any) -> Bill:
 def record(catalog: str, *bills: Bill, at: datetime = NOW) -> None:
     counts = dict.fromkeys(("objects", "planned", "published", "unchanged", "orphaned", "pruned"), 0)
     done = RunReport(run_id="1", catalog=catalog, started_at=at, finished_at=at, bills=list(bills), **counts)
-    Catalog(uri=catalog).record_run(_row(done))
+    Catalog(uri=catalog).record_run(run_row(done))
 
 
 def spec_for(write_spec: Any, source: str, **sections: Any) -> EnrichmentSpec:
@@ -120,3 +121,24 @@ def test_a_model_here_costs_its_time_where_an_hour_has_a_price(tmp_path: Path, w
     assert (free.price, free.estimate.seconds) == (0, pytest.approx(5.0))
     (paid,) = planned(spec_for(write_spec, source, **local, **models, policy={"gpu_hour_usd": 3.6})).plans
     assert paid.price == pytest.approx(10 * 0.4 / 3600 * 3.6) and "$3.6 for an hour" in paid.estimate.known_by
+
+
+def written(**changes: Any) -> str:
+    return json.dumps({"bills": [bill().model_dump(mode="json") | changes]})
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "[" * 100_000,
+        written(items=0),
+        written(items=-5),
+        written(cost_usd=float("nan")),
+        written(cost_usd=float("inf")),
+        written(input_tokens=10**400),
+        written(mean_bytes=-1.0),
+    ],
+)
+def test_a_report_that_makes_no_sense_tells_nothing(report: str) -> None:
+    assert list(_bills(report)) == []
+    assert len(list(_bills(written()))) == 1
