@@ -91,6 +91,11 @@ class Allowance:
             self._active -= 1
             self._idle_since = time.monotonic()
 
+    def is_wanted(self) -> None:
+        """Say that it is about to be used, so that nobody closes it for being idle."""
+        with self._changed:
+            self._idle_since = time.monotonic()
+
     @property
     def idle_seconds(self) -> float:
         """For how long no call has been under way."""

@@ -33,6 +33,8 @@ _LINE_BYTES = 128 * 2**20
 """Of a line: more than the longest answer takes that is read of a provider. A longer one is none of ours."""
 _MOST = 10**21
 """Nanodollars, as the ledger takes them."""
+_MOST_BYTES = 512 * 2**20
+"""Of all journals together, the newest first: a budget that is met every night leaves one every night."""
 KEPT_SECONDS = 40 * 24 * 3600.0
 """How long answers wait for a run that asks for them: longer than the budget of a month can keep runs from it."""
 
@@ -235,17 +237,19 @@ class LeftAnswers:
     def __init__(self, folder: Path, anew: bool, asks: str = "") -> None:
         self._folder, self._anew, self._asks, self._lock = folder, anew, asks, threading.Lock()
         self._seen: set[Path] = set()
+        self._room = _MOST_BYTES
         self._ours: list[Path] = []
         self._places: dict[str, list[tuple[Path, int]]] = {}
 
     def look(self) -> None:
         """Take in what processes have left since; what nobody has asked for in so long goes."""
         with self._lock:
-            for path in set(self._folder.glob(f"*{_SETTLED}")) - self._seen:
+            new = [(_age(path), path) for path in set(self._folder.glob(f"*{_SETTLED}")) - self._seen]
+            for age, path in sorted(new):
                 self._seen.add(path)
                 with suppress(OSError):
-                    if time.time() - path.stat().st_mtime > KEPT_SECONDS:
-                        path.unlink()
+                    if age > KEPT_SECONDS:
+                        path.unlink(missing_ok=True)
                         continue
                     self._take_in(path)
 
@@ -255,8 +259,11 @@ class LeftAnswers:
             return
         if begins.get("asks", "") == self._asks:
             self._ours.append(path)
+        size = path.stat().st_size
+        wanted = min(size, _LATEST_BYTES, self._room)
+        self._room -= wanted
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LATEST_BYTES))
+            file.seek(size - wanted)
             for place, content in _placed(file):
                 if (line := _line(content)) and isinstance(key := line.get("key"), str):
                     self._places.setdefault(key, []).append((path, place))
@@ -279,6 +286,14 @@ class LeftAnswers:
         with self._lock:
             for path in self._ours:
                 path.unlink(missing_ok=True)
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written to; of one that has gone meanwhile 0."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 @contextmanager

@@ -61,6 +61,7 @@ def _allowance(spec: EnrichmentSpec, run_id: str, asks_anew: bool) -> Allowance:
             _ALLOWANCES[key] = Allowance(
                 ledger_of(spec), spec.policy.budget, run_id, journal_folder(spec.catalog), asks_anew, _asks(spec)
             )
+        _ALLOWANCES[key].is_wanted()
         return _ALLOWANCES[key]
 
 

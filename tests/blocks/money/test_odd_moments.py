@@ -129,6 +129,33 @@ def test_answers_of_another_spec_of_the_catalog_stay(tmp_path: Path) -> None:
     assert left.take("key of two") == {"text": "two"}
 
 
+def test_of_many_journals_the_newest_are_read_and_all_go_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget that is met every night leaves one every night."""
+    monkeypatch.setattr(journal_module, "_MOST_BYTES", 25_000, raising=False)
+    for k in range(4):
+        journal = Journal(tmp_path, f"night {k}", False)
+        journal.settled(1, 1, 0, f"key {k}", {"text": "x" * 10_000})
+        journal.close(keep_answers=True)
+        long_ago = time.time() - 1000 * (4 - k)
+        os.utime(tmp_path / f"{journal.id}.answers", (long_ago, long_ago))
+    answers = LeftAnswers(tmp_path, False)
+    answers.look()
+    assert [answers.take(f"key {k}") is not None for k in range(4)] == [False, False, True, True]
+    answers.forget()
+    assert not list(tmp_path.glob("*.answers"))
+
+
+def test_an_allowance_that_is_about_to_be_used_is_not_idle(tmp_path: Path) -> None:
+    one = allowance(tmp_path)
+    one._idle_since -= 1000
+    assert one.idle_seconds > 900
+    one.is_wanted()
+    assert one.idle_seconds < 900
+    one.close(published=True)
+
+
 def test_a_run_is_not_forgotten_while_hundreds_of_small_ones_come_and_go() -> None:
     balance = Balance()
     for k in range(150):

@@ -120,6 +120,21 @@ def test_a_budget_that_is_met_keeps_what_was_answered_and_says_so(system) -> Non
 
 
 @EACH
+def test_a_meter_that_gives_no_more_holds_ends_the_call_with_what_was_answered(system) -> None:
+    class Ending(Recorder):
+        def reserve(self, usd: float, stop: threading.Event) -> int | None:
+            return super().reserve(usd, stop) if len(self.held) < 2 else None
+
+    with (
+        system.on_loopback(in_turn(GOOD)) as provider,
+        counting(Ending()),
+        pytest.raises(Incomplete, match="the run has ended") as stopped,
+    ):
+        system.connect(provider, max_concurrency=1).run([request(CAPTION)] * 4)
+    assert [reply is not None for reply in stopped.value.done] == [True, True, False, False]
+
+
+@EACH
 def test_a_request_that_no_budget_would_allow_costs_its_neighbours_nothing(system) -> None:
     class Small(Recorder):
         def reserve(self, usd: float, stop: threading.Event) -> int | None:
