@@ -48,7 +48,13 @@ class BatchLog:
 
     def batches(self) -> list[Batch]:
         """Every batch as it stands, the oldest first. Raises StoreError."""
-        return [_batch(row) for row in self._newest().iter_rows(named=True)]
+        try:
+            return [_batch(row) for row in self._newest().iter_rows(named=True)]
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"the table batches of {self._catalog.uri} cannot be read: {error}; a newer version has written it, or "
+                "it is damaged: sightflow catalog restore"
+            ) from None
 
     def _newest(self) -> pl.DataFrame:
         steps = self._catalog.read(self._catalog.scan("batches").select(_STANDING)).sort("step")
@@ -68,15 +74,22 @@ class BatchLog:
         )
         return requests.select(*fields).unique()
 
+    def enrichments(self, batch: Batch) -> tuple[Enrichment, ...]:
+        """What a batch is about. Raises StoreError if the record cannot be read."""
+        return self._read(batch, ["enrichments"])[1]
+
     def requests(self, batch: Batch) -> tuple[list[BatchedRequest], tuple[Enrichment, ...]]:
         """What a batch holds, and the enrichments that it is about. Raises StoreError if the record cannot be read."""
+        return self._read(batch, _CONTENT)
+
+    def _read(self, batch: Batch, columns: Sequence[str]) -> tuple[list[BatchedRequest], tuple[Enrichment, ...]]:
         files = self._catalog.files("batches")
         with self._catalog.reading():
-            rows = _rows_of(files, batch.batch_id).filter(pl.col("step") == 0).select(_CONTENT).collect()
+            rows = _rows_of(files, batch.batch_id).filter(pl.col("step") == 0).select(columns).collect()
         try:
             (row,) = rows.iter_rows(named=True)
             enrichments = _ENRICHMENTS.validate_json(row["enrichments"])
-            return [BatchedRequest(**item) for item in row["items"]], enrichments
+            return [BatchedRequest(**item) for item in row.get("items", ())], enrichments
         except (ValueError, TypeError, RecursionError):
             raise StoreError(f"the record of the batch {batch.batch_id} in {self._catalog.uri} is damaged") from None
 

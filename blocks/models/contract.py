@@ -132,12 +132,16 @@ class RemoteState(StrEnum):
 
 @dataclass(frozen=True)
 class RemoteBatch:
-    """A batch as its vendor tells of it: its id there, the ids of the files of results, and what is said of it."""
+    """A batch as its vendor tells of it: its id there, the ids of the files of results, and what is said of it.
+
+    `name`: our id, under which it was begun; empty where a vendor does not say.
+    """
 
     id: str
     state: RemoteState
     result_files: tuple[str, ...] = ()
     message: str = ""
+    name: str = ""
 
 
 class BatchDeclined(ModelError):
@@ -181,6 +185,10 @@ class BatchDelivery(ABC):
     @abstractmethod
     def find(self, input_file: str | None, batch_id: str) -> RemoteBatch | None:
         """The batch that was begun under this id of ours, if one was."""
+
+    @abstractmethod
+    def has_file(self, batch_id: str) -> bool:
+        """Whether what was uploaded under this id of ours lies in the account: if not, it may be another's."""
 
     @abstractmethod
     def look_up(self, vendor_batch: str) -> RemoteBatch | None:

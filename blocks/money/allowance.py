@@ -43,7 +43,8 @@ _AT_ONCE = 8
 class Allowance:
     """Reserves, for the requests of a process, what each may cost at most, and settles what it has cost.
 
-    For any number of threads. `folder`: of the journals; `asks_anew`: whether answers of dead processes are of no use.
+    For any number of threads. `folder`: of the journals; `asks_anew`: whether answers of dead processes are of no use;
+    `asks`: see `Journal`.
     `now` gives the moment, in UTC, by which days and months are told.
     """
 
@@ -54,12 +55,13 @@ class Allowance:
         run: str,
         folder: Path,
         asks_anew: bool = False,
+        asks: str = "",
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._ledger, self._budget, self._run, self._now = ledger, budget, run, now
         self._folder = folder
-        self._journal = Journal(folder, run, asks_anew)
-        self._answers = LeftAnswers(folder, asks_anew)
+        self._journal = Journal(folder, run, asks_anew, asks)
+        self._answers = LeftAnswers(folder, asks_anew, asks)
         self._changed = threading.Condition()
         self._block: HeldBlock | None = None
         self._draining: list[HeldBlock] = []
@@ -88,6 +90,11 @@ class Allowance:
     def __exit__(self, *_: object) -> None:
         with self._changed:
             self._active -= 1
+            self._idle_since = time.monotonic()
+
+    def is_wanted(self) -> None:
+        """Say that it is about to be used, so that nobody closes it for being idle."""
+        with self._changed:
             self._idle_since = time.monotonic()
 
     @property
@@ -263,6 +270,7 @@ class Allowance:
         `gives_back`: less may come to be reserved than is; else only more, so that requests go on meanwhile.
         """
         granted: Block | None = None
+        is_decided = False
 
         def decide(balance: Balance) -> Change | None:
             nonlocal granted
@@ -292,14 +300,13 @@ class Allowance:
             held.is_frozen = gives_back
         try:
             balance = self._ledger.change(decide, fresh)
-        except BaseException:
-            granted = None
-            raise
+            is_decided = True
         finally:
             with self._changed:
                 held.is_frozen = False
-                held.total = granted.known + granted.unknown + granted.reserved if granted else 0
-                if granted is None or not granted.reserved:  # it is closed
+                if is_decided:  # else it is as the ledger has it, and is settled when this closes
+                    held.total = granted.known + granted.unknown + granted.reserved if granted else 0
+                if is_decided and not (granted and granted.reserved):  # it is closed
                     if self._block is held:
                         self._block = None
                     elif held in self._draining:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sightflow.schemas.policy import Budget
 
 PER_DOLLAR = 10**9
-_KEPT_DAYS, _KEPT_MONTHS, _KEPT_RUNS = 31, 24, 20
+_KEPT_DAYS, _KEPT_MONTHS, _KEPT_RUNS = 31, 24, 200
+"""Of runs many: one that goes on may hold nothing for a while, in which uploads begin others by the minute."""
+_LONGEST_OPEN = timedelta(days=70)
+"""Whose day is longer ago, a block is nobody's: by then its day and its month have ended, and no journal is kept."""
 
 Amount = Annotated[int, Field(ge=0, le=10**21)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
@@ -76,7 +79,7 @@ class Balance(_Stored):
         if is_open:
             blocks[block_id] = block
         kept = {each.run for each in blocks.values()}
-        return Balance(
+        balance = Balance(
             days=_settled(self.days, block.day, known, unknown, _KEPT_DAYS, {each.day for each in blocks.values()}),
             months=_settled(
                 self.months, block.day[:7], known, unknown, _KEPT_MONTHS, {each.day[:7] for each in blocks.values()}
@@ -84,6 +87,23 @@ class Balance(_Stored):
             runs=_settled(self.runs, block.run, known, unknown, _KEPT_RUNS, kept),
             blocks=blocks,
         )
+        return balance._without_forgotten(block.day)
+
+    def _without_forgotten(self, day: str) -> Balance:
+        """The balance on a day, without the blocks of machines that vanished long ago: what they held was spent."""
+        try:
+            oldest = f"{date.fromisoformat(day) - _LONGEST_OPEN}"
+        except (ValueError, OverflowError):
+            return self
+        forgotten = [each for each in self.blocks.values() if each.day < oldest]
+        if not forgotten:
+            return self
+        days, months, runs = dict(self.days), dict(self.months), dict(self.runs)
+        for each in forgotten:
+            for spent, name in ((days, each.day), (months, each.day[:7]), (runs, each.run)):
+                spent[name] = spent.get(name, Spent()).plus(0, each.reserved)
+        blocks = {name: each for name, each in self.blocks.items() if each.day >= oldest}
+        return Balance(days=days, months=months, runs=runs, blocks=blocks)
 
     def reserved(self, scope: str, name: str) -> int:
         """What open blocks hold of a `run`, a `day` or a `month`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ _NOTED_EVERY = 16
 _TRUSTED_SECONDS = 600.0
 """How long a process goes by what it has read: entries are removed after days."""
 _KEPT_DAYS = 7
+_NUMBER = re.compile(r"[0-9]{20}")
 
 
 class Entry(BaseModel):
@@ -108,7 +110,8 @@ class Ledger:
         return self._newest.balance if self._newest else Balance()
 
     def _is_trusted(self) -> bool:
-        return self._known_at is not None and time.time() - self._known_at < _TRUSTED_SECONDS
+        # By a clock that goes on while a machine sleeps; one that was set back says nothing.
+        return self._known_at is not None and 0 <= time.time() - self._known_at < _TRUSTED_SECONDS
 
     def _entry(self, change: Change) -> Entry:
         what, block_id, block, is_open = change
@@ -181,7 +184,7 @@ class Ledger:
         found = (
             (uri.rpartition("/")[2].removesuffix(".json"), uri) for uri in self._store.list_prefix(self._folder + "/")
         )
-        return {int(name): uri for name, uri in found if name.isdigit()}
+        return {int(name): uri for name, uri in found if _NUMBER.fullmatch(name)}
 
     def _after_write(self, entry: Entry) -> None:
         """Note the newest entry from time to time, and remove those of more than a week ago; neither is missed."""

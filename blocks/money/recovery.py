@@ -33,7 +33,8 @@ def _settle_left(ledger: Ledger, left: LeftJournal, block_id: str) -> None:
         unknown = account.unknown + sum(account.under_way.values())
         if not left.is_whole:
             unknown = max(unknown, before.known + before.unknown + before.reserved - known)
-        settled = {"known": known, "unknown": max(unknown, before.unknown), "reserved": 0}
+        most = 10**20  # of a journal that is none of ours: of more there would be no sums
+        settled = {"known": min(known, most), "unknown": min(max(unknown, before.unknown), most), "reserved": 0}
         return "recover", block_id, before.model_copy(update=settled), False
 
     ledger.change(decide)

@@ -9,6 +9,9 @@ from typing import Annotated, Any
 from sightflow.infra.cli.catalog import Endpoint, Uri, named_catalog
 from sightflow.infra.cli.screen import console, flag, safe, show_table
 
+_SHOWN = 31
+"""Rows of a table, the latest."""
+
 
 def budget(
     uri: Uri,
@@ -30,7 +33,7 @@ def budget(
     for title in ("months", "days", "runs"):
         rows = [
             (each["name"], *("" if each[f"{name}_usd"] is None else f"${each[f'{name}_usd']:,.4f}" for name in numbers))
-            for each in document[title]
+            for each in document[title][:_SHOWN]
         ]
         if rows:
             show_table("", title[:-1], *numbers, rows=rows, right=numbers)

@@ -51,6 +51,7 @@ class Collection:
         self._log = BatchLog(catalog)
         self._outcome: BatchOutcome
         self._batch: Batch
+        self._is_ours = True
         self._writer: RunWriter | None = None
 
     @contextmanager
@@ -64,7 +65,7 @@ class Collection:
             requests=batch.requests,
         )
         self.outcomes.append(self._outcome)
-        self._batch = batch
+        self._batch, self._is_ours = batch, True
         try:
             yield
         except BatchOvertaken as error:
@@ -88,7 +89,7 @@ class Collection:
 
     def polled(self, polled: Polled) -> None:
         """How the batch stands."""
-        self._batch = polled.batch
+        self._batch, self._is_ours = polled.batch, polled.is_ours
         self._outcome.state, self._outcome.note = polled.batch.state, polled.note
 
     def results(self) -> Iterator[tuple[Shard, Replies]]:
@@ -174,12 +175,17 @@ class Collection:
         """Say that the batch's results are published, and take its files away from the vendor."""
         if self._batch.state is BatchState.COLLECTING:
             self._advance(BatchState.COLLECTED)
-        if self._batch.state is not BatchState.COLLECTED:
+        if self._batch.state is not BatchState.COLLECTED or not self._is_ours:
             return
         batch = self._batch
-        files = [file for file in (batch.input_file, *batch.result_files) if file]
         try:
-            delivery_of(batch, self.spec).remove(files, batch.vendor_batch)
+            delivery = delivery_of(batch, self.spec)
+            # Only what the vendor itself says is of this batch: a catalog is data, and an id in it may be of any file.
+            remote = delivery.look_up(batch.vendor_batch or "")
+            if remote and remote.name in ("", batch.batch_id):
+                delivery.remove(remote.result_files, remote.id, batch.batch_id)
+            else:
+                delivery.remove((), None, batch.batch_id)
         except ModelError as error:
             self._outcome.note = f"its files stay at {batch.vendor} until the next collect: {error}"
             return

@@ -35,10 +35,14 @@ KEPT = timedelta(days=3)
 
 @dataclass(frozen=True)
 class Polled:
-    """A batch as it stands now. `has_results`: they are to be collected here. `note`: what is to be told."""
+    """A batch as it stands now. `has_results`: they are to be collected here. `note`: what is to be told.
+
+    `is_ours`: whether the spec that polls it is the one to see to it.
+    """
 
     batch: Batch
     has_results: bool = False
+    is_ours: bool = True
     note: str = ""
 
 
@@ -53,7 +57,10 @@ def poll(catalog: Catalog, batch: Batch, spec: EnrichmentSpec) -> Polled:
 
     Raises SpecError if the spec knows no such model, ModelError if the vendor does not answer.
     """
-    log, delivery = BatchLog(catalog), delivery_of(batch, spec)
+    log = BatchLog(catalog)
+    if datetime.now(UTC) - batch.recorded_at < KEPT and (why := _not_ours(log, batch, spec)):
+        return Polled(batch, note=f"{why}; it is kept", is_ours=False)
+    delivery = delivery_of(batch, spec)
     try:
         if batch.state in (BatchState.RECORDED, BatchState.CREATING):
             batch, note = _settled(log, batch, delivery)
@@ -68,6 +75,15 @@ def poll(catalog: Catalog, batch: Batch, spec: EnrichmentSpec) -> Polled:
         return Polled(batch, note=str(error))
 
 
+def _not_ours(log: BatchLog, batch: Batch, spec: EnrichmentSpec) -> str | None:
+    """Why a batch is another spec's of the same catalog, which has another key perhaps; None if it is this one's."""
+    asked = {each.name for each in log.enrichments(batch)}
+    if asked.isdisjoint(each.name for each in spec.enrichments):
+        return f"it asks {', '.join(sorted(asked))}, which this spec does not; the spec that does collects it"
+    vendor = delivery_of(batch, spec).vendor
+    return None if vendor == batch.vendor else f"{batch.system} was asked at {batch.vendor}, and is at {vendor} here"
+
+
 def _settled(log: BatchLog, batch: Batch, delivery: BatchDelivery) -> tuple[Batch, str]:
     """What becomes of a batch that may not have been begun: begun after all, to be asked again, or not yet known."""
     files = [batch.input_file] if batch.input_file else []
@@ -76,6 +92,8 @@ def _settled(log: BatchLog, batch: Batch, delivery: BatchDelivery) -> tuple[Batc
             return log.advance(batch, BatchState.SUBMITTED, vendor_batch=found.id), ""
         if not _is_left(batch) or _age(batch) < SURE:
             return batch, "being submitted; whether the vendor has begun is not known yet"
+        if datetime.now(UTC) - batch.recorded_at < KEPT and not delivery.has_file(batch.batch_id):
+            return batch, f"{batch.vendor} has neither it nor its file under this key, which may be another; it is kept"
         return abandon(log, batch, delivery, f"{batch.vendor} has not begun it", files), "asked again by the next run"
     if not _is_left(batch):
         return batch, "being submitted"

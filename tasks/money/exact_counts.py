@@ -100,7 +100,7 @@ def _priced(
     out = (before.output_tokens or 0) / items
     requests = len(model.effective_prompts(resolved.enrichment, resolved.media_kind))
     one = Usage(round(mean / requests), round(out / requests))
-    price = items * requests * (model.rates or FREE).cost(one)
+    price = items * requests * (model.rates or FREE).cost(one) * plan.delivery.price_share
     known_by = f"tokens in counted by the vendor over {count} objects; tokens out by {before.known_by}"
     estimate = before.model_copy(update={"input_tokens": round(items * mean), "price": price, "known_by": known_by})
     return _with(plan, estimate)

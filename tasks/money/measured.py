@@ -16,6 +16,7 @@ from sightflow.schemas.money.estimate import Bill, MeasuredRates
 
 _LAST_RUNS = 20
 _LONGEST_REPORT = 4_000_000  # characters
+_MOST = 1e15  # of whatever a bill counts
 
 
 class EarlierRuns:
@@ -75,11 +76,19 @@ def _mean(bills: Sequence[tuple[date, Bill]]) -> MeasuredRates | None:
 def _bills(report: str) -> Iterator[Bill]:
     try:
         document: Any = json.loads(report) if len(report) <= _LONGEST_REPORT else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     bills = document.get("bills") if isinstance(document, dict) else None
     for each in bills if isinstance(bills, list) else []:
         try:
-            yield Bill.model_validate(each)
+            bill = Bill.model_validate(each)
         except ValidationError:
             continue
+        if _makes_sense(bill):
+            yield bill
+
+
+def _makes_sense(bill: Bill) -> bool:
+    """Whether something was asked and every number is one that a run can have had: a catalog is data, of anybody's."""
+    numbers = [value for value in vars(bill).values() if isinstance(value, int | float)]
+    return bill.items > 0 and all(0 <= number <= _MOST for number in numbers)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 
 from sightflow.blocks.models.metering import METER
 from sightflow.blocks.money.allowance import Allowance
@@ -57,9 +59,16 @@ def _allowance(spec: EnrichmentSpec, run_id: str, asks_anew: bool) -> Allowance:
                 _close(_ALLOWANCES.pop(other), published=False)
         if key not in _ALLOWANCES:
             _ALLOWANCES[key] = Allowance(
-                ledger_of(spec), spec.policy.budget, run_id, journal_folder(spec.catalog), asks_anew
+                ledger_of(spec), spec.policy.budget, run_id, journal_folder(spec.catalog), asks_anew, _asks(spec)
             )
+        _ALLOWANCES[key].is_wanted()
         return _ALLOWANCES[key]
+
+
+def _asks(spec: EnrichmentSpec) -> str:
+    """What tells a spec's questions from those of another spec of the same catalog: of what, and by which names."""
+    names = sorted(each.name or "" for each in spec.enrichments)
+    return sha256(json.dumps([names, sorted(spec.source)]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @contextmanager

@@ -191,6 +191,16 @@ def test_a_vendor_that_counts_is_asked_about_a_sample_and_charges_nothing(
     assert "counted by the vendor over 6 objects" in the_estimate(exact).known_by
 
 
+def test_what_goes_by_batch_is_counted_at_the_price_of_a_batch(tmp_path: Path, write_spec: Any) -> None:
+    provider, system = metered("gpt-6-luna")
+    with provider:
+        source = pictures(tmp_path / "media", SIZES[:2])
+        spec = spec_of(write_spec, source, "gpt-6-luna", system, provider.url, delivery="batch")
+        before = planned(spec)
+        assert before.plans[0].delivery.by == "batch"
+        assert counted_by_vendors(before, spec).price == pytest.approx(before.price, rel=0.1)
+
+
 def test_a_vendor_that_does_not_count_is_said_not_to(tmp_path: Path, write_spec: Any) -> None:
     provider, system = metered("qwen3.7-plus")
     with provider:

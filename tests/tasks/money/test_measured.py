@@ -1,5 +1,6 @@
 """What earlier runs took is what the next is expected to take: of the same enrichment and model, and of such media."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.discover import discover
 from sightflow.tasks.money.measured import EarlierRuns, _bills
 from sightflow.tasks.plan import plan
-from sightflow.tasks.report import _row
+from sightflow.tasks.report import run_row
 from tests.loopback.hosted_systems import KEY
 from tests.tasks.money.test_estimate_and_bill import pictures
 
@@ -36,7 +37,7 @@ def bill(**changes: Any) -> Bill:
 def record(catalog: str, *bills: Bill, at: datetime = NOW) -> None:
     counts = dict.fromkeys(("objects", "planned", "published", "unchanged", "orphaned", "pruned"), 0)
     done = RunReport(run_id="1", catalog=catalog, started_at=at, finished_at=at, bills=list(bills), **counts)
-    Catalog(uri=catalog).record_run(_row(done))
+    Catalog(uri=catalog).record_run(run_row(done))
 
 
 def spec_for(write_spec: Any, source: str, **sections: Any) -> EnrichmentSpec:
@@ -128,3 +129,24 @@ def test_what_was_measured_in_batches_is_known_to_be_so(tmp_path: Path) -> None:
     record(catalog, bill(cost_usd=0.5, in_batch=True), at=NOW + timedelta(days=1))
     measured = EarlierRuns.of(Catalog(uri=catalog)).rates(*ASKED, "r")
     assert measured is not None and measured.in_batch and measured.cost_usd == pytest.approx(0.005)
+
+
+def written(**changes: Any) -> str:
+    return json.dumps({"bills": [bill().model_dump(mode="json") | changes]})
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "[" * 100_000,
+        written(items=0),
+        written(items=-5),
+        written(cost_usd=float("nan")),
+        written(cost_usd=float("inf")),
+        written(input_tokens=10**400),
+        written(mean_bytes=-1.0),
+    ],
+)
+def test_a_report_that_makes_no_sense_tells_nothing(report: str) -> None:
+    assert list(_bills(report)) == []
+    assert len(list(_bills(written()))) == 1

@@ -169,8 +169,9 @@ class ProviderEngine(Engine):
             with self._lock:
                 self._scopes.discard(scope)
         outputs = [record.output for record in records]
-        if scope.error:
-            raise (OverBudget if scope.over_budget else Incomplete)(scope.error, outputs)
+        if scope.error or None in outputs:  # the meter gives no holds any more: the run that it counts for has ended
+            why = scope.error or f"{self._system.system} was not asked any further: the run has ended"
+            raise (OverBudget if scope.over_budget else Incomplete)(why, outputs)
         return [output for output in outputs if output is not None]
 
     def _request_with_repair(self, each: GenerationRequest, scope: CallScope) -> CallRecord:

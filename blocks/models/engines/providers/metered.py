@@ -99,7 +99,7 @@ class MeteredRequests:
         try:
             return engine.send(request), True
         except Exception as error:  # every SDK has its own; what it means is the protocol's to say
-            return engine.mapped(error), not (isinstance(error, ReplyError) or _was_never_sent(error))
+            return engine.mapped(error), not (isinstance(error, ReplyError) or was_never_sent(error))
 
     def most(self, engine: PaidEngine, request: ProviderRequest) -> float:
         """What one request may cost at most, US dollars."""
@@ -120,7 +120,7 @@ class MeteredRequests:
         """US dollars; None if a provider may have run the model and does not say for how many tokens."""
         if isinstance(answer, ProviderError):
             return None if answer.status is None or answer.status in _MAYBE_RUN else 0.0
-        if not answer.input_tokens:
+        if not answer.input_tokens or (answer.text and not answer.output_tokens):
             return None
         self._learn(engine, request, answer)
         return engine.account.rates.cost(answer.usage)
@@ -170,7 +170,7 @@ def request_key(engine: PaidEngine, request: ProviderRequest) -> str:
     return digest.hexdigest()
 
 
-def _was_never_sent(error: BaseException | None) -> bool:
+def was_never_sent(error: BaseException | None) -> bool:
     """Whether an exception, or one that it came of, says that there was no connection."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

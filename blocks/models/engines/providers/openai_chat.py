@@ -31,6 +31,7 @@ from sightflow.schemas.failure import Cause
 
 if TYPE_CHECKING:
     import openai
+    from openai.types import CompletionUsage
     from openai.types.chat import ChatCompletion
 
 _NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
@@ -238,9 +239,18 @@ def read_completion(completion: ChatCompletion, headers: dict[str, str], body: s
     )
 
 
+def _spent(usage: CompletionUsage | None) -> tuple[int, int]:
+    """Tokens in and out. Some providers (xAI) count reasoning in the total alone, and charge it as they do a reply."""
+    if usage is None:
+        return 0, 0
+    asked, made, whole = map(
+        as_token_count, (usage.prompt_tokens, usage.completion_tokens, getattr(usage, "total_tokens", 0))
+    )
+    return asked, max(made, whole - asked) if asked else made
+
+
 def _read_choice(completion: ChatCompletion, headers: dict[str, str], body: str) -> ProviderResponse:
-    usage = completion.usage
-    spent = (as_token_count(usage.prompt_tokens), as_token_count(usage.completion_tokens)) if usage else (0, 0)
+    spent = _spent(completion.usage)
     served = as_text(completion.model) or None
     if not completion.choices:
         why = "the reply has no choices"

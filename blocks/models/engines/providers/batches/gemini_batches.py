@@ -98,4 +98,5 @@ def _remote(job: types.BatchJob) -> RemoteBatch:
     state = _STATES.get(as_text(getattr(job.state, "value", job.state)), RemoteState.RUNNING)
     file = job.dest.file_name if job.dest else None
     said = as_text(job.error.message) if job.error else ""
-    return RemoteBatch(str(job.name), state, (str(file),) if file and state is not RemoteState.RUNNING else (), said)
+    files = (str(file),) if file and state is not RemoteState.RUNNING else ()
+    return RemoteBatch(str(job.name), state, files, said, as_text(job.display_name))

@@ -98,25 +98,25 @@ class OpenAIBatches(VendorBatches):
             completion_window=_WINDOW,
             metadata={self._name_key: batch_id},
         )
-        return _remote(made)
+        return self._remote(made)
 
     def search(self, input_file: str | None, batch_id: str) -> RemoteBatch | None:
         for batch in islice(self._client.batches.list(limit=100), _MOST_LISTED):
             named = (batch.metadata or {}).get(self._name_key)
             if named == batch_id or (input_file is not None and batch.input_file_id == input_file):
-                return _remote(batch)
+                return self._remote(batch)
         return None
 
     def retrieve(self, vendor_batch: str) -> RemoteBatch:
-        return _remote(self._client.batches.retrieve(vendor_batch))
+        return self._remote(self._client.batches.retrieve(vendor_batch))
 
     def stop(self, vendor_batch: str) -> None:
         self._client.batches.cancel(vendor_batch)
 
-
-def _remote(batch: Batch) -> RemoteBatch:
-    state = _STATES.get(as_text(batch.status), RemoteState.RUNNING)
-    files = tuple(file for file in (batch.output_file_id, batch.error_file_id) if file)
-    problems = (batch.errors.data if batch.errors else None) or []
-    said = "; ".join(as_text(problem.message) for problem in problems[:3])
-    return RemoteBatch(batch.id, state, files if state is not RemoteState.RUNNING else (), said)
+    def _remote(self, batch: Batch) -> RemoteBatch:
+        state = _STATES.get(as_text(batch.status), RemoteState.RUNNING)
+        files = tuple(file for file in (batch.output_file_id, batch.error_file_id) if file)
+        problems = (batch.errors.data if batch.errors else None) or []
+        said = "; ".join(as_text(problem.message) for problem in problems[:3])
+        name = as_text((batch.metadata or {}).get(self._name_key))
+        return RemoteBatch(batch.id, state, files if state is not RemoteState.RUNNING else (), said, name)

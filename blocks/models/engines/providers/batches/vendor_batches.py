@@ -27,6 +27,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     ProviderResponse,
     stop_reason,
 )
+from sightflow.blocks.models.engines.providers.metered import was_never_sent
 from sightflow.blocks.models.engines.providers.rate_limits import Clock
 from sightflow.blocks.models.engines.providers.transport.bounded_answers import within
 from sightflow.schemas.failure import Failure, ModelError, is_about_this_machine
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 TRANSFER_SECONDS = 3600.0
 """In which a file has to be sent or fetched as a whole."""
-_WHO_KNOWS = (408, 409)  # it may have begun all the same
+_WHO_KNOWS = (408, 409, 499, 504, 524)  # it may have begun all the same
 
 
 class NotThere(Exception):
@@ -147,23 +148,34 @@ class VendorBatches(BatchDelivery):
         return self._ask("a file of requests", lambda: self.send_file(file, batch_id), TRANSFER_SECONDS)
 
     def create(self, input_file: str, batch_id: str) -> RemoteBatch:
+        may_have_begun = was_lost = False
         for attempt in range(1, self.engine.account.max_attempts + 1):
-            try:
-                return within(self.engine.deadline, lambda: self.begin(input_file, batch_id))
-            except Exception as error:  # every SDK has its own; what it means is the protocol's to say
-                answer = self.engine.mapped(error)
-            told_no = answer.status is not None and answer.status < 500 and answer.status not in _WHO_KNOWS
-            if told_no and not (answer.status == 429 and self._waited(answer, attempt)):
-                raise BatchDeclined(self._why("a batch", answer))
-            if not told_no:
-                if found := self.find(input_file, batch_id):
-                    return found
-                if not self._waited(answer, attempt):
-                    break
+            if not was_lost:
+                try:
+                    return within(self.engine.deadline, lambda: self.begin(input_file, batch_id))
+                except Exception as error:  # every SDK has its own; what it means is the protocol's to say
+                    answer, never_sent = self.engine.mapped(error), was_never_sent(error)
+                told_no = answer.status is not None and answer.status < 500 and answer.status not in _WHO_KNOWS
+                # Of a list that lags behind, nothing follows: what was heard perhaps is looked for, and not said again.
+                was_lost = not (told_no or never_sent) and (answer.status is None or answer.status in _WHO_KNOWS)
+                may_have_begun |= not (told_no or never_sent)
+                if told_no and not (answer.status == 429 and self._waited(answer, attempt)):
+                    if may_have_begun:
+                        break
+                    raise BatchDeclined(self._why("a batch", answer))
+                if told_no:
+                    continue
+            if found := self.find(input_file, batch_id):
+                return found
+            if not self._waited(answer, attempt):
+                break
         raise ModelError(f"{self._why('a batch', answer)}; whether it has begun is looked up by: sightflow collect")
 
     def find(self, input_file: str | None, batch_id: str) -> RemoteBatch | None:
         return self._ask("the list of batches", lambda: self.search(input_file, batch_id))
+
+    def has_file(self, batch_id: str) -> bool:
+        return bool(self._ask("the list of files", lambda: self.uploaded(batch_id)))
 
     def look_up(self, vendor_batch: str) -> RemoteBatch | None:
         try:

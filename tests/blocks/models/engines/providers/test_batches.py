@@ -225,6 +225,24 @@ def test_a_batch_begins_once_whatever_becomes_of_the_answer(
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=named)
+@pytest.mark.parametrize("happens", [("lost",), ("504",), ("500", "400")])
+def test_what_may_have_begun_is_looked_for_and_not_said_again(
+    system: System, happens: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vendor's list may lag behind by minutes."""
+    with system.on_loopback(perfect(system)) as provider:
+        model = system.connect(provider, max_attempts=3)
+        delivery = delivery_of(model)
+        input_file = sent(delivery, [delivery.line("id", generation_request(model))], tmp_path)
+        Unsteady(provider, *happens)
+        monkeypatch.setattr(type(delivery), "search", lambda *_: None)
+        with pytest.raises(ModelError, match="sightflow collect") as raised:
+            delivery.create(input_file, BATCH)
+        assert not isinstance(raised.value, BatchDeclined)
+        assert len(provider.batches.jobs) <= 1
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=named)
 def test_a_vendor_that_says_no_to_a_batch_is_believed(system: System, tmp_path: Path) -> None:
     with system.on_loopback(perfect(system)) as provider:
         model = system.connect(provider, max_attempts=2)

@@ -16,6 +16,7 @@ from sightflow.schemas.enrichment import TextResult
 from sightflow.schemas.failure import BudgetMet, Cause, RequestTooExpensive
 from tests.blocks.models.engines.providers.test_failures import EACH, GOOD
 from tests.loopback.hosted_systems import CAPTION, CHOOSE, GPT, image_with_box, request
+from tests.loopback.openai_api import OpenAIOnLoopback
 from tests.loopback.server import Behaviour, HangUp, Received, Say, Stall, Status, in_turn
 
 
@@ -119,6 +120,21 @@ def test_a_budget_that_is_met_keeps_what_was_answered_and_says_so(system) -> Non
 
 
 @EACH
+def test_a_meter_that_gives_no_more_holds_ends_the_call_with_what_was_answered(system) -> None:
+    class Ending(Recorder):
+        def reserve(self, usd: float, stop: threading.Event) -> int | None:
+            return super().reserve(usd, stop) if len(self.held) < 2 else None
+
+    with (
+        system.on_loopback(in_turn(GOOD)) as provider,
+        counting(Ending()),
+        pytest.raises(Incomplete, match="the run has ended") as stopped,
+    ):
+        system.connect(provider, max_concurrency=1).run([request(CAPTION)] * 4)
+    assert [reply is not None for reply in stopped.value.done] == [True, True, False, False]
+
+
+@EACH
 def test_a_request_that_no_budget_would_allow_costs_its_neighbours_nothing(system) -> None:
     class Small(Recorder):
         def reserve(self, usd: float, stop: threading.Event) -> int | None:
@@ -181,3 +197,33 @@ def test_a_bound_is_of_the_largest_reply_and_of_more_than_the_prompt_can_count()
     text = sum(len(each.encode()) for each in received.texts)
     assert held >= paid(model, (255 + text, 1000))
     assert held <= paid(model, (2 * 255 + text + 100, 1000)), "and not of much more"
+
+
+class Odd(OpenAIOnLoopback):
+    """Says of the tokens what it is told to."""
+
+    says: Mapping[str, Any] = {}
+
+    def answer(self, request: Received, said: Say, input_tokens: int, output_tokens: int) -> Any:
+        document = super().answer(request, said, input_tokens, output_tokens)
+        document["usage"] = dict(self.says)
+        return document
+
+
+@pytest.mark.parametrize("made", [0, -5, None, 1e300, "many", 12.5, 10**12])
+def test_a_reply_whose_tokens_nobody_says_counts_at_the_most_that_it_may_have_cost(made: Any) -> None:
+    meter = Recorder()
+    with Odd(in_turn(GOOD)) as provider, counting(meter):
+        provider.says = {"prompt_tokens": 300, "completion_tokens": made, "total_tokens": 300}
+        GPT.connect(provider).run([request(CAPTION)])
+    assert meter.settled == [None]
+
+
+def test_reasoning_that_stands_in_the_total_alone_is_paid() -> None:
+    """As at xAI (https://docs.x.ai/docs/guides/reasoning): the tokens of a reply are those without the reasoning."""
+    meter = Recorder()
+    with Odd(in_turn(GOOD)) as provider, counting(meter):
+        provider.says = {"prompt_tokens": 300, "completion_tokens": 5, "total_tokens": 1005}
+        model = GPT.connect(provider)
+        (reply,) = model.run([request(CAPTION)])
+    assert meter.settled == [pytest.approx(paid(model, (300, 705)))] == [pytest.approx(reply.usage.cost_usd)]
