@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sightflow.blocks.catalog.batch_log import BatchLog
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.schemas.failure import SpecError
 from sightflow.schemas.run.batch import Batch
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
-from sightflow.tasks.batches.poll import delivery_of, poll
+from sightflow.tasks.batches.poll import delivery_of, not_ours, poll
 
 
 def cancel_batch(catalog: Catalog, batch: Batch, spec: EnrichmentSpec) -> str:
@@ -15,6 +16,8 @@ def cancel_batch(catalog: Catalog, batch: Batch, spec: EnrichmentSpec) -> str:
 
     What has been done of it is paid, and is published by the next `collect`. Raises SpecError, ModelError, StoreError.
     """
+    if why := not_ours(BatchLog(catalog), batch, spec):
+        raise SpecError(f"{why}: cancel it with the spec that has asked it")
     if batch.state in (BatchState.RECORDED, BatchState.CREATING):
         polled = poll.fn(catalog, batch, spec)
         batch = polled.batch
