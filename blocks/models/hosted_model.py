@@ -62,9 +62,13 @@ class HostedModel(VisionModel):
     base_url: ServerAddress | None = Field(default=None, description="Empty: the vendor's own endpoint.")
     requests_per_minute: int | None = Field(default=None, ge=1, description="Empty: as the vendor says.")
     tokens_per_minute: int | None = Field(default=None, ge=1, description="Empty: as the vendor says.")
-    usd_per_million_input: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
-    usd_per_million_output: float | None = Field(default=None, ge=0, description="Empty: the list price known here.")
-    usd_per_million_cached_input: float | None = Field(default=None, ge=0, description="Empty: as known here.")
+    usd_per_million_input: float | None = Field(
+        default=None, ge=0, le=1e6, description="Empty: the list price known here."
+    )
+    usd_per_million_output: float | None = Field(
+        default=None, ge=0, le=1e6, description="Empty: the list price known here."
+    )
+    usd_per_million_cached_input: float | None = Field(default=None, ge=0, le=1e6, description="Empty: as known here.")
     batch_price_share: float | None = Field(
         default=None, ge=0, le=1, description="What a batch API takes of the price, e.g. 0.5; empty: as known here."
     )

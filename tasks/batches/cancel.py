@@ -5,10 +5,11 @@ from __future__ import annotations
 from sightflow.blocks.catalog.batch_log import BatchLog
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models.contract import RemoteState
+from sightflow.schemas.failure import SpecError
 from sightflow.schemas.run.batch import Batch
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
-from sightflow.tasks.batches.poll import delivery_of, poll
+from sightflow.tasks.batches.poll import delivery_of, not_ours, poll
 
 
 def cancel_batch(catalog: Catalog, batch: Batch, spec: EnrichmentSpec, drop: bool = False) -> str:
@@ -18,6 +19,8 @@ def cancel_batch(catalog: Catalog, batch: Batch, spec: EnrichmentSpec, drop: boo
     removed, and all that it holds is asked again. Raises SpecError, ModelError, StoreError.
     """
     log = BatchLog(catalog)
+    if why := not_ours(log, batch, spec):
+        raise SpecError(f"{why}: cancel it with the spec that has asked it")
     if batch.state in (BatchState.RECORDED, BatchState.CREATING):
         polled = poll.fn(catalog, batch, spec)
         batch = polled.batch

@@ -58,7 +58,7 @@ def poll(catalog: Catalog, batch: Batch, spec: EnrichmentSpec) -> Polled:
     Raises SpecError if the spec knows no such model, ModelError if the vendor does not answer.
     """
     log = BatchLog(catalog)
-    if datetime.now(UTC) - batch.recorded_at < KEPT and (why := _not_ours(log, batch, spec)):
+    if datetime.now(UTC) - batch.recorded_at < KEPT and (why := not_ours(log, batch, spec)):
         return Polled(batch, note=f"{why}; it is kept", is_ours=False)
     delivery = delivery_of(batch, spec)
     try:
@@ -75,7 +75,7 @@ def poll(catalog: Catalog, batch: Batch, spec: EnrichmentSpec) -> Polled:
         return Polled(batch, note=str(error))
 
 
-def _not_ours(log: BatchLog, batch: Batch, spec: EnrichmentSpec) -> str | None:
+def not_ours(log: BatchLog, batch: Batch, spec: EnrichmentSpec) -> str | None:
     """Why a batch is another spec's of the same catalog, which has another key perhaps; None if it is this one's."""
     asked = {each.name for each in log.enrichments(batch)}
     if asked.isdisjoint(each.name for each in spec.enrichments):

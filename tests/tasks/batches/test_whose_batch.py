@@ -9,9 +9,10 @@ import pytest
 
 from sightflow.blocks.catalog.batch_log import BatchLog
 from sightflow.blocks.models.engines.providers.batches.vendor_batches import VendorBatches
-from sightflow.schemas.failure import StoreError
+from sightflow.schemas.failure import SpecError, StoreError
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.schemas.tables.batches import BatchState
+from sightflow.tasks.batches.cancel import cancel_batch
 from sightflow.tasks.batches.poll import unsettled
 from sightflow.tasks.open import open_catalog
 from tests.loopback.hosted_systems import GEMINI, GPT
@@ -44,6 +45,9 @@ def test_a_spec_leaves_the_batches_of_another_spec_of_its_catalog(tmp_path: Path
         assert collected.errors == [] and collected.published == 0
         assert [(each.state, each.outdated) for each in collected.outcomes] == [(BatchState.SUBMITTED, 0)]
         assert "it asks caption, which this spec does not" in collected.outcomes[0].note
+        (batch,) = unsettled(open_catalog(other))
+        with pytest.raises(SpecError, match="cancel it with the spec that has asked it"):
+            cancel_batch(open_catalog(other), batch, other)
         collect(asking)
         assert published(asking) == 2 and list(provider.answered.values()) == [1, 1]
         run(other)

@@ -26,8 +26,8 @@ _PROMPT_OVERHEAD = 64
 """Tokens, of roles and turns."""
 _MEDIA_MARGIN = 1.25
 """By how much a provider may count more tokens than its rule says. Raised by the first answer that says more."""
-_MAYBE_RUN = frozenset({499, 504, 524})
-"""What a gateway says that no longer waits: the model behind it may have been run."""
+_MAYBE_RUN = frozenset({408, 499, 504, 524})
+"""What a gateway, or Azure, says that no longer waits: the model behind it may have been run."""
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "NoConnection"})
 """Exceptions of httpx and of `dashscope_session` by which no connection was there that anything could be sent on."""
 

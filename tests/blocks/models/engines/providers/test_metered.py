@@ -73,6 +73,20 @@ def test_every_attempt_is_held_and_settled_by_what_became_of_it(system) -> None:
     assert len(meter.held) == 4 and min(meter.held) > 0
 
 
+@pytest.mark.parametrize("status", [408, 504])
+def test_a_gateway_that_no_longer_waits_may_have_had_the_model_run(status: int) -> None:
+    meter = Recorder()
+    with GPT.on_loopback(in_turn(Status(status), GOOD)) as provider, counting(meter):
+        GPT.connect(provider).run([request(CAPTION)])
+    assert meter.settled[0] is None and meter.settled[1]
+
+
+@pytest.mark.parametrize("price", [float("inf"), 1e300, -1, float("nan")])
+def test_a_price_is_a_number_that_can_be_reckoned_with(price: float) -> None:
+    with pytest.raises(ValueError, match="usd_per_million_output"):
+        GPT.model(usd_per_million_input=1, usd_per_million_output=price)
+
+
 @EACH
 def test_the_repair_of_a_reply_is_another_request(system) -> None:
     meter = Recorder()
