@@ -133,7 +133,7 @@ def seconds_of(frame: int, facts: Facts) -> float:
         return 0.0
     if not 0 <= frame <= 1.1 * duration * rate + 1:  # rates and durations are rounded, and some rates change
         raise WrongLabel(f"the frame {frame + 1:,} of a video of {duration:g} s at {rate:g} frames a second")
-    return min(frame / rate, float(duration))
+    return min(frame / float(rate), float(duration))
 
 
 def region(label: str, box: Sequence[float], facts: Facts, **more: Any) -> dict[str, Any]:
