@@ -55,7 +55,7 @@ def export(
         if (told := folder.report) is not None:
             folder.clear()
             return ExportReport(told["objects"], told["rows"], told["left_out"], format.loses, 0, ())
-        selected = select_rows(catalog, wanted, format.all_columns, folder, left_out)
+        selected = select_rows(catalog, wanted, format.all_columns, folder, left_out, format.refused_folders)
         brought = MediaFiles(catalog.store, folder, media, max_bytes)
         format.write(Export(of_one_enrichment(selected, format, left_out), folder, brought, left_out))
         report = ExportReport(

@@ -29,6 +29,7 @@ _LOOKED_FOR_SECONDS: Final = 2.0  # between two looks for a new version
 _PATIENCE_SECONDS: Final = 30.0
 _LONGEST_TEXT: Final = 4000
 _MOST_NAMES: Final = 500
+MOST_MARKS: Final = 2000
 _ROWS: Final = {
     "uri": pa.string(),
     "enrichment": pa.string(),
@@ -233,7 +234,7 @@ class CatalogIndex:
     def rows(self, uris: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """What is known here of each of some objects: its rows, the newest last, each with its `labels`.
 
-        `marks`: the same, each with its score.
+        `marks`: the same, each with its score. Both have the first two thousand of a row.
         """
         columns = ["id", *(name for name in _ROWS if name != "fingerprint"), "low", "high"]
         placeholders = ", ".join("?" * len(uris))
@@ -245,7 +246,8 @@ class CatalogIndex:
         rows = [dict(zip(columns, row, strict=True)) for row in found]
         marks: dict[int, list[tuple[str, float | None]]] = {}
         numbers = ", ".join(str(row["id"]) for row in rows)
-        asked = f"SELECT row, label, score FROM marks WHERE row IN ({numbers or 'NULL'})"
+        first = f"row_number() OVER (PARTITION BY row ORDER BY rowid) <= {MOST_MARKS:d}"
+        asked = f"SELECT row, label, score FROM marks WHERE row IN ({numbers or 'NULL'}) QUALIFY {first}"
         for row, label, score in self.ask(asked, []):
             marks.setdefault(row, []).append((label, score))
         result: dict[str, list[dict[str, Any]]] = {uri: [] for uri in uris}

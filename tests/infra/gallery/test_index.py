@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.gallery.filters import SORTS, Filter
-from sightflow.infra.gallery.index import CatalogIndex
+from sightflow.infra.gallery.index import MOST_MARKS, CatalogIndex
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
 
@@ -157,6 +157,17 @@ def test_what_is_committed_is_seen(tmp_path: Path) -> None:
     index.read_all()
     assert len(index.rows([ROWS[1]["uri"]])[ROWS[1]["uri"]]) == 1
     index.close()
+
+
+def test_a_row_of_very_many_regions_costs_a_page_no_more_than_a_full_one(tmp_path: Path) -> None:
+    catalog = Catalog(uri=f"file://{tmp_path}/catalog")
+    crowd = {**row(1, "objects"), "regions": row(1, "objects")["regions"] * 5000}
+    catalog.publish(pl.DataFrame([crowd, row(3, "objects")], schema=CATALOG_SCHEMA))
+    index = CatalogIndex(catalog)
+    index.read_all()
+    found = index.rows([crowd["uri"], row(3, "objects")["uri"]])
+    index.close()
+    assert [len(rows[0]["marks"]) for rows in found.values()] == [MOST_MARKS, 3]
 
 
 def test_an_empty_catalog_and_a_damaged_one_are_told(tmp_path: Path) -> None:
