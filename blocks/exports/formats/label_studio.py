@@ -22,7 +22,7 @@ from sightflow.blocks.exports.media_files import AT_ONCE
 from sightflow.blocks.exports.outlines import outline, with_outlines
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 from sightflow.schemas.masks import decode_mask
-from sightflow.schemas.object_uri import ObjectUri, Scheme
+from sightflow.schemas.object_uri import Scheme
 
 OBJECTS_A_FILE = 1000
 MEDIA_TAG = "Media"
@@ -84,7 +84,7 @@ def _append(file: IO[str], task: Mapping[str, Any], first: bool) -> None:
 
 def _task(each: ExportedObject, kind: str, results: list[dict[str, Any]], export: Export) -> dict[str, Any]:
     row = each.rows[-1]
-    is_here = export.media.mode == "copy" or ObjectUri.parse(each.uri).scheme == Scheme.FILE
+    is_here = export.media.mode == "copy" or each.uri.startswith(f"{Scheme.FILE}://")
     address = _SERVED + quote(f"{kind}/media/{each.file}", safe="/") if is_here else each.uri
     told = {name: row[name] for name in ("uri", "object_version", "sha256")}
     if export.selected.table == "labels":

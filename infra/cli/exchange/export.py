@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sightflow.infra.cli.catalog import Endpoint, Uri, Version, find_catalog
+from sightflow.infra.cli.gallery import MediaFrom, media_places
 from sightflow.infra.cli.screen import console, problems, safe
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.policy import Limits
@@ -15,6 +16,7 @@ from sightflow.schemas.policy import Limits
 if TYPE_CHECKING:
     from sightflow.blocks.exports.export import ExportReport
     from sightflow.blocks.exports.selected_rows import Wanted
+    from sightflow.blocks.store.media_places import MediaPlaces
 
 Format = Annotated[
     str,
@@ -52,6 +54,7 @@ def export(
     out: Out = None,
     version: Version = None,
     max_bytes: MaxBytes = MOST_BYTES,
+    media_from: MediaFrom = None,
     endpoint_url: Endpoint = None,
 ) -> None:
     """Write the catalog's rows, with their media or without, in a format that other tools read.
@@ -61,10 +64,13 @@ def export(
     from sightflow.blocks.exports.selected_rows import Wanted
 
     wanted = Wanted("enrichments", where, tuple(enrichment or ()), version)
-    run_export(find_catalog(uri, endpoint_url), wanted, format, out, media, max_bytes)
+    catalog = find_catalog(uri, endpoint_url)
+    run_export(catalog, wanted, format, out, media, max_bytes, media_places(uri, catalog, media_from))
 
 
-def run_export(catalog: Any, wanted: Wanted, format: str, out: Path | None, media: str, max_bytes: int) -> None:
+def run_export(
+    catalog: Any, wanted: Wanted, format: str, out: Path | None, media: str, max_bytes: int, places: MediaPlaces
+) -> None:
     """Export, and say what was left out. Raises SightflowError if media could not be had."""
     from sightflow.blocks.exports.export import export as write
     from sightflow.blocks.exports.export import export_format
@@ -75,7 +81,7 @@ def run_export(catalog: Any, wanted: Wanted, format: str, out: Path | None, medi
     folder = out or Path(f"sightflow-{format}")
     for what in chosen.loses:
         console.print(f"{format} does not hold: {safe(what)}", soft_wrap=True)
-    report = write(catalog, wanted, chosen, folder, media, max_bytes)  # type: ignore[arg-type]
+    report = write(catalog, wanted, chosen, folder, media, max_bytes, places)  # type: ignore[arg-type]
     _print(report, folder, format)
 
 

@@ -55,8 +55,8 @@ def test_a_name_is_the_same_in_every_export_of_the_same_objects() -> None:
 
 def test_ultralytics_finds_the_labels_of_every_image(tmp_path: Path) -> None:
     """It looks where the last `/images/` of a path becomes `/labels/` (img2label_paths of ultralytics.data.utils)."""
-    keys = ["train/images/1.jpg", "val/images/1.jpg", "val/images_/1.jpg", "images/images/a.jpg", "a.jpg", "a.txt/b.jpg",
-            "a.TXT/a.txt/b.png", "a.txt_/b.jpg", "train/Images/1.jpg"]  # fmt: skip
+    keys = ["train/images/1.jpg", "val/images/1.jpg", "val/images_/1.jpg", "images/images/a.jpg", "a.jpg",
+            "a.txt/b.jpg", "a.TXT/a.txt/b.png", "a.txt_/b.jpg", "train/Images/1.jpg"]  # fmt: skip
     rows = [row(uri=f"s3://b/{key}", regions=[region(label=key)]) for key in sorted(keys)]
     write(rows, export_format("yolo"), tmp_path, "objects")
     names = yaml.safe_load((tmp_path / "data.yaml").read_text())["names"]
