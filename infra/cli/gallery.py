@@ -61,11 +61,11 @@ def gallery(
     from sightflow.infra.gallery.index import CatalogIndex
     from sightflow.infra.gallery.media.previews import Media
 
-    index = CatalogIndex(catalog)
-    index.follow(patience=0)
     media = Media(catalog.store, catalog.uri, _limits(uri), places=media_places(uri, catalog, media_from))
-    pages = Gallery(catalog, media, index, (uri, endpoint_url))
-    try:
+    index = CatalogIndex(catalog)
+    try:  # nothing may end the process while the index is read beside it
+        index.follow(patience=0)
+        pages = Gallery(catalog, media, index, (uri, endpoint_url))
         show(pages, port, open_browser, [])
     finally:
         index.close()
@@ -173,17 +173,17 @@ def review(
 
     read = read_spec(spec)
     catalog = find_catalog(str(spec), None)
-    index = CatalogIndex(catalog)
-    index.follow(patience=0)
+    media = Media(catalog.store, catalog.uri, read.policy.limits, places=media_places(str(spec), catalog))
     usable, changed = Labels(catalog).usable()
     console.print(f"{usable.height:,} results are labelled")
     if changed.height:
         console.print(
             f"{changed.height:,} labels are of objects that have changed or are gone since: they are kept, not used"
         )
-    media = Media(catalog.store, catalog.uri, read.policy.limits, places=media_places(str(spec), catalog))
-    pages = Gallery(catalog, media, index, (str(spec), None))
+    index = CatalogIndex(catalog)
     try:
+        index.follow(patience=0)
+        pages = Gallery(catalog, media, index, (str(spec), None))
         show(pages, port, open_browser, Review(pages, read.enrichments, by or getpass.getuser()).routes, "review")
     finally:
         index.close()

@@ -94,11 +94,16 @@ class CatalogIndex:
         self._looked_at = 0.0
         self._reading = threading.Lock()
         self._done = threading.Event()
+        self._closing = threading.Event()
+        self._reader: threading.Thread | None = None
         self._facets: tuple[Progress, dict[str, list[Any]]] | None = None
         self.progress = Progress()
 
     def close(self) -> None:
-        """Remove the file."""
+        """Remove the file; what is being read is not read to its end."""
+        self._closing.set()
+        if self._reader is not None:
+            self._reader.join()
         with self._reading:
             self._connection.close()
             self._folder.remove()
@@ -118,10 +123,10 @@ class CatalogIndex:
         if time.monotonic() - self._looked_at > _LOOKED_FOR_SECONDS and not self._reading.locked():
             self._looked_at = time.monotonic()
             first = self._versions is None
-            reader = threading.Thread(target=self._read, name="index", daemon=True)
-            reader.start()
+            self._reader = threading.Thread(target=self._read, name="index", daemon=True)
+            self._reader.start()
             if not first:
-                reader.join(min(patience, 0.2))
+                self._reader.join(min(patience, 0.2))
         self._done.wait(patience)
         return self.progress
 
@@ -135,7 +140,8 @@ class CatalogIndex:
     def _read(self) -> None:
         with self._reading:
             try:
-                self._take_in()
+                if not self._closing.is_set():
+                    self._take_in()
             except (SightflowError, OSError, duckdb.Error, pa.ArrowException) as error:
                 said = self._catalog.store.redact(str(error))
                 logger.warning("the catalog cannot be read: %s", said)
@@ -166,18 +172,30 @@ class CatalogIndex:
         gone = [number for key, number in self._files.items() if key not in held]
         for table_name in ("rows", "marks"):
             writer.execute(f"DELETE FROM {table_name} WHERE list_contains(?, file)", [gone])
-        self._files = {key: number for key, number in self._files.items() if key in held}
+        taken = {key: number for key, number in self._files.items() if key in held}
+        if first:
+            self._files = taken
         read = 0
-        for key, (name, file) in held.items():
-            if key not in self._files:
-                number = self._next_row  # no two files begin with the same row
-                for batch in listed[name][0].batches(file, _READ[name]):
-                    self._insert(writer, number, batch, name, file.partition.get("capability"))
-                    read += batch.num_rows
-                    if first:
-                        self.progress = Progress(read, total, False, version)
-                self._files[key] = number
-                self._next_row += 1
+        try:
+            for key, (name, file) in held.items():
+                if key not in taken:
+                    number = self._next_row  # no two taken begin with the same row
+                    for batch in listed[name][0].batches(file, _READ[name]):
+                        if self._closing.is_set():
+                            return
+                        self._insert(writer, number, batch, name, file.partition.get("capability"))
+                        read += batch.num_rows
+                        if first:
+                            self.progress = Progress(read, total, False, version)
+                    taken[key] = number
+                    self._next_row += 1
+        except BaseException:  # the next try reads the file that was not read to its end again
+            if first:
+                for table_name in ("rows", "marks"):
+                    writer.execute(f"DELETE FROM {table_name} WHERE NOT list_contains(?, file)", [[*taken.values()]])
+            else:
+                writer.execute("ROLLBACK")
+            raise
         # What failed and has been published since is no failure any more.
         writer.execute(
             "DELETE FROM rows f WHERE f.cause IS NOT NULL AND EXISTS (SELECT 1 FROM rows r WHERE r.uri = f.uri "
@@ -185,6 +203,7 @@ class CatalogIndex:
         )
         if not first:
             writer.execute("COMMIT")
+            self._files = taken
         self._versions = versions  # type: ignore[assignment]
         self.progress = Progress(total, total, True, version)
 
