@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,6 +33,8 @@ class ExportFormat(ABC):
     """What it cannot hold of any catalog, in words."""
     capabilities: ClassVar[frozenset[str] | None] = None
     """What it takes one enrichment of; None: it takes all enrichments together."""
+    refused_folders: ClassVar[re.Pattern[str] | None] = None
+    """Names of folders, in keys, that the format would take for something else."""
     all_columns: ClassVar[bool] = False
     """Whether it wants the bookkeeping of a row too."""
 

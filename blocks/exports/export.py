@@ -15,6 +15,7 @@ from sightflow.blocks.exports.folder import ExportFolder
 from sightflow.blocks.exports.formats import FORMATS
 from sightflow.blocks.exports.media_files import MediaFiles, MediaMode
 from sightflow.blocks.exports.selected_rows import SelectedRows, Wanted, select_rows
+from sightflow.blocks.store.media_places import MediaPlaces
 from sightflow.schemas.failure import SpecError
 
 
@@ -49,13 +50,14 @@ def export(
     max_bytes: int,
     skip_missing: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    places: MediaPlaces | None = None,
 ) -> ExportReport:
     """Write an export into a folder, or go on with one that was killed there.
 
     The folder is done when its report is written; if media could not be had it is not, and the next call tries those
-    again, unless `skip_missing`. `max_bytes`: of one media object. `say`: is told how far it is, in words. Raises
-    SpecError if nothing is selected or the folder holds anything else, StoreError if the catalog cannot be read,
-    SightflowError if the folder cannot be written.
+    again, unless `skip_missing`. `max_bytes`: of one media object. `say`: is told how far it is, in words.
+    `places`: from where media are read. Raises SpecError if nothing is selected or the folder holds anything else, StoreError if the
+    catalog cannot be read, SightflowError if the folder cannot be written.
     """
     plan = {"format": format.name, "catalog": catalog.uri, "media": media, **vars(wanted)}
     folder, left_out = ExportFolder(out, plan), LeftOut()
@@ -63,9 +65,9 @@ def export(
         if (told := folder.report) is not None:
             folder.clear()
             return ExportReport(told["objects"], told["rows"], told["left_out"], format.loses, 0, ())
-        selected = select_rows(catalog, wanted, format.all_columns, folder, left_out)
+        selected = select_rows(catalog, wanted, format.all_columns, folder, left_out, format.refused_folders)
         say(f"{selected.rows_count:,} rows of {selected.objects_count:,} objects are selected")
-        brought = MediaFiles(catalog.store, folder, media, max_bytes, skip_missing)
+        brought = MediaFiles(catalog.store, folder, media, max_bytes, skip_missing, places or MediaPlaces(catalog.uri))
         format.write(Export(of_one_enrichment(selected, format, left_out), folder, brought, left_out))
         report = ExportReport(
             selected.objects_count,

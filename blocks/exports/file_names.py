@@ -30,12 +30,13 @@ def common_folder(first: str, last: str) -> str:
 class FileNames:
     """The names of one export's objects, in the order in which they are asked for.
 
-    `root`: what every URI begins with and no name needs; empty, if they begin with nothing in common. Holds three
-    numbers for each name, and no text.
+    `root`: what every URI begins with and no name needs; empty, if they begin with nothing in common.
+    `refused_folders`: of folders that the format takes for something else; they get an underscore. Holds three numbers
+    for each name, and no text.
     """
 
-    def __init__(self, root: str) -> None:
-        self._root = root
+    def __init__(self, root: str, refused_folders: re.Pattern[str] | None = None) -> None:
+        self._root, self._refused_folders = root, refused_folders
         self._stems: set[int] = set()
         self._files: set[int] = set()
         self._folders: set[int] = set()
@@ -44,6 +45,10 @@ class FileNames:
         """The file name of an object, with `/` between folders."""
         wanted = uri[len(self._root) :] if self._root else uri.partition("://")[2].lstrip("/")
         folder, slash, last = wanted.rpartition("/")
+        if self._refused_folders is not None and folder:
+            parts = [f"{part}_" if self._refused_folders.fullmatch(part) else part for part in folder.split("/")]
+            folder = "/".join(parts)
+            wanted = f"{folder}/{last}"
         name = f"{_safe_folder(folder) if slash else ''}{slash}{_safe_part(last)}"
         above = _keys_of_folders(name.rpartition("/")[0])
         flat = len(name.encode()) > _LONGEST_NAME or not self._files.isdisjoint(above)

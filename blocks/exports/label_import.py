@@ -19,6 +19,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.catalog.labels import Key, Label, Labels
 from sightflow.blocks.exports.label_files import LABEL_FILES
 from sightflow.blocks.exports.label_files.found import FoundLabel, WrongLabel, without_suffix
+from sightflow.schemas.capability import Capability
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.tables.labels import OBJECT_FACTS, RESULT_COLUMNS, InvalidLabel, checked_labels
 
@@ -113,6 +114,12 @@ class _Importer:
         places: dict[Key, str] = {}
         for place, about in facts.items():
             found = batch[place]
+            if found.says_nothing and not self._takes_nothing:
+                report.tell(
+                    "say nothing, and not of what",
+                    f"{found.place}: an annotation without results; with --enrichment it says that nothing is there",
+                )
+                continue
             name = self._enrichment(found)
             asked = {column: self._asked[name][column] for column in ("capability", "parameters")}
             known = {**about, **asked}
@@ -143,6 +150,12 @@ class _Importer:
             missing = f"the catalog has no enrichment {name}" if name else "the file names no enrichment"
             raise SpecError(f"{missing}; say which with --enrichment: {there}")
         return name
+
+    @property
+    def _takes_nothing(self) -> bool:
+        """Whether a label that says nothing is one: of the enrichment that is named, that nothing was found."""
+        asked = self._asked.get(self._options.enrichment)
+        return asked is not None and Capability(asked["capability"]).gives_places
 
     def _check(self, labels: Mapping[Key, Label], places: Mapping[Key, str], wrong: ImportReport) -> None:
         from datetime import UTC, datetime
@@ -210,9 +223,10 @@ class _Importer:
         return pl.concat([uris.select("uri", key=last), uris.select("uri", key=bare)]).unique()
 
     def _name(self, found: FoundLabel) -> str:
-        if "://" in found.object or not self._options.root:
-            return found.object
-        return f"{self._options.root.rstrip('/')}/{found.object}"
+        name = found.object.encode("utf-8", "backslashreplace").decode()  # JSON may hold what is no text
+        if "://" in name or not self._options.root:
+            return name
+        return f"{self._options.root.rstrip('/')}/{name}"
 
     def _newest(self, uris: Sequence[str]) -> dict[str, dict[str, Any]]:
         """What the newest row says of each object."""

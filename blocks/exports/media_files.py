@@ -13,6 +13,7 @@ from typing import Literal
 
 from sightflow.blocks.exports.exported import ExportedObject
 from sightflow.blocks.exports.folder import ExportFolder
+from sightflow.blocks.store.media_places import MediaPlaces
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import Failure
 from sightflow.schemas.object_uri import ObjectUri, Scheme
@@ -27,15 +28,21 @@ _MOST_NAMED = 1000  # failures; more are only counted
 class MediaFiles:
     """Brings media into one export. `copy`: their bytes, if they are still those that the rows are about.
 
-    `link`: a local file becomes a symbolic link, and an object of a bucket stays where it is, known by its URI.
-    `skip_missing`: whether what cannot be had is done without. `failures`: what could not be had, with the reason, of
-    the first thousand; `failed` counts all.
+    `link`: a local file becomes a symbolic link, likewise, and an object of a bucket stays where it is, known by its
+    URI. From elsewhere than `places` nothing is read or linked. `skip_missing`: whether what cannot be had is done
+    without. `failures`: what could not be had, with the reason, of the first thousand; `failed` counts all.
     """
 
     def __init__(
-        self, store: ObjectStore, folder: ExportFolder, mode: MediaMode, max_bytes: int, skip_missing: bool = False
+        self,
+        store: ObjectStore,
+        folder: ExportFolder,
+        mode: MediaMode,
+        max_bytes: int,
+        skip_missing: bool = False,
+        places: MediaPlaces | None = None,
     ) -> None:
-        self.mode, self._skip_missing = mode, skip_missing
+        self.mode, self._skip_missing, self._places = mode, skip_missing, places
         self._store, self._folder, self._max_bytes = store, folder, max_bytes
         self.failures: list[tuple[str, str]] = []
         self.failed = 0
@@ -53,9 +60,7 @@ class MediaFiles:
         """Put the media of some objects into a folder of the export, under their own names, unless they are there."""
         missing = [each for each in objects if not self._folder.has(f"{below}/{each.file}")]
         if self.mode == "link":
-            for each in missing:
-                if (uri := ObjectUri.parse(each.uri)).scheme == Scheme.FILE:
-                    self._link(Path(uri.local_path), f"{below}/{each.file}")
+            self._link_all([each for each in missing if _is_local(each.uri)], below)
             return
         if missing:
             with self.fetched(missing) as files:
@@ -73,12 +78,17 @@ class MediaFiles:
     def fetched(self, objects: Sequence[ExportedObject]) -> Iterator[list[Path | None]]:
         """The media of some objects as files, in order, until the end of the block; None for one that failed."""
         with tempfile.TemporaryDirectory(suffix=".tmp", dir=self._folder.state) as place:
-            wanted = [(each.uri, each.object_version) for each in objects]
-            got = self._store.download_many(wanted, Path(place), self._max_bytes)
+            refused = [self._refused(each.uri) for each in objects]
+            wanted = [(each.uri, each.object_version) for each, why in zip(objects, refused, strict=True) if not why]
+            got = iter(self._store.download_many(wanted, Path(place), self._max_bytes) if wanted else ())
+            found = [why or next(got) for why in refused]
             yield [
-                self._path(each, one.message if isinstance(one, Failure) else one.path)
-                for each, one in zip(objects, got, strict=True)
+                self._path(each, one if isinstance(one, str) else one.message if isinstance(one, Failure) else one.path)
+                for each, one in zip(objects, found, strict=True)
             ]
+
+    def _refused(self, uri: str) -> str | None:
+        return self._places.refused(uri) if self._places else None
 
     def _path(self, one: ExportedObject, got: Path | str) -> Path | None:
         if isinstance(got, Path):
@@ -96,7 +106,24 @@ class MediaFiles:
             shutil.copyfile(path, copy)
             self._folder.place(copy, name)
 
+    def _link_all(self, objects: Sequence[ExportedObject], below: str) -> None:
+        """Link to local files that are as the rows have seen them."""
+        failed: dict[str, Failure] = {}
+        uris = [each.uri for each in objects if not self._refused(each.uri)]
+        there = dict(self._store.head_many(uris, failed).select("uri", "object_version").iter_rows()) if uris else {}
+        for each in objects:
+            if why := self._refused(each.uri) or (failed[each.uri].message if each.uri in failed else None):
+                self._path(each, why)
+            elif there.get(each.uri) != each.object_version:
+                self._path(each, f"{'replaced' if each.uri in there else 'deleted'} since it was listed")
+            else:
+                self._link(Path(ObjectUri.parse(each.uri).local_path), f"{below}/{each.file}")
+
     def _link(self, target: Path, name: str) -> None:
         place = self._folder.path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(target, place)
+
+
+def _is_local(uri: str) -> bool:
+    return uri.startswith(f"{Scheme.FILE}://")

@@ -13,11 +13,33 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sightflow.schemas.masks import Bitmap
+from sightflow.blocks.exports.exported import LeftOut, Row
+from sightflow.schemas.capability import Capability
+from sightflow.schemas.masks import Bitmap, decode_mask
 
 Point = tuple[int, int]
 Polygon = npt.NDArray[np.float64]
 """Shape (points, 2): x, y in pixels, (0, 0) the upper left corner of the upper left pixel."""
+
+
+MOST_EDGES = 500_000
+"""Of one outline: each takes some hundred bytes while it is made. A mask of noise has as many as it has pixels."""
+
+
+def with_outlines(row: Row, left_out: LeftOut) -> Row:
+    """A row of a segmentation without the regions whose outline would be too long, which are told; others as is."""
+    if row["capability"] != Capability.SEGMENTATION:
+        return row
+    size = row["width"], row["height"]
+    kept = [each for each in row["regions"] if edges(decode_mask(each["mask"], *size)) <= MOST_EDGES]
+    left_out.add("masks whose outline has more than half a million edges", len(row["regions"]) - len(kept))
+    return {**row, "regions": kept}
+
+
+def edges(bitmap: Bitmap) -> int:
+    """How many sides of pixels lie between inside and outside."""
+    padded = np.pad(bitmap, 1)
+    return int((padded[1:] != padded[:-1]).sum() + (padded[:, 1:] != padded[:, :-1]).sum())
 
 
 def outline(bitmap: Bitmap) -> Polygon:

@@ -7,6 +7,7 @@ the catalog has become, a format can go through them more than once, and no more
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,7 +106,12 @@ def _object(rows: list[dict[str, Any]]) -> ExportedObject:
 
 
 def select_rows(
-    catalog: Catalog, wanted: Wanted, all_columns: bool, folder: ExportFolder, left_out: LeftOut
+    catalog: Catalog,
+    wanted: Wanted,
+    all_columns: bool,
+    folder: ExportFolder,
+    left_out: LeftOut,
+    refused_folders: re.Pattern[str] | None = None,
 ) -> SelectedRows:
     """The rows of an export: those that it began with, if it did, or chosen now.
 
@@ -113,7 +119,7 @@ def select_rows(
     for. Raises SpecError if the condition is no SQL or no row meets it, StoreError if the catalog cannot be read.
     """
     if not (folder.state / _TOLD).exists():
-        _select(catalog, wanted, all_columns, folder)
+        _select(catalog, wanted, all_columns, folder, refused_folders)
     return kept_rows(wanted, folder, left_out)
 
 
@@ -125,7 +131,13 @@ def kept_rows(wanted: Wanted, folder: ExportFolder, left_out: LeftOut) -> Select
     return SelectedRows(folder.state / "rows.parquet", wanted.table, **known)
 
 
-def _select(catalog: Catalog, wanted: Wanted, all_columns: bool, folder: ExportFolder) -> None:
+def _select(
+    catalog: Catalog,
+    wanted: Wanted,
+    all_columns: bool,
+    folder: ExportFolder,
+    refused_folders: re.Pattern[str] | None,
+) -> None:
     version = catalog.version() if wanted.version is None else wanted.version
     connection = connect(catalog, version, spill=folder.state / "query.tmp", memory=_QUERY_MEMORY)
     if wanted.table == "labels":  # those of objects that have changed are not used
@@ -138,7 +150,7 @@ def _select(catalog: Catalog, wanted: Wanted, all_columns: bool, folder: ExportF
         listed = ", ".join(f'"{column}"' for column in schema)
         batches = _batches(catalog, connection, f"SELECT {listed} {rows}", schema)
         in_order = sorted_rows(batches, cuts, folder.state / "sorting.tmp")
-        keep_rows(in_order, bounds, wanted, all_columns, folder, version)
+        keep_rows(in_order, bounds, wanted, all_columns, folder, version, refused_folders)
     except _sql_errors() as error:
         raise SpecError(f"the rows cannot be selected: {catalog.store.redact(str(error))}") from None
     finally:
@@ -152,11 +164,12 @@ def keep_rows(
     all_columns: bool,
     folder: ExportFolder,
     version: int | None,
+    refused_folders: re.Pattern[str] | None = None,
 ) -> None:
     """Keep the rows of an export in its folder. `batches`: in the order of URIs; `bounds`: the first and the last."""
     import pyarrow.parquet as pq
 
-    names = FileNames(common_folder(*bounds))
+    names = FileNames(common_folder(*bounds), refused_folders)
     spool = _Spool(names, row_schema(wanted, all_columns), not all_columns, MADE_AT[wanted.table])
     with folder.temporary() as path:
         writer = None

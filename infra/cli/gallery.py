@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +15,20 @@ from sightflow.schemas.failure import SpecError
 
 if TYPE_CHECKING:
     from sightflow.blocks.catalog.catalog import Catalog
+    from sightflow.blocks.store.media_places import MediaPlaces
     from sightflow.infra.gallery.static_site import Written
     from sightflow.schemas.policy import Limits
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="The port on loopback; 0: a free one.")]
 _SECONDS = 300
+MediaFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--media-from",
+        metavar="URI",
+        help="A host of the web, or a folder, from which media are read because you say so; may be repeated.",
+    ),
+]
 Open = Annotated[bool, typer.Option("--open", help="Open the browser too.")]
 
 
@@ -31,6 +41,7 @@ def gallery(
         str | None, typer.Option(help="With --out: a condition on the view `catalog` in SQL; unset, every object.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="With --out: the most objects.")] = 1000,
+    media_from: MediaFrom = None,
     endpoint_url: Endpoint = None,
 ) -> None:
     """Show a catalog in the browser: every object with all that was said about it drawn on it.
@@ -40,7 +51,7 @@ def gallery(
     """
     catalog = find_catalog(uri, endpoint_url)
     if out is not None:
-        done = write(catalog, out, where, limit, _limits(uri))
+        done = write(catalog, out, where, limit, _limits(uri), media_places(uri, catalog, media_from))
         missing = f", {done.without_picture:,} of them without a picture" if done.without_picture else ""
         console.print(f"{done.objects:,} objects{missing}: open [bold]{safe(done.index)}[/bold]", soft_wrap=True)
         return
@@ -50,10 +61,11 @@ def gallery(
     from sightflow.infra.gallery.media.media import Media
     from sightflow.infra.gallery.search.index import CatalogIndex
 
+    media = Media(catalog.store, catalog.uri, _limits(uri), places=media_places(uri, catalog, media_from))
     index = CatalogIndex(catalog)
-    index.follow(patience=0)
-    pages = Gallery(catalog, Media(catalog.store, catalog.uri, _limits(uri)), index, (uri, endpoint_url))
-    try:
+    try:  # nothing may end the process while the index is read beside it
+        index.follow(patience=0)
+        pages = Gallery(catalog, media, index, (uri, endpoint_url))
         show(pages, port, open_browser, [])
     finally:
         index.close()
@@ -67,8 +79,22 @@ def _limits(uri: str) -> Limits:
     return read_spec(uri).policy.limits if is_spec_file(uri) else Limits()
 
 
+def media_places(uri: str, catalog: Catalog, media_from: Sequence[str] | None = None) -> MediaPlaces:
+    """From where the media of a catalog are read: confirmed by the spec, where it is named by one, and by the user."""
+    from sightflow.blocks.store.media_places import MediaPlaces
+    from sightflow.schemas.spec_reader import is_spec_file, read_spec
+
+    source = read_spec(uri).source if is_spec_file(uri) else ()
+    return MediaPlaces.of(catalog.uri, source, media_from or ())
+
+
 def write(
-    catalog: Catalog, folder: Path, where: str | None = None, limit: int = 1000, limits: Limits | None = None
+    catalog: Catalog,
+    folder: Path,
+    where: str | None = None,
+    limit: int = 1000,
+    limits: Limits | None = None,
+    places: MediaPlaces | None = None,
 ) -> Written:
     """Write a gallery into a folder, with a line that tells how far it is."""
     from sightflow.infra.gallery.media.media import Media
@@ -83,7 +109,7 @@ def write(
             uris = index.page(Filter(), 0, limit) if where is None else _chosen(catalog, where, limit)
             return write_gallery(
                 catalog,
-                Media(catalog.store, catalog.uri, limits),
+                Media(catalog.store, catalog.uri, limits, places=places),
                 index,
                 uris,
                 folder,
@@ -147,16 +173,17 @@ def review(
 
     read = read_spec(spec)
     catalog = find_catalog(str(spec), None)
-    index = CatalogIndex(catalog)
-    index.follow(patience=0)
+    media = Media(catalog.store, catalog.uri, read.policy.limits, places=media_places(str(spec), catalog))
     usable, changed = Labels(catalog).usable()
     console.print(f"{usable.height:,} results are labelled")
     if changed.height:
         console.print(
             f"{changed.height:,} labels are of objects that have changed or are gone since: they are kept, not used"
         )
-    pages = Gallery(catalog, Media(catalog.store, catalog.uri, read.policy.limits), index, (str(spec), None))
+    index = CatalogIndex(catalog)
     try:
+        index.follow(patience=0)
+        pages = Gallery(catalog, media, index, (str(spec), None))
         show(pages, port, open_browser, Review(pages, read.enrichments, by or getpass.getuser()).routes, "review")
     finally:
         index.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, Final
@@ -24,6 +25,8 @@ from sightflow.infra.gallery.search.filters import SORTS, Filter
 from sightflow.infra.gallery.search.index import CatalogIndex
 from sightflow.infra.gallery.sql_process import run_sql
 from sightflow.schemas.failure import SightflowError
+
+logger = logging.getLogger(__name__)
 
 PAGE: Final = 48
 PAIRS: Final = 8
@@ -69,6 +72,10 @@ class Gallery:
                 return answer(request)
             except SightflowError as error:
                 return self.problem("It cannot be shown", str(error), 502)
+            except Exception as error:  # rows that no writer of ours has checked may hold anything
+                logger.debug("a page cannot be made", exc_info=True)
+                said = f"What the catalog holds here is damaged: {type(error).__name__}. Look at it with SQL."
+                return self.problem("It cannot be shown", said, 502)
 
         return answered
 

@@ -17,6 +17,10 @@ _COLOURS: Final = 10
 _MASK_SIDE: Final = 1024
 _MOST_MASK_PIXELS: Final = 64_000_000
 _MOST_SHAPES: Final = 2000
+_MOST_POINTS: Final = 200_000
+# Of all masks of a row: what is past these bounds is noise, or meant to keep us busy.
+_MOST_DECODED_PIXELS: Final = 4_000_000_000
+_MOST_EDGES: Final = 200_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ def colour_of(label: str) -> int:
 
 def shapes_of(regions: Sequence[Mapping[str, Any]] | None, width: int, height: int) -> list[Shape]:
     """The regions of a row; a mask that is not of this size has none."""
+    masks = _Masks(width, height)
     return [
         Shape(
             number=number,
@@ -58,7 +63,7 @@ def shapes_of(regions: Sequence[Mapping[str, Any]] | None, width: int, height: i
             width=region["x_max"] - region["x_min"],
             height=region["y_max"] - region["y_min"],
             score=region["score"],
-            mask=_mask_path(region["mask"], width, height),
+            mask=masks.path(region["mask"]),
             seconds=region["seconds"],
             frame=region["frame_index"],
         )
@@ -67,7 +72,15 @@ def shapes_of(regions: Sequence[Mapping[str, Any]] | None, width: int, height: i
 
 
 def tracks_of(tracks: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """Tracks as the page's script takes them; a point is seconds, box, and whether the place was interpolated."""
+    """Tracks as the page's script takes them; a point is seconds, box, and whether the place was interpolated.
+
+    The first two thousand, and of these 200,000 points in all.
+    """
+    left = _MOST_POINTS
+    shown = []
+    for track in (tracks or [])[:_MOST_SHAPES]:
+        shown.append({**track, "points": track["points"][:left]})
+        left -= len(shown[-1]["points"])
     return [
         {
             "id": track["track_id"],
@@ -82,23 +95,44 @@ def tracks_of(tracks: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]
                 for point in track["points"]
             ],
         }
-        for track in (tracks or [])[:_MOST_SHAPES]
+        for track in shown
     ]
 
 
-def _mask_path(counts: str | None, width: int, height: int) -> str | None:
-    """A mask's outline as an SVG path (fill rule evenodd) in pixels of the original.
+class _Masks:
+    """Draws the masks of one row, for as long as they are not too much to draw."""
 
-    Exact up to 1024 pixels a side; a larger one is sampled at so many, as nobody sees more.
-    """
-    if not counts or not 0 < width * height <= _MOST_MASK_PIXELS:
+    def __init__(self, width: int, height: int) -> None:
+        self._width, self._height = width, height
+        self._pixels, self._edges = _MOST_DECODED_PIXELS, _MOST_EDGES
+
+    def path(self, counts: str | None) -> str | None:
+        """A mask's outline as an SVG path (fill rule evenodd) in pixels of the original; None if it cannot be drawn.
+
+        Exact up to 1024 pixels a side; a larger one is sampled at so many, as nobody sees more, and so is one whose
+        edge is too long.
+        """
+        width, height = self._width, self._height
+        if not counts or not 0 < width * height <= min(_MOST_MASK_PIXELS, self._pixels):
+            return None
+        self._pixels -= width * height
+        try:
+            mask = decode_mask(counts, width, height)
+        except ValueError:
+            return None
+        step = max(1, -(-max(width, height) // _MASK_SIDE))
+        while step <= max(width, height):
+            sampled = mask[step // 2 :: step, step // 2 :: step]
+            if (edges := _edges(sampled)) <= self._edges:
+                self._edges -= edges
+                return outline(sampled, step)
+            step *= 2
         return None
-    try:
-        mask = decode_mask(counts, width, height)
-    except ValueError:
-        return None
-    step = max(1, -(-max(width, height) // _MASK_SIDE))
-    return outline(mask[step // 2 :: step, step // 2 :: step], step)
+
+
+def _edges(mask: Bitmap) -> int:
+    padded = np.pad(mask, 1)
+    return int((padded[1:] != padded[:-1]).sum() + (padded[:, 1:] != padded[:, :-1]).sum())
 
 
 def outline(mask: Bitmap, step: int = 1) -> str:

@@ -55,7 +55,10 @@ def _answer(process: subprocess.Popen[bytes]) -> Answer:
     lines, read, is_cut = list[bytes](), 0, False
     while line := process.stdout.readline(_MOST_BYTES):
         read += len(line)
-        is_cut = len(lines) == MOST_ROWS or read > _MOST_BYTES
+        is_whole = line.endswith(b"\n")
+        is_cut = len(lines) == MOST_ROWS or read > _MOST_BYTES or not is_whole
+        if not (is_whole or lines):
+            return Answer(error=f"a row has more than {_MOST_BYTES:,} bytes; select fewer columns, or left(text, 100)")
         if is_cut:
             break
         lines.append(line)

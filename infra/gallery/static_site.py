@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,7 +30,9 @@ from sightflow.infra.gallery.panels import card, open_cases
 from sightflow.infra.gallery.search.filters import SORTS, Filter
 from sightflow.infra.gallery.search.index import CatalogIndex
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.failure import Failure, SpecError
+from sightflow.schemas.failure import Failure, SightflowError, SpecError, StoreError
+
+logger = logging.getLogger(__name__)
 
 MOST_OBJECTS: Final = 10_000
 PICTURE_SIDE: Final = 1600
@@ -62,12 +65,29 @@ def write_gallery(
     """Write the pages of some objects, in this order, into a folder; `told` hears how many there are.
 
     An earlier gallery there is replaced. Raises SpecError if the folder holds other files, StoreError if the catalog
-    cannot be read; an object whose media cannot be had is shown without a picture.
+    cannot be read, SightflowError if the folder cannot be written; an object whose media cannot be had is shown without
+    a picture.
     """
+    try:
+        return _write_gallery(catalog, media, index, uris, folder, told)
+    except OSError as error:
+        raise SightflowError(
+            f"the gallery cannot be written into {folder}: {error.strerror or error}; make room there, or choose "
+            "another folder with --out"
+        ) from None
+
+
+def _write_gallery(
+    catalog: Catalog,
+    media: Media,
+    index: CatalogIndex,
+    uris: Sequence[str],
+    folder: Path,
+    told: Callable[[int], None],
+) -> Written:
     _clear(folder)
     for name in ("objects", "media", "thumbnails"):
-        (folder / name).mkdir(parents=True)
-    (folder / _MARK).touch()
+        (folder / name).mkdir()
     shutil.copytree(ASSETS, folder / "assets")
     site = _Site(catalog, media, folder, len(uris))
     cards: list[dict[str, Any]] = []
@@ -107,13 +127,24 @@ class _Site:
         self, place: int, uri: str, known: list[dict[str, Any]], rows: list[Any], failed: list[Any]
     ) -> dict[str, Any]:
         """Write an object's page and media; return `href` and `thumb`, as the grid links to them."""
-        media, thumb = self._write_media(place, uri, known)
-        page = render(
-            "object.html", static=True, root="../", home="index.html", catalog=self._catalog.uri,
-            **object_page(uri, rows, open_cases(failed, rows), media), back="../index.html",
-            previous=f"{place:05d}.html" if place else None,
-            next=f"{place + 2:05d}.html" if place + 1 < self._total else None,
-        )  # fmt: skip
+        try:
+            media, thumb = self._write_media(place, uri, known)
+        except StoreError as error:
+            media, thumb = {"missing": str(error)}, ""
+
+        def page_of(rows: list[Any], failed: list[Any], notice: str = "") -> str:
+            return render(
+                "object.html", static=True, root="../", home="index.html", catalog=self._catalog.uri, notice=notice,
+                **object_page(uri, rows, open_cases(failed, rows), media), back="../index.html",
+                previous=f"{place:05d}.html" if place else None,
+                next=f"{place + 2:05d}.html" if place + 1 < self._total else None,
+            )  # fmt: skip
+
+        try:
+            page = page_of(rows, failed)
+        except Exception as error:  # rows that no writer of ours has checked may hold anything
+            logger.debug("what the catalog holds of an object cannot be shown", exc_info=True)
+            page = page_of([], [], f"What the catalog holds of it is damaged: {type(error).__name__}.")
         _write(self._folder / f"objects/{place + 1:05d}.html", page)
         return {"href": f"objects/{place + 1:05d}.html", "thumb": thumb}
 
@@ -202,7 +233,13 @@ def _clear(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARK).exists():
             raise SpecError(f"{folder} holds files that are no gallery of ours; choose another folder")
-        shutil.rmtree(folder)
+        for each in folder.iterdir():  # all but the mark, by which one that is killed now is replaced again
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            elif each.name != _MARK:
+                each.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
 
 
 def _write(path: Path, page: str) -> None:

@@ -19,10 +19,10 @@ from xml.sax.saxutils import quoteattr
 from sightflow.blocks.exports.contract import Export, ExportFormat
 from sightflow.blocks.exports.exported import MASKS_BESIDE_BOXES, ExportedObject, Row, masks_beside_boxes
 from sightflow.blocks.exports.media_files import AT_ONCE
-from sightflow.blocks.exports.outlines import outline
+from sightflow.blocks.exports.outlines import outline, with_outlines
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 from sightflow.schemas.masks import decode_mask
-from sightflow.schemas.object_uri import ObjectUri, Scheme
+from sightflow.schemas.object_uri import Scheme
 
 OBJECTS_A_FILE = 1000
 MEDIA_TAG = "Media"
@@ -40,6 +40,7 @@ class LabelStudio(ExportFormat):
     loses: ClassVar = (
         "places in percent come back to within the rounding of a double",
         "of a segmentation the boxes, which are read from the outlines; a mask's pixels come back all",
+        "a mask whose outline has more than half a million edges",
         "that nothing was found: such an image has no result; characters in labels that XML has none for",
         "the scores and interpolated places of tracks, and the timed segments of a video's caption",
         "what it cost, the raw reply, and what was asked",
@@ -83,7 +84,7 @@ def _append(file: IO[str], task: Mapping[str, Any], first: bool) -> None:
 
 def _task(each: ExportedObject, kind: str, results: list[dict[str, Any]], export: Export) -> dict[str, Any]:
     row = each.rows[-1]
-    is_here = export.media.mode == "copy" or ObjectUri.parse(each.uri).scheme == Scheme.FILE
+    is_here = export.media.mode == "copy" or each.uri.startswith(f"{Scheme.FILE}://")
     address = _SERVED + quote(f"{kind}/media/{each.file}", safe="/") if is_here else each.uri
     told = {name: row[name] for name in ("uri", "object_version", "sha256")}
     if export.selected.table == "labels":
@@ -107,6 +108,7 @@ def _results(row: Row, export: Export) -> Iterator[dict[str, Any]]:
     else:
         sizes = {"original_width": row["width"], "original_height": row["height"], "image_rotation": 0}
         export.left_out.add(MASKS_BESIDE_BOXES, masks_beside_boxes(row))
+        row = with_outlines(row, export.left_out)
         for number, region in enumerate(row["regions"]):
             score = {} if region["score"] is None else {"score": region["score"]}
             yield {"id": f"{row['enrichment']}-{number}", **shared, **sizes, **_region(region, row), **score}

@@ -7,6 +7,7 @@ is `class x_center y_center width height`, of a segmentation `class x1 y1 x2 y2 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ import yaml
 from sightflow.blocks.exports.contract import Export, ExportFormat
 from sightflow.blocks.exports.exported import MASKS_BESIDE_BOXES, ExportedObject, Row, masks_beside_boxes
 from sightflow.blocks.exports.media_files import AT_ONCE
-from sightflow.blocks.exports.outlines import outline
+from sightflow.blocks.exports.outlines import outline, with_outlines
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.masks import decode_mask
 
@@ -34,9 +35,14 @@ class Yolo(ExportFormat):
     name = "yolo"
     description = "boxes or outlines of images, one enrichment, for ultralytics and CVAT"
     capabilities = frozenset({Capability.OBJECT_DETECTION, Capability.VISUAL_GROUNDING, Capability.SEGMENTATION})
+    refused_folders: ClassVar = re.compile(r"images|.*\.txt", re.IGNORECASE | re.DOTALL)
+    """Ultralytics looks for the labels of an image where the last `/images/` of its path becomes `/labels/`; and where
+    `a.jpg` has the labels `a.txt` no folder can be called so.
+    """
     loses: ClassVar = (
         "scores; coordinates come back to within 0.00001 pixels",
         "of a segmentation the boxes, which are read from the outlines; a mask's pixels come back all",
+        "a mask whose outline has more than half a million edges",
         "which model said it, what it cost, the raw reply, and what was asked beyond the labels",
     )
 
@@ -53,6 +59,7 @@ class Yolo(ExportFormat):
                 if each.file.rpartition(".")[2].lower() not in SUFFIXES:
                     export.left_out.add("images whose name has no suffix that ultralytics looks for: they are there")
                 export.left_out.add(MASKS_BESIDE_BOXES, masks_beside_boxes(row))
+                row = with_outlines(row, export.left_out)
                 objects.write(object_line(each, row))
                 if not export.folder.has(f"labels/{each.stem}.txt"):
                     with export.folder.file(f"labels/{each.stem}.txt") as file:

@@ -41,10 +41,15 @@ def read_coco(path: Path) -> Iterator[FoundLabel]:
 def _read_file(file: Path, enrichment: str) -> Iterator[FoundLabel]:
     content = read_json(file)
     try:
-        images = {image["id"]: image for image in content["images"]}
-        names = {each["id"]: each["name"] for each in content.get("categories") or ()}
+        images = _by_id(content["images"], f"{file}: image")
+        categories = _by_id(content.get("categories") or (), f"{file}: category")
+        names = {number: each["name"] for number, each in categories.items()}
         of_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
         for annotation in content["annotations"]:
+            if annotation["image_id"] not in images:  # "1" is not 1: who took it for that would find the image empty
+                raise UnreadableLabels(
+                    f"{file}: an annotation of the image {annotation['image_id']!r}, which is not among its images"
+                )
             of_image[annotation["image_id"]].append(annotation)
         described = [(image, str(image.get("uri") or image["file_name"])) for image in images.values()]
     except (KeyError, TypeError, AttributeError) as error:
@@ -61,6 +66,15 @@ def _read_file(file: Path, enrichment: str) -> Iterator[FoundLabel]:
             f"{file}: image {image['id']}",
             image.get("object_version"),
         )
+
+
+def _by_id(entries: Sequence[Mapping[str, Any]], place: str) -> dict[Any, Mapping[str, Any]]:
+    """Images or categories by their ids. Raises UnreadableLabels if two have the same one."""
+    found: dict[Any, Mapping[str, Any]] = {}
+    for each in entries:
+        if found.setdefault(each["id"], each) != each:
+            raise UnreadableLabels(f"{place} {each['id']!r} is there twice; give each an id of its own")
+    return found
 
 
 def _result(
@@ -82,7 +96,7 @@ def _result(
 
 def _region(annotation: Mapping[str, Any], names: Mapping[Any, str], facts: Facts) -> dict[str, Any]:
     category = annotation.get("category_id")
-    if category not in names or not isinstance(names[category], str):
+    if not isinstance(category, int | str) or not isinstance(names.get(category), str):
         raise WrongLabel(f"the category {category!r} has no name")
     mask = _mask(annotation.get("segmentation"), facts)
     box = annotation.get("bbox")

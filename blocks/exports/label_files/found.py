@@ -22,6 +22,7 @@ Facts = Mapping[str, Any]
 MOST_BYTES: Final = 512 * 2**20
 """Of one file that has to be read as a whole."""
 _MOST_POINTS = 100_000
+_MOST_WHOLE = 2**53
 _CLIPPED_PIXELS = 1.0
 
 
@@ -40,7 +41,7 @@ class FoundLabel:
     `object`: a URI, or a file name that is to be found among the catalog's. `enrichment`: its name, empty where the
     format has none. `result`: the columns of the result, given what the catalog knows of the object; it raises
     WrongLabel. `place`: where it stands, for messages. `object_version`: of the object that was labelled, where the
-    file tells it.
+    file tells it. `says_nothing`: it has no result of any enrichment, which is one only where a person says of which.
     """
 
     object: str
@@ -49,6 +50,7 @@ class FoundLabel:
     place: str
     object_version: str | None = None
     without_suffix: bool = False
+    says_nothing: bool = False
 
     def read(self, facts: Facts) -> dict[str, Any]:
         """The columns of the result. Raises WrongLabel for whatever keeps it from being read."""
@@ -123,6 +125,24 @@ def number(value: Any) -> float:
     if not math.isfinite(found):
         raise WrongLabel(f"{str(value)[:60]!r} is no finite number")
     return found
+
+
+def whole(value: Any) -> int:
+    """A whole number, which may be written as 3 or 3.0. Raises WrongLabel."""
+    found = number(value)
+    if not found.is_integer() or abs(found) >= _MOST_WHOLE:
+        raise WrongLabel(f"{str(value)[:60]!r} is no whole number")
+    return int(found)
+
+
+def seconds_of(frame: int, facts: Facts) -> float:
+    """When a frame, counted from 0, is shown. Raises WrongLabel if the video has ended by then."""
+    rate, duration = facts["frame_rate"], facts["duration"]
+    if not rate or not duration:
+        return 0.0
+    if not 0 <= frame <= 1.1 * duration * rate + 1:  # rates and durations are rounded, and some rates change
+        raise WrongLabel(f"the frame {frame + 1:,} of a video of {duration:g} s at {rate:g} frames a second")
+    return min(frame / float(rate), float(duration))
 
 
 def region(label: str, box: Sequence[float], facts: Facts, **more: Any) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from sightflow.blocks.exports.label_files.found import (
     number,
     read_json,
     region,
+    seconds_of,
+    whole,
 )
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.masks import decode_mask
@@ -56,6 +58,8 @@ def _of_task(task: Any, place: str) -> Iterator[FoundLabel]:
             by_control[str(one["from_name"]).removesuffix("Labels")].append(one)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UnreadableLabels(f"{place} is no task of Label Studio: it lacks {error}") from None
+    if done and not results:
+        yield FoundLabel(name, "", _nothing, place, data.get("object_version"), says_nothing=True)
     for enrichment, own in by_control.items():
         yield FoundLabel(name, enrichment, partial(_result, own), place, data.get("object_version"))
 
@@ -72,6 +76,11 @@ def _result(results: Sequence[Result], facts: Facts) -> dict[str, Any]:
         return {"regions": [_region(each, facts) for each in results]}
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise WrongLabel(f"a result lacks {error}") from None
+
+
+def _nothing(facts: Facts) -> dict[str, Any]:
+    """An annotation that somebody has submitted without a result: nothing is there."""
+    return {"tracks" if facts["capability"] == Capability.OBJECT_TRACKING else "regions": []}
 
 
 def _text(texts: Sequence[Any], facts: Facts) -> dict[str, Any]:
@@ -108,13 +117,13 @@ def _track(result: Result, number_of_track: int, facts: Facts) -> dict[str, Any]
     own = str(result.get("id", "")).rpartition("-")[2]
     points = []
     for each in value["sequence"]:
-        frame = int(number(each["frame"])) - 1
-        rate, duration = facts["frame_rate"], facts["duration"]
-        seconds = number(each["time"]) if "time" in each else frame / rate if rate else 0.0
+        frame = whole(each["frame"]) - 1
+        counted = seconds_of(frame, facts)
+        seconds = number(each["time"]) if "time" in each else counted
         points.append(
             {
                 "frame_index": frame,
-                "seconds": min(seconds, duration) if duration else seconds,
+                "seconds": min(seconds, facts["duration"] or seconds),
                 **clipped(_edges(each, facts), facts),
                 "score": None,
                 "gap": False,

@@ -17,6 +17,8 @@ from sightflow.blocks.exports.label_files.found import (
     lines_of,
     number,
     objects_of,
+    seconds_of,
+    whole,
 )
 
 
@@ -48,7 +50,10 @@ def _result(file: Path, names: Mapping[int, str], facts: Facts) -> dict[str, Any
     points: dict[int, list[dict[str, Any]]] = defaultdict(list)
     labels: dict[int, str] = {}
     for line, place in lines_of(file):
-        track, label, point = _point(line.split(","), names, facts, place)
+        parts = line.split(",")
+        if len(parts) > 6 and number(parts[6]) == 0:
+            continue  # by the format it is not to be counted, neither as found nor as missed
+        track, label, point = _point(parts, names, facts, place)
         points[track].append(point)
         if labels.setdefault(track, label) != label:
             raise WrongLabel(f"{place}: the track {track} is {labels[track]!r} and {label!r}")
@@ -67,15 +72,14 @@ def _result(file: Path, names: Mapping[int, str], facts: Facts) -> dict[str, Any
 def _point(parts: Sequence[str], names: Mapping[int, str], facts: Facts, place: str) -> tuple[int, str, dict[str, Any]]:
     if len(parts) < 6:
         raise WrongLabel(f"{place}: {len(parts)} numbers; a place has at least frame, id and a box")
-    frame, track = int(number(parts[0])), int(number(parts[1]))
+    frame, track = whole(parts[0]), whole(parts[1])
     x, y, width, height = map(number, parts[2:6])
-    number_of_class = int(number(parts[7])) if len(parts) > 7 else 1
+    number_of_class = whole(parts[7]) if len(parts) > 7 else 1
     label = names.get(number_of_class, str(number_of_class))
     seen = number(parts[8]) if len(parts) > 8 else 1.0
-    seconds = (frame - 1) / facts["frame_rate"] if facts["frame_rate"] else 0.0
     point = {
         "frame_index": frame - 1,
-        "seconds": min(seconds, facts["duration"] or seconds),
+        "seconds": seconds_of(frame - 1, facts),
         **clipped((x, y, x + width, y + height), facts),
         "score": None,
         "gap": seen == 0,

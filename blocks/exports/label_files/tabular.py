@@ -45,6 +45,10 @@ def read_csv(path: Path) -> Iterator[FoundLabel]:
         reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
         try:
             for row in reader:
+                if None in row:  # an unquoted comma: what follows it would be lost
+                    raise UnreadableLabels(
+                        f"{file}:{reader.line_num} has more cells than the head; put text with commas in quotes"
+                    )
                 yield _found(row, f"{file}:{reader.line_num}", _cell)
         except csv.Error as error:
             raise UnreadableLabels(f"{file}:{reader.line_num} is no CSV: {error}") from None
@@ -59,7 +63,7 @@ def _files(path: Path, suffix: str) -> list[Path]:
 
 def _found(row: Mapping[str, Any], place: str, value: Any) -> FoundLabel:
     uri, enrichment = row.get("uri"), row.get("enrichment")
-    if not isinstance(uri, str):
+    if not isinstance(uri, str) or not value(uri):
         raise UnreadableLabels(f"{place} has no `uri`")
     version = row.get("object_version")
     return FoundLabel(

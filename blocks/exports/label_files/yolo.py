@@ -21,6 +21,7 @@ from sightflow.blocks.exports.label_files.found import (
     objects_of,
     read_text,
     region,
+    whole,
     without_suffix,
 )
 from sightflow.schemas.masks import decode_mask
@@ -69,10 +70,16 @@ def _names(file: Path) -> dict[int, str]:
     try:
         found = yaml.load(read_text(file, _MOST_YAML), _ShallowLoader)["names"]  # noqa: S506, it is a SafeLoader
         pairs = enumerate(found) if isinstance(found, list) else found.items()
-        # Scalars alone: the text of a list of aliases can be as long as one likes.
-        return {int(key): str(name) for key, name in pairs if isinstance(name, str | int | float)}
+        names = dict(pairs)
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
         raise UnreadableLabels(f"{file} names no classes: it has no `names`") from None
+    for key, name in names.items():
+        # YAML takes `no` and `on` for truth values: the name is lost. Lists and mappings may hold each other a
+        # million times, and are not made text of.
+        is_number = type(key) is int or (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10)
+        if not is_number or not isinstance(name, int | float | str) or isinstance(name, bool):
+            raise UnreadableLabels(f"{file}: the name of a class is no text; put it in quotes: names: {{0: 'no'}}")
+    return {int(key): str(name) for key, name in names.items()}
 
 
 def _result(file: Path, names: Mapping[int, str], facts: Facts) -> dict[str, Any]:
@@ -81,7 +88,7 @@ def _result(file: Path, names: Mapping[int, str], facts: Facts) -> dict[str, Any
 
 def _region(parts: Sequence[str], names: Mapping[int, str], facts: Facts, place: str) -> dict[str, Any]:
     width, height = facts["width"], facts["height"]
-    label = names.get(int(number(parts[0])))
+    label = names.get(whole(parts[0]))
     if label is None:
         raise WrongLabel(f"{place}: the class {parts[0]} has no name")
     numbers = [number(part) for part in parts[1:]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sightflow.infra.cli.catalog import Endpoint, Uri, Version, find_catalog
+from sightflow.infra.cli.gallery import MediaFrom, media_places
 from sightflow.infra.cli.screen import console, problems, safe, say
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.policy import Limits
@@ -15,6 +16,7 @@ from sightflow.schemas.policy import Limits
 if TYPE_CHECKING:
     from sightflow.blocks.exports.export import ExportReport
     from sightflow.blocks.exports.selected_rows import Wanted
+    from sightflow.blocks.store.media_places import MediaPlaces
 
 Format = Annotated[
     str,
@@ -56,6 +58,7 @@ def export(
     version: Version = None,
     max_bytes: MaxBytes = MOST_BYTES,
     skip_missing: SkipMissing = False,
+    media_from: MediaFrom = None,
     endpoint_url: Endpoint = None,
 ) -> None:
     """Write the catalog's rows, with their media or without, in a format that other tools read.
@@ -65,11 +68,19 @@ def export(
     from sightflow.blocks.exports.selected_rows import Wanted
 
     wanted = Wanted("enrichments", where, tuple(enrichment or ()), version)
-    run_export(find_catalog(uri, endpoint_url), wanted, format, out, media, max_bytes, skip_missing)
+    catalog = find_catalog(uri, endpoint_url)
+    run_export(catalog, wanted, format, out, media, max_bytes, media_places(uri, catalog, media_from), skip_missing)
 
 
 def run_export(
-    catalog: Any, wanted: Wanted, format: str, out: Path | None, media: str, max_bytes: int, skip_missing: bool
+    catalog: Any,
+    wanted: Wanted,
+    format: str,
+    out: Path | None,
+    media: str,
+    max_bytes: int,
+    places: MediaPlaces,
+    skip_missing: bool,
 ) -> None:
     """Export, and say what was left out. Raises SightflowError if media could not be had."""
     from sightflow.blocks.exports.export import export as write
@@ -81,7 +92,7 @@ def run_export(
     folder = out or Path(f"sightflow-{format}")
     for what in chosen.loses:
         console.print(f"{format} does not hold: {safe(what)}", soft_wrap=True)
-    report = write(catalog, wanted, chosen, folder, media, max_bytes, skip_missing, say)  # type: ignore[arg-type]
+    report = write(catalog, wanted, chosen, folder, media, max_bytes, skip_missing, say, places)  # type: ignore[arg-type]
     _print(report, folder, format, skip_missing)
 
 

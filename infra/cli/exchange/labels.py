@@ -19,6 +19,7 @@ from sightflow.infra.cli.exchange.export import (
     Where,
     run_export,
 )
+from sightflow.infra.cli.gallery import MediaFrom, media_places
 from sightflow.infra.cli.screen import console, flag, safe
 from sightflow.schemas.failure import SpecError
 
@@ -63,6 +64,7 @@ def export(
     out: Out = None,
     max_bytes: MaxBytes = MOST_BYTES,
     skip_missing: SkipMissing = False,
+    media_from: MediaFrom = None,
     endpoint_url: Endpoint = None,
 ) -> None:
     """Write the labels, with their media or without; those of objects that have changed are told and left out."""
@@ -77,4 +79,5 @@ def export(
             continue
         what = "of objects that have changed" if state == "changed" else "of objects that the catalog does not know"
         console.print(f"left out: {count:,} labels {what}")
-    run_export(catalog, Wanted("labels", where, tuple(enrichment or ())), format, out, media, max_bytes, skip_missing)
+    wanted, places = Wanted("labels", where, tuple(enrichment or ())), media_places(uri, catalog, media_from)
+    run_export(catalog, wanted, format, out, media, max_bytes, places, skip_missing)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sightflow.blocks.store.inventory import size_of
+from sightflow.blocks.store.media_places import MediaPlaces
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.gallery.media.preview_cache import PreviewCache
 from sightflow.schemas.capability import MediaKind
@@ -39,12 +40,18 @@ _PLAYED_AS: Final = {"video/quicktime": "video/mp4", "video/x-m4v": "video/mp4",
 
 
 class Media:
-    """The media of one catalog, read with the reader's own keys."""
+    """The media of one catalog, read with the reader's own keys, from `places` alone."""
 
     def __init__(
-        self, store: ObjectStore, catalog_uri: str, limits: Limits | None = None, cache: PreviewCache | None = None
+        self,
+        store: ObjectStore,
+        catalog_uri: str,
+        limits: Limits | None = None,
+        cache: PreviewCache | None = None,
+        places: MediaPlaces | None = None,
     ) -> None:
         self._store, self._catalog_uri = store, catalog_uri
+        self._places = places or MediaPlaces(catalog_uri)
         self._limits, self._cache = limits or Limits(), cache or PreviewCache()
         self._decoding = threading.BoundedSemaphore(_DECODED_AT_ONCE)
         self._files: OrderedDict[tuple[str, str], MediaFile] = OrderedDict()
@@ -57,6 +64,8 @@ class Media:
 
         if known in set(MediaKind):
             return MediaKind(known)
+        if self._places.refused(uri):
+            return MediaKind.IMAGE
         start = next(self._store.read_starts([uri], START_BYTES))
         return media_kind(start or b"")
 
@@ -67,6 +76,8 @@ class Media:
         """
         seconds = seconds if kind is MediaKind.VIDEO else None
         key = (_FORM, self._catalog_uri, uri, version, str(side), "" if seconds is None else f"{seconds:.3f}")
+        if why := self._places.refused(uri):
+            return Failure(Cause.FETCH, why, Stage.FETCH)
         if (held := self._cache.get(*key)) is not None:
             return held
         with self._decoding:
@@ -87,6 +98,8 @@ class Media:
         from sightflow.tasks.media.video_container import VideoError
         from sightflow.tasks.media.video_index import index_video
 
+        if why := self._places.refused(uri):
+            return Failure(Cause.FETCH, why, Stage.FETCH)
         kind = self.kind(uri, None)
         if kind is MediaKind.VIDEO:
             file = self._file(uri, version)
@@ -149,11 +162,13 @@ class Media:
     # --- videos as they are ---------------------------------------------------------------------
 
     def video_type(self, uri: str) -> str | None:
-        """The media type of a video by its first bytes; None for what is none."""
+        """The media type of a video by its first bytes; None for what is none. Raises StoreError."""
         import filetype
 
         from sightflow.tasks.media.media_kind import START_BYTES, media_kind
 
+        if why := self._places.refused(uri):
+            raise StoreError(why)
         start = next(self._store.read_starts([uri], START_BYTES)) or b""
         if media_kind(start) is not MediaKind.VIDEO:
             return None

@@ -179,7 +179,7 @@ class Review:
             return _json({"message": str(conflict), "standing": None if standing is None else _shown(standing)}, 409)
         except InvalidLabel as invalid:
             return _json({"message": str(invalid), "problems": [check for _, check in invalid.problems]}, 422)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             return _json({"message": f"this is no label: {type(error).__name__}: {error}"[:500]}, 422)
         except SightflowError as error:
             return _json({"message": str(error)}, 502)

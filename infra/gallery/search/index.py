@@ -30,6 +30,7 @@ _LOOKED_FOR_SECONDS: Final = 2.0  # between two looks for a new version
 _PATIENCE_SECONDS: Final = 30.0
 _MOST_COUNTS: Final = 500
 _MOST_NAMES: Final = 500
+MOST_MARKS: Final = 2000
 _SETTINGS: Final = {
     "memory_limit": "256MB",
     "threads": "2",
@@ -64,14 +65,17 @@ class CatalogIndex:
         self._looked_at = 0.0
         self._reading = threading.Lock()
         self._done = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
+        self._reader: threading.Thread | None = None
         self._facets: tuple[Progress, dict[str, list[Any]]] | None = None
         self._counts: dict[tuple[Progress, Filter], int] = {}
         self.progress = Progress()
 
     def close(self) -> None:
-        """Remove the file; what is still being read is left."""
-        self._closing = True
+        """Remove the file; what is being read is not read to its end."""
+        self._closing.set()
+        if self._reader is not None:
+            self._reader.join()
         with self._reading:
             self._connection.close()
             self._folder.remove()
@@ -91,10 +95,10 @@ class CatalogIndex:
         if time.monotonic() - self._looked_at > _LOOKED_FOR_SECONDS and not self._reading.locked():
             self._looked_at = time.monotonic()
             first = self._versions is None
-            reader = threading.Thread(target=self._read, name="index", daemon=True)
-            reader.start()
+            self._reader = threading.Thread(target=self._read, name="index", daemon=True)
+            self._reader.start()
             if not first:
-                reader.join(min(patience, 0.2))
+                self._reader.join(min(patience, 0.2))
         self._done.wait(patience)
         return self.progress
 
@@ -108,7 +112,8 @@ class CatalogIndex:
     def _read(self) -> None:
         with self._reading:
             try:
-                self._take_in()
+                if not self._closing.is_set():
+                    self._take_in()
             except (SightflowError, OSError, duckdb.Error, pa.ArrowException) as error:
                 said = self._catalog.store.redact(str(error))
                 logger.warning("the catalog cannot be read: %s", said)
@@ -139,21 +144,31 @@ class CatalogIndex:
         gone = [number for key, number in self._files.items() if key not in held]
         for table_name in ("rows", "marks"):
             writer.execute(f"DELETE FROM {table_name} WHERE list_contains(?, file)", [gone])
-        self._files = {key: number for key, number in self._files.items() if key in held}
+        taken = {key: number for key, number in self._files.items() if key in held}
+        if first:
+            self._files = taken
         read = 0
-        for key, (name, file) in held.items():
-            if key not in self._files:
-                number = self._next_row  # no two files begin with the same row
-                for rows in joined(listed[name][0].batches(file, COLUMNS_READ[name])):
-                    insert(writer, rows, name, self._next_row, number, file.partition.get("capability"))
-                    self._next_row += rows.num_rows
-                    if self._closing:
-                        return
-                    read += rows.num_rows
-                    if first:
-                        self.progress = Progress(read, total, False, version)
-                self._files[key] = number
-                self._next_row += 1
+        try:
+            for key, (name, file) in held.items():
+                if key not in taken:
+                    number = self._next_row  # no two taken begin with the same row
+                    for rows in joined(listed[name][0].batches(file, COLUMNS_READ[name])):
+                        if self._closing.is_set():
+                            return
+                        insert(writer, rows, name, self._next_row, number, file.partition.get("capability"))
+                        self._next_row += rows.num_rows
+                        read += rows.num_rows
+                        if first:
+                            self.progress = Progress(read, total, False, version)
+                    taken[key] = number
+                    self._next_row += 1
+        except BaseException:  # the next try reads the file that was not read to its end again
+            if first:
+                for table_name in ("rows", "marks"):
+                    writer.execute(f"DELETE FROM {table_name} WHERE NOT list_contains(?, file)", [[*taken.values()]])
+            else:
+                writer.execute("ROLLBACK")
+            raise
         # What failed and has been published since is no failure any more.
         writer.execute(
             "DELETE FROM rows f WHERE f.cause IS NOT NULL AND EXISTS (SELECT 1 FROM rows r WHERE r.uri = f.uri "
@@ -161,6 +176,7 @@ class CatalogIndex:
         )
         if not first:
             writer.execute("COMMIT")
+            self._files = taken
         self._versions = versions  # type: ignore[assignment]
         self.progress = Progress(total, total, True, version)
 
@@ -205,7 +221,7 @@ class CatalogIndex:
     def rows(self, uris: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """What is known here of each of some objects: its rows, the newest last, each with its `labels`.
 
-        `marks`: the same, each with its score.
+        `marks`: the same, each with its score. Both have the first two thousand of a row.
         """
         columns = ["id", *COLUMNS, "low", "high"]
         placeholders = ", ".join(["hash(?::VARCHAR)"] * len(uris))
@@ -217,7 +233,8 @@ class CatalogIndex:
         rows = [dict(zip(columns, row, strict=True)) for row in found]
         marks: dict[int, list[tuple[str, float | None]]] = {}
         numbers = ", ".join(str(row["id"]) for row in rows)
-        asked = f"SELECT row, label, score FROM marks WHERE row IN ({numbers or 'NULL'})"
+        first = f"row_number() OVER (PARTITION BY row ORDER BY rowid) <= {MOST_MARKS:d}"
+        asked = f"SELECT row, label, score FROM marks WHERE row IN ({numbers or 'NULL'}) QUALIFY {first}"
         for row, label, score in self.ask(asked, []):
             marks.setdefault(row, []).append((label, score))
         result: dict[str, list[dict[str, Any]]] = {uri: [] for uri in uris}

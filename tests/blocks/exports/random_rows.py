@@ -128,7 +128,15 @@ def write(rows: Sequence[Row], format: ExportFormat, out: Path, *enrichments: st
     frame = pl.DataFrame(chosen, schema=CATALOG_SCHEMA)
     with folder.opened():
         batches = (part.select(row_schema(wanted, format.all_columns).keys()) for part in frame.iter_slices(2))
-        keep_rows(batches, (chosen[0]["uri"], chosen[-1]["uri"]), wanted, format.all_columns, folder, 0)
+        keep_rows(
+            batches,
+            (chosen[0]["uri"], chosen[-1]["uri"]),
+            wanted,
+            format.all_columns,
+            folder,
+            0,
+            format.refused_folders,
+        )
         selected = of_one_enrichment(kept_rows(wanted, folder, left_out), format, left_out)
         format.write(Export(selected, folder, MediaFiles(ObjectStore(), folder, "link", 1), left_out))
         folder.finish({})

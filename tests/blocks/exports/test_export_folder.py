@@ -19,6 +19,7 @@ from sightflow.blocks.exports.folder import ExportFolder
 from sightflow.blocks.exports.formats import FORMATS
 from sightflow.blocks.exports.media_files import MediaFiles
 from sightflow.blocks.exports.selected_rows import Wanted
+from sightflow.blocks.store.media_places import MediaPlaces
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
@@ -276,3 +277,23 @@ def test_the_report_says_what_and_what_not(catalog: Catalog, tmp_path: Path) -> 
     assert (told["objects"], told["rows"], told["left_out"]) == (4, 10, {"rows of videos": 1})
     assert told["loses"] == list(export_format("coco").loses)
     assert not (tmp_path / "out" / ".sightflow-export").exists()
+
+
+def test_a_link_is_made_to_the_file_that_the_rows_are_about_and_to_no_other(catalog: Catalog, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "media" / "0.png")
+    (tmp_path / "media" / "1.png").unlink()
+    report = exported(catalog, tmp_path / "out", media="link")
+    assert [Path(uri).name for uri, _ in report.failures] == ["0.png", "1.png"]
+    assert [why.split()[0] for _, why in report.failures] == ["replaced", "deleted"]
+    assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["2.png"]
+
+
+@pytest.mark.parametrize("media", ["link", "copy"])
+def test_files_of_this_machine_are_not_taken_because_a_catalog_of_a_bucket_names_them(
+    catalog: Catalog, tmp_path: Path, media: Any
+) -> None:
+    places = MediaPlaces("s3://somebody/catalog")
+    wanted, format = Wanted(), export_format("webdataset" if media == "copy" else "coco")
+    report = export(catalog, wanted, format, tmp_path / "out", media, 10**6, places)
+    assert report.failed and all("--media-from" in why for _, why in report.failures)
+    assert not list((tmp_path / "out").glob("images/*"))

@@ -35,6 +35,8 @@ def read_back(rows: list[Row], format: str, *enrichments: str) -> dict[tuple[str
             annotate(Path(place))
         found = {}
         for each in label_reader(format)(Path(place)):
+            if each.says_nothing:
+                continue
             name = each.enrichment or enrichments[0]
             key = (each.object, name)
             assert key not in found

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Caller:
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
                 return await client.request(method, path, **given)
 
-        return asyncio.run(ask())
+        with ThreadPoolExecutor(1) as pool:  # beside a loop of Playwright's in this thread
+            return pool.submit(lambda: asyncio.run(ask())).result()
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,13 @@ def filled(path: str, height: int, width: int) -> Any:
     return crossings.cumsum(axis=1)[:, :width] % 2 == 1
 
 
+def test_masks_of_noise_are_drawn_coarser_and_not_for_ever() -> None:
+    noise = encode_mask(np.random.default_rng(0).random((512, 512)) < 0.5)
+    box = {"x_min": 0.0, "y_min": 0.0, "x_max": 9.0, "y_max": 9.0, "score": None, "seconds": None, "frame_index": None}
+    shapes = shapes_of([{"label": "noise", **box, "mask": noise}] * 4, 512, 512)
+    assert shapes[0].mask and sum(len(shape.mask or "") for shape in shapes) < 2_000_000
+
+
 @given(st_numpy.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_an_outline_encloses_the_pixels_of_its_mask_and_no_other(mask: Any) -> None:
     assert (filled(outline(mask), *mask.shape) == mask).all()

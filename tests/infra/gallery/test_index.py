@@ -1,5 +1,6 @@
 """The index answers as the tables would, follows the catalog's versions, and is read a batch at a time."""
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.data_files import DataFiles
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.gallery.search.filters import SORTS, Filter
-from sightflow.infra.gallery.search.index import CatalogIndex
+from sightflow.infra.gallery.search.index import MOST_MARKS, CatalogIndex
+from sightflow.schemas.failure import SightflowError, StoreError
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
 
@@ -156,6 +159,61 @@ def test_what_is_committed_is_seen(tmp_path: Path) -> None:
     catalog.prune(pl.DataFrame(ROWS[1:2]).select("uri", "enrichment", "fingerprint"))
     index.read_all()
     assert len(index.rows([ROWS[1]["uri"]])[ROWS[1]["uri"]]) == 1
+    index.close()
+
+
+def test_a_row_of_very_many_regions_costs_a_page_no_more_than_a_full_one(tmp_path: Path) -> None:
+    catalog = Catalog(uri=f"file://{tmp_path}/catalog")
+    crowd = {**row(1, "objects"), "regions": row(1, "objects")["regions"] * 5000}
+    catalog.publish(pl.DataFrame([crowd, row(3, "objects")], schema=CATALOG_SCHEMA))
+    index = CatalogIndex(catalog)
+    index.read_all()
+    found = index.rows([crowd["uri"], row(3, "objects")["uri"]])
+    index.close()
+    assert [len(rows[0]["marks"]) for rows in found.values()] == [MOST_MARKS, 3]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_could_not_be_read_to_its_end_is_read_again_and_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    catalog = Catalog(uri=f"file://{tmp_path}/catalog")
+    catalog.publish(pl.DataFrame([row(place, "objects") for place in (1, 3)], schema=CATALOG_SCHEMA))
+    index = CatalogIndex(catalog)
+    if not is_first:
+        index.read_all()
+        catalog.publish(pl.DataFrame([row(place, "objects") for place in (5, 7)], schema=CATALOG_SCHEMA))
+        catalog.publish(pl.DataFrame([row(9, "caption")], schema=CATALOG_SCHEMA))
+    read, tries = DataFiles.batches, list[int]()
+
+    def breaks(self: DataFiles, *given: Any) -> Iterator[Any]:
+        tries.append(1)
+        yield from read(self, *given)
+        if len(tries) == (1 if is_first else 2):
+            raise StoreError("the storage is away")
+
+    monkeypatch.setattr(DataFiles, "batches", breaks)
+    with pytest.raises(SightflowError, match="away"):
+        index.read_all()
+    index.read_all()
+    assert index.ask("SELECT count(*), count(DISTINCT uri) FROM rows", []) == [(2, 2) if is_first else (5, 5)]
+    index.close()
+
+
+def test_an_index_that_is_being_read_is_closed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = Catalog(uri=f"file://{tmp_path}/catalog")
+    catalog.publish(pl.DataFrame([row(1, "objects")], schema=CATALOG_SCHEMA))
+    read, begun = DataFiles.batches, threading.Event()
+
+    def for_ever(self: DataFiles, *given: Any) -> Iterator[Any]:
+        while True:
+            yield from read(self, *given)
+            begun.set()
+
+    monkeypatch.setattr(DataFiles, "batches", for_ever)
+    index = CatalogIndex(catalog)
+    index.follow(patience=0)
+    assert begun.wait(60)
     index.close()
 
 
