@@ -56,8 +56,8 @@ def export(
 
     The folder is done when its report is written; if media could not be had it is not, and the next call tries those
     again, unless `skip_missing`. `max_bytes`: of one media object. `say`: is told how far it is, in words.
-    `places`: from where media are read. Raises SpecError if nothing is selected or the folder holds anything else, StoreError if the
-    catalog cannot be read, SightflowError if the folder cannot be written.
+    `places`: from where media are read. Raises SpecError if nothing is selected or the folder holds anything else,
+    StoreError if the catalog cannot be read, SightflowError if the folder cannot be written.
     """
     plan = {"format": format.name, "catalog": catalog.uri, "media": media, **vars(wanted)}
     folder, left_out = ExportFolder(out, plan), LeftOut()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -146,9 +147,16 @@ def show(pages: Any, port: int, open_browser: bool, more: list[Any], first: str 
         print(where, flush=True)  # as it is: the console would take the secret out
         console.print("Who has this address can look at the catalog and its media; Ctrl+C ends it.", soft_wrap=True)
         if open_browser:
-            webbrowser.open(where)
+            webbrowser.open(opener.as_uri())
 
-    serve(pages.application(secret, more), listener, ready)
+    with TemporaryDirectory(prefix="sightflow-open-") as folder:  # nobody else may look into it
+        # Other users of this machine see what a browser is started with: it is told of a file that only this one reads.
+        opener = Path(folder) / "gallery.html"
+        if open_browser:
+            opener.write_text(
+                f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={where}"><a href="{where}">Go</a>'
+            )
+        serve(pages.application(secret, more), listener, ready)
 
 
 def review(

@@ -151,7 +151,7 @@ class CatalogIndex:
         try:
             for key, (name, file) in held.items():
                 if key not in taken:
-                    number = self._next_row  # no two taken begin with the same row
+                    number = self._next_row  # no two files begin with the same row
                     for rows in joined(listed[name][0].batches(file, COLUMNS_READ[name])):
                         if self._closing.is_set():
                             return

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import polars as pl
@@ -170,3 +171,27 @@ def test_media_that_have_changed_are_told_so(call: Caller, catalog: Catalog) -> 
     Path(uri.removeprefix("file://")).write_bytes(b"something else")
     answer = call(f"/{SECRET}/thumbnail", params={"uri": uri})  # a preview that was made before may be shown
     assert answer.status_code == 410 and "replaced since" in answer.text
+
+
+def test_a_browser_is_opened_without_the_secret_among_its_arguments(
+    call: Caller, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sightflow.infra.cli.gallery import show
+    from sightflow.infra.gallery import server
+
+    opened, found = list[str](), list[str]()
+
+    def opens(url: str) -> bool:
+        opened.append(url)
+        file = Path(url.removeprefix("file://"))
+        assert file.parent.stat().st_mode & 0o077 == 0
+        found.append(file.read_text())
+        return True
+
+    monkeypatch.setattr("webbrowser.open", opens)
+    monkeypatch.setattr(server, "serve", lambda application, listener, ready: (ready(), listener.close()))
+    index = CatalogIndex(catalog)
+    show(Gallery(catalog, Media(ObjectStore(), catalog.uri), index, (catalog.uri, None)), 0, True, [])
+    index.close()
+    (address,) = re.findall(r"^http://127.*$", capsys.readouterr().out, re.MULTILINE)
+    assert address in found[0] and urlsplit(address).path.strip("/") not in opened[0]
