@@ -7,6 +7,7 @@ from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.schemas.run.batch import Batch
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
+from sightflow.tasks.batches.budget import holds_of
 from sightflow.tasks.batches.poll import delivery_of, poll
 
 
@@ -25,6 +26,7 @@ def cancel_batch(catalog: Catalog, batch: Batch, spec: EnrichmentSpec) -> str:
     delivery = delivery_of(batch, spec)
     if delivery.look_up(batch.vendor_batch or "") is None:
         BatchLog(catalog).advance(batch, BatchState.CLOSED, message=f"given up: {batch.vendor} does not know it")
+        holds_of(spec).settle_as_unknown(batch.batch_id)
         return f"{batch.vendor} knows no batch {batch.vendor_batch}: given up, and asked again by the next run"
     delivery.cancel(batch.vendor_batch or "")
     return f"{batch.vendor} has been told; what is done by then is published by: sightflow collect"

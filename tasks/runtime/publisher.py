@@ -266,13 +266,15 @@ class Publisher:
             return
         finally:
             self._rows.release(size)
-        submitted = sum(shard.submitted for shard in group)
+        submitted = sum(shard.submitted.total() for shard in group)
         self.published, self.submitted = self.published + rows.height, self.submitted + submitted
         self.examples.add(rows, failed)
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         for shard in group:
             self.bills.add(shard.media_kind, shard.rows, shard.failed, shard.spans)
         self.done.update([*rows["enrichment"], *failed["enrichment"]])
+        for shard in group:
+            self.done.update(shard.submitted)
         self.causes.update(Cause(cause) for cause in failed["cause"])
         record_stage_seconds(self.catalog.uri, self.spans[-1])
         record_metrics(self.catalog.uri, group)

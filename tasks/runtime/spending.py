@@ -63,9 +63,11 @@ def _allowance(spec: EnrichmentSpec, run_id: str, asks_anew: bool) -> Allowance:
 
 
 @contextmanager
-def spending(spec: EnrichmentSpec, run_id: str, selection: Selection, workers: WorkerPool) -> Iterator[None]:
+def spending(spec: EnrichmentSpec, run_id: str, selection: Selection | None, workers: WorkerPool) -> Iterator[None]:
     """The time in which a run asks. At its end every process gives back what it holds of the budget, and what
     processes that have died held is settled. If it ends well, the answers in journals have been published, and go.
+
+    `selection`: what the run was about; None of a `collect`, which is about what it has asked itself.
     """
     published = False
     try:
