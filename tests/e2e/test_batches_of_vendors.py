@@ -64,6 +64,31 @@ def test_a_batch_from_the_plan_to_the_catalog(tmp_path: Path) -> None:
     assert sorted((each["submitted"], each["published"]) for each in reports) == [(0, 5), (5, 0)]
 
 
+def test_a_run_that_meets_its_budget_submits_what_fits_and_the_next_ones_the_rest(tmp_path: Path) -> None:
+    images(tmp_path / "media", 4)
+    with GPT.on_loopback(plain) as provider:
+        spec = spec_of(tmp_path, GPT.name, provider.url, policy={"budget": {"run": 1}}, max_new_tokens=1000)
+        enrich(spec)
+        (whole,) = json.loads(said("budget", spec.catalog, "--json"))["blocks"]
+        assert len(whole["batch"]) == 32 and "collect SPEC" in said("budget", spec.catalog)
+        budget = {"budget": {"run": 0.6 * whole["held_usd"]}}
+        spec = spec_of(tmp_path, GPT.name, provider.url, policy=budget, catalog="tight", max_new_tokens=1000)
+        file = str(tmp_path / "tight.yaml")
+        done = CliRunner().invoke(app, ["run", file], env={"COLUMNS": "300"})
+        assert done.exit_code == 4, done.output
+        assert "the budget of the run is met" in done.output and "2 of 4 are left" in done.output
+        (held,) = json.loads(said("budget", file, "--json"))["blocks"]
+        assert 0 < held["held_usd"] <= 0.6 * whole["held_usd"]
+        assert f"held by the batch {held['batch'][:8]} at OpenAI for run" in said("budget", file)
+        assert "2 published" in said("collect", file)
+        assert enrich(spec).submitted == 2
+        assert "2 published" in said("collect", file)
+        shown = json.loads(said("budget", file, "--json"))
+        assert shown["blocks"] == [] and shown["months"][0]["unknown_usd"] == 0
+        rows = Catalog(uri=spec.catalog).scan("enrichments").collect()
+        assert rows.height == 4 and shown["months"][0]["spent_usd"] == pytest.approx(rows["cost_usd"].sum())
+
+
 def test_a_cancelled_batch_is_asked_again_by_the_next_run(tmp_path: Path) -> None:
     images(tmp_path / "media", 2)
     with GEMINI.on_loopback(plain) as provider:

@@ -16,7 +16,7 @@ from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.discover import discover
 from sightflow.tasks.money.measured import EarlierRuns, _bills
 from sightflow.tasks.plan import plan
-from sightflow.tasks.report import _row
+from sightflow.tasks.report import run_row
 from tests.loopback.hosted_systems import KEY
 from tests.tasks.money.test_estimate_and_bill import pictures
 
@@ -36,7 +36,7 @@ def bill(**changes: Any) -> Bill:
 def record(catalog: str, *bills: Bill, at: datetime = NOW) -> None:
     counts = dict.fromkeys(("objects", "planned", "published", "unchanged", "orphaned", "pruned"), 0)
     done = RunReport(run_id="1", catalog=catalog, started_at=at, finished_at=at, bills=list(bills), **counts)
-    Catalog(uri=catalog).record_run(_row(done))
+    Catalog(uri=catalog).record_run(run_row(done))
 
 
 def spec_for(write_spec: Any, source: str, **sections: Any) -> EnrichmentSpec:
