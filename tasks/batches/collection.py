@@ -25,6 +25,7 @@ from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
 from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
+from sightflow.tasks.batches.bills import CollectedBills
 from sightflow.tasks.batches.budget import holds_of, settle
 from sightflow.tasks.batches.poll import Polled, delivery_of, model_of
 from sightflow.tasks.batches.repair import is_unreadable, repaired
@@ -54,6 +55,9 @@ class Collection:
         self._is_complete = False
         self._outcome: BatchOutcome
         self._batch: Batch
+        self._shard: Shard
+        self._price_share = 1.0
+        self.bills = CollectedBills(catalog)
         self._writer: RunWriter | None = None
 
     @contextmanager
@@ -99,6 +103,8 @@ class Collection:
         """What came of the batch, some rows at a time, as the answers of a shard."""
         batch = self._batch
         loaded, delivery = model_of(batch, self.spec), delivery_of(batch, self.spec)
+        rates = loaded.model.rates
+        self._price_share = (rates.batch if rates else None) or 1.0
         requests, enrichments = self._log.requests(batch)
         resolved = self._still_configured(requests, {each.name: each for each in enrichments}, loaded)
         held = self._held(requests)
@@ -117,7 +123,8 @@ class Collection:
                 answers = self._answers(group, resolved, loaded)
                 items = tuple(answer.item for answer in answers)
                 kind = MediaKind(requests[0].media_kind)
-                yield Shard(index, batch.system, kind, items, tuple(resolved.values())), Replies(answers, [])
+                self._shard = Shard(index, batch.system, kind, items, tuple(resolved.values()), "batch")
+                yield self._shard, Replies(answers, [])
 
     def _still_configured(
         self, requests: Sequence[BatchedRequest], enrichments: dict[str, Enrichment], loaded: LoadedModel
@@ -194,6 +201,7 @@ class Collection:
         self.published += rows.height
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         self.causes.update(Cause(cause) for cause in failed["cause"])
+        self.bills.add(self._batch, self._shard, validated, self._price_share)
         self._outcome.published += rows.height
         self._outcome.quarantined += failed.height
 

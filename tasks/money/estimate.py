@@ -70,7 +70,7 @@ class Estimator:
             input_tokens=round(items * measured.input_tokens),
             output_tokens=round(items * measured.output_tokens),
             price=price,
-            seconds=items * measured.seconds,
+            seconds=None if measured.seconds is None else items * measured.seconds,
             known_by=f"{_measured(measured)}{at}",
         )
 
@@ -149,7 +149,7 @@ def _charged(model: VisionModel, items: int, measured: MeasuredRates) -> Estimat
         input_tokens=round(items * measured.input_tokens),
         output_tokens=round(items * measured.output_tokens),
         price=items * otherwise * (model.rates or FREE).dollars(usage),
-        seconds=items * measured.seconds,
+        seconds=model.expected_seconds([usage], items) if measured.seconds is None else items * measured.seconds,
         known_by=_measured(measured),
     )
 

@@ -56,14 +56,17 @@ def _mean(bills: Sequence[tuple[date, Bill]]) -> MeasuredRates | None:
     def total(name: str) -> float:
         return float(sum(getattr(bill, name) for _, bill in bills))
 
+    timed = [bill for _, bill in bills if bill.delivery == "direct"]
+    tried = sum(bill.items for bill in timed)
+
     return MeasuredRates(
         rows=rows,
         items=items,
         input_tokens=total("input_tokens") / rows,
         output_tokens=total("output_tokens") / rows,
-        cost_usd=total("cost_usd") / items,
-        seconds=total("seconds") / items,
-        busy_seconds=total("busy_seconds") / items,
+        cost_usd=sum(bill.cost_usd / bill.price_share for _, bill in bills) / items,
+        seconds=sum(bill.seconds for bill in timed) / tried if tried else None,
+        busy_seconds=sum(bill.busy_seconds for bill in timed) / tried if tried else 0.0,
         mean_bytes=sum(bill.mean_bytes * bill.rows for _, bill in bills) / rows,
         until=max(day for day, _ in bills),
     )

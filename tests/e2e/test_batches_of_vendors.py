@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from sightflow.blocks.catalog.catalog import Catalog
@@ -61,7 +62,17 @@ def test_a_batch_from_the_plan_to_the_catalog(tmp_path: Path) -> None:
     rows = Catalog.at(catalog).scan("enrichments").collect()
     assert rows.height == 5 and rows["run_id"].n_unique() == 1
     reports = [json.loads(each) for each in Catalog.at(catalog).scan("runs").collect()["report"]]
-    assert sorted((each["submitted"], each["published"]) for each in reports) == [(0, 5), (5, 0)]
+    collected, submitted = sorted(reports, key=lambda each: int(each["submitted"]))
+    assert [(each["submitted"], each["published"]) for each in (collected, submitted)] == [(0, 5), (5, 0)]
+    (bill,) = collected["bills"]
+    assert (bill["rows"], bill["delivery"], bill["price_share"]) == (5, "batch", 0.5)
+    assert bill["cost_usd"] == pytest.approx(rows["cost_usd"].sum()) == collected["cost_usd"]
+    assert bill["estimated_usd"] == pytest.approx(submitted["submitted_usd"]) == collected["estimated_usd"]
+    assert 0 < bill["estimated_usd"] < submitted["plans"][0]["price"] and submitted["estimated_usd"] == 0
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "media" / "new.png")
+    (plan,) = json.loads(said("plan", file, "--json"))["enrichments"]
+    assert "measured over 5 rows" in plan["estimate"]["known_by"]
+    assert plan["price"] == pytest.approx(plan["to_compute"] * rows["cost_usd"].mean(), rel=0.01), "halved once"
 
 
 def test_a_run_that_meets_its_budget_submits_what_fits_and_the_next_ones_the_rest(tmp_path: Path) -> None:
