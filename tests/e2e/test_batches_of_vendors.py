@@ -50,7 +50,8 @@ def test_a_batch_from_the_plan_to_the_catalog(tmp_path: Path) -> None:
         listed = said("batches", "list", catalog)
         assert "submitted" in listed and "batch_0000" in listed
         (batch,) = [word for word in listed.split() if len(word) == 8 and set(word) <= set("0123456789abcdef")]
-        assert "caption" in said("batches", "show", catalog, batch)
+        shown = said("batches", "show", catalog, batch)
+        assert "caption" in shown and "may cost at most" in shown
         plans = json.loads(said("plan", file, "--json"))
         assert plans["enrichments"][0]["counts"]["under way"] == 5 and plans["to_compute"] == 0
         assert "submitted: the vendor works on it" in said("collect", file)

@@ -15,6 +15,7 @@ from sightflow.schemas.failure import BudgetMet, ModelError
 from sightflow.schemas.policy import Budget
 from sightflow.schemas.tables.batches import BatchState
 from sightflow.tasks.batches import budget as budget_module
+from sightflow.tasks.batches import collection as collection_module
 from sightflow.tasks.batches.cancel import cancel_batch
 from sightflow.tasks.batches.poll import unsettled
 from sightflow.tasks.open import open_catalog
@@ -234,3 +235,20 @@ def test_the_repair_of_a_reply_is_a_direct_request_within_the_budget(
         assert "2 unreadable replies are not asked again: the budget of the day is met" in outcome.note
         assert len(provider.received) == asked + 2, "those of the batch"
         assert held(tight) == 0, "what nobody has recorded counts as spent"
+
+
+def test_a_repair_that_was_paid_for_and_not_published_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxed(tmp_path / "media", 2)
+    well = perfect(GPT)
+    with GPT.on_loopback(lambda received: well(received) if received.is_repair else Say("I see a box.")) as provider:
+        spec = spec_of(tmp_path, GPT.name, provider.url, [DETECT], {"budget": {"day": 1}})
+        run(spec)
+        with monkeypatch.context() as patched:
+            dies(collection_module, "publish")(patched)
+            with pytest.raises(Killed):
+                collect(spec)
+        processes_are_gone(monkeypatch)
+        (outcome,) = collect(spec).outcomes
+        assert (outcome.published, sum(received.is_repair for received in provider.received)) == (2, 2)
