@@ -7,6 +7,7 @@ from prefect.runtime import flow_run
 
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.batches.budget import settle_left
 from sightflow.tasks.batches.collection import Collection
 from sightflow.tasks.batches.poll import poll, unsettled
 from sightflow.tasks.batches.report import report_collection
@@ -14,6 +15,8 @@ from sightflow.tasks.maintain import maintain
 from sightflow.tasks.open import open_catalog
 from sightflow.tasks.runtime.cancellation import RunStopped, is_asked_to_stop
 from sightflow.tasks.runtime.run_start import run_start
+from sightflow.tasks.runtime.spending import spending
+from sightflow.tasks.runtime.task_runner import WorkerPool
 from sightflow.tasks.validate import validate
 
 
@@ -27,21 +30,23 @@ def collect(spec: EnrichmentSpec) -> RunReport:
     """
     start, run_id = run_start(), flow_run.id or ""
     catalog = open_catalog(spec)
-    collection = Collection(catalog, spec)
-    for batch in unsettled(catalog):
-        if is_asked_to_stop():
-            raise RunStopped
-        with collection.about(batch):
-            polled = poll(catalog, batch, spec)
-            collection.polled(polled)
-            if polled.has_results:
-                for shard, replies in collection.results():
-                    collection.publish(validate(shard, replies, run_id))
-            collection.close()
-    maintenance = maintain(catalog, collection.commits, spec.policy)
-    run_report = report_collection(run_id, start, collection, maintenance)
-    if collection.errors:
-        raise collection.errors[0]
+    collection = Collection(catalog, spec, run_id)
+    settle_left(catalog, spec)
+    with spending(spec, run_id, None, WorkerPool()):  # for replies that cannot be read, which are asked once more
+        for batch in unsettled(catalog):
+            if is_asked_to_stop():
+                raise RunStopped
+            with collection.about(batch):
+                polled = poll(catalog, batch, spec)
+                collection.polled(polled)
+                if polled.has_results:
+                    for shard, replies in collection.results():
+                        collection.publish(validate(shard, replies, run_id))
+                collection.close()
+        maintenance = maintain(catalog, collection.commits, spec.policy)
+        run_report = report_collection(run_id, start, collection, maintenance)
+        if collection.errors:
+            raise collection.errors[0]
     if not run_report.within_policy:
         raise QuarantineExceeded(run_report)
     return run_report

@@ -100,13 +100,15 @@ def enrich_on(
 
 def run_collect(spec: EnrichmentSpec) -> RunReport | None:
     """Run the flow `collect` on the configured Prefect server, or on one of our own; None, with nothing started, if no
-    batch of the catalog is unsettled.
+    batch of the catalog is unsettled, and none that has ended holds anything of the budget.
     """
     if not _is_known_by_prefect(spec):
         from sightflow.blocks.catalog.batch_log import BatchLog
+        from sightflow.tasks.batches.budget import holds_of
         from sightflow.tasks.open import open_catalog
 
-        if all(batch.state.is_settled for batch in BatchLog(open_catalog(spec)).batches()):
+        ended = all(batch.state.is_settled for batch in BatchLog(open_catalog(spec)).batches())
+        if ended and not holds_of(spec).held():
             return None
     with prefect_api() as server:
         if server is not None:

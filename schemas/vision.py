@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -76,15 +77,20 @@ class Replies:
     """The answers of a shard, in the order of its items, and when each stage was at work.
 
     `error`: what ended the shard before all of it was answered, if anything has; what has no answer is asked anew by
-    the next run. `submitted`: how many enrichments of its objects a batch API has been asked, to be answered later.
+    the next run. `submitted`: of how many of its objects a batch API has been asked each enrichment, by name, to be
+    answered later.
 
     A plain class: Prefect looks into dataclasses and mappings that tasks exchange, and has no business here.
     """
 
     def __init__(
-        self, answers: list[Answer], spans: list[Span], error: Exception | None = None, submitted: int = 0
+        self,
+        answers: list[Answer],
+        spans: list[Span],
+        error: Exception | None = None,
+        submitted: Counter[str] | None = None,
     ) -> None:
         self.answers = answers
         self.spans = spans
         self.error = error
-        self.submitted = submitted
+        self.submitted = submitted or Counter[str]()

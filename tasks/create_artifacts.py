@@ -128,11 +128,13 @@ def asset_key(uri: str) -> str:
 def markdown(run_report: RunReport) -> str:
     """The report of a run as Markdown; what came from outside is escaped."""
     seconds = (run_report.finished_at - run_report.started_at).total_seconds()
+    submitted, usd = run_report.submitted, money(run_report.submitted_usd)
+    by_batch = f"{submitted:,} submitted by batch, about {usd}; " if submitted else ""
     lines = [
         f"# {_text(run_report.catalog)}",
         "",
         f"**{run_report.summary}** in {seconds:,.1f} s; "
-        f"cost {money(run_report.cost_usd)}, {money(run_report.estimated_usd)} expected; "
+        f"cost {money(run_report.cost_usd)}, {money(run_report.estimated_usd)} expected; {by_batch}"
         f"catalog version {run_report.catalog_version}.",
         "",
         "| enrichment | media | new | changed | stale | unchanged | in quarantine | computed | model |",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from sightflow.blocks.catalog.upload_manifests import Manifests
 from sightflow.schemas.failure import BudgetMet, Failure
 from sightflow.schemas.redaction import redact_values
 from sightflow.schemas.run.discovered import Skipped, Skips
-from sightflow.schemas.run.plan import RunPlan, Status
+from sightflow.schemas.run.plan import EnrichmentPlan, RunPlan, Status
 from sightflow.schemas.run.report import MaintenanceResult, RunReport
 from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.run.timing import Span, stage_times, start_times, wall_seconds
@@ -85,7 +85,8 @@ def report(
         run_plan,
         spec,
         published=publisher.published,
-        submitted=publisher.submitted,
+        submitted=publisher.submitted.total(),
+        submitted_usd=_expected([each for each in run_plan.plans if each.delivery.by == "batch"], publisher.submitted),
         pruned=pruned.rows,
         causes=dict(publisher.causes + Counter(item.failure.cause for item in failed)),
         skipped=[*run_plan.skipped, *pruned.skipped],
@@ -105,13 +106,20 @@ def report(
 
 def _left(run_plan: RunPlan, done: Counter[str], met: BudgetMet) -> dict[str, Any]:
     """What a run that met its budget has left, by the plan."""
-    counts, prices = Counter[str](), defaultdict[str, float](float)
+    left = Counter[str]()
     for each in run_plan.plans:
+        left[each.enrichment] += each.to_compute
+    left -= done
+    return {"left": left.total(), "left_usd": _expected(run_plan.plans, left), "over_budget": str(met)}
+
+
+def _expected(plans: Sequence[EnrichmentPlan], items: Mapping[str, int]) -> float:
+    """What so many items of each enrichment, by name, cost by their plans, US dollars."""
+    counts, prices = Counter[str](), defaultdict[str, float](float)
+    for each in plans:
         counts[each.enrichment] += each.to_compute
         prices[each.enrichment] += each.price
-    left = {name: max(0, count - done[name]) for name, count in counts.items()}
-    usd = sum(prices[name] * left[name] / count for name, count in counts.items() if count)
-    return {"left": sum(left.values()), "left_usd": usd, "over_budget": str(met)}
+    return sum(prices[name] * items.get(name, 0) / count for name, count in counts.items() if count)
 
 
 def report_of_nothing(start: RunStart, run_plan: RunPlan, spec: EnrichmentSpec) -> RunReport:
@@ -144,7 +152,7 @@ def _report(
         wall_seconds=wall_seconds(spans, min(first, begun.began.timestamp()), finished_at.timestamp()),
         objects=run_plan.objects,
         planned=run_plan.to_compute,
-        estimated_usd=run_plan.price,
+        estimated_usd=sum(each.price for each in run_plan.plans if each.delivery.by == "direct"),
         unchanged=run_plan.count(Status.UNCHANGED),
         orphaned=run_plan.orphaned.height,
         not_asked=run_plan.not_asked,

@@ -113,8 +113,6 @@ def _delivery(model: VisionModel, enrichment: Enrichment, media_kind: MediaKind,
     if (enrichment.delivery or policy.delivery) == "direct":
         return DIRECTLY
     problem = model.open_engine().batch_problem(enrichment, media_kind)
-    if getattr(policy, "budget", None) is not None:  # until `submit` reserves and `collect` settles what a batch costs
-        problem = "what a batch costs is not counted against policy.budget yet"
     if len(model.effective_prompts(enrichment, media_kind)) > 1 or model.runs_per_frame(enrichment, media_kind):
         problem = problem or "it takes several requests an object"
     rates = model.rates if isinstance(model, HostedModel) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -52,7 +53,7 @@ class Validated:
         error: Exception | None = None,
         replaced: Sequence[tuple[str, str]] = (),
         media_kind: MediaKind = MediaKind.IMAGE,
-        submitted: int = 0,
+        submitted: Counter[str] | None = None,
     ) -> None:
         self.rows = rows
         self.failed = failed
@@ -61,7 +62,7 @@ class Validated:
         self.error = error
         self.replaced = replaced
         self.media_kind = media_kind
-        self.submitted = submitted
+        self.submitted = submitted or Counter[str]()
 
 
 @task(task_run_name="validate-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
@@ -75,7 +76,7 @@ def validate(shard: Shard, replies: Replies, run_id: str) -> Validated:
     with timed(spans, Stage.VALIDATE):
         rows, failures = _checked(replies.answers, run_id)
         failed = quarantine_rows(_failed_items(replies.answers, failures), run_id)
-    expected = len(replies.answers) if replies.error else shard.size - replies.submitted
+    expected = len(replies.answers) if replies.error else shard.size - replies.submitted.total()
     if rows.height + failed.height != expected:
         raise RuntimeError(f"shard {shard.index}: {expected} were asked and {rows.height + failed.height} came out")
     return Validated(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from sightflow.blocks.models.reply_forms import Choices, FreeText, ReplyForm, enforcement
 from sightflow.schemas.capability import MediaKind
@@ -148,6 +149,25 @@ class BatchDeclined(ModelError):
     """A vendor does not take a batch: nothing of it is asked, and nothing is paid."""
 
 
+class BatchLine(NamedTuple):
+    """A request as a line of a batch's file, and what it may cost at most there, US dollars."""
+
+    content: bytes
+    most_usd: float
+
+
+class BatchResult(NamedTuple):
+    """What a line of results says: of which request, what came of it, and what that cost, US dollars.
+
+    `output`: None of a request that the vendor never began. `cost_usd`: None if the model may have been run, and nobody
+    says for how many tokens.
+    """
+
+    custom_id: str
+    output: Output | None
+    cost_usd: float | None
+
+
 class BatchDelivery(ABC):
     """A vendor's batch API for one model: lines of requests in a file, lines of results in another, hours later.
 
@@ -159,16 +179,16 @@ class BatchDelivery(ABC):
     limits: BatchLimits
 
     @abstractmethod
-    def line(self, custom_id: str, each: GenerationRequest) -> bytes:
+    def line(self, custom_id: str, each: GenerationRequest) -> BatchLine:
         """A request as a line of the file, with its end: what a direct request would send, under this id.
 
         Raises ReplyError if there can be none.
         """
 
     @abstractmethod
-    def output(self, line: bytes) -> tuple[str, Output | None] | None:
-        """The id that a line of results carries, and what came of that request, at the batch's price; of one that the
-        vendor never began, None. None at all for a line that cannot be read.
+    def result(self, line: bytes, sent_at: datetime | None = None) -> BatchResult | None:
+        """What a line of results says, at the batch's price of the day on which it was sent, by default today; None for
+        a line that cannot be read.
         """
 
     @abstractmethod

@@ -259,7 +259,7 @@ class Allowance:
             self._moved = balance, time.monotonic()
         if block.under_way or any(each.under_way for each in self._draining):
             return  # what these do not need comes back
-        others = any(each.reserved for name, each in balance.blocks.items() if name != block.id)
+        others = any(each.reserved for name, each in balance.of_processes.items() if name != block.id)
         if others and time.monotonic() - self._moved[1] < _PATIENCE_SECONDS:
             return  # what others hold may come back
         self._denied = needed, time.monotonic(), BudgetMet(room(balance, self._budget, self._run, self._now()).met)
@@ -286,7 +286,7 @@ class Allowance:
             settled = known + unknown - before.known - before.unknown
             moment = datetime.fromisoformat(held.day).replace(tzinfo=UTC)
             left = room(balance, self._budget, self._run, moment).left + before.reserved - settled
-            fair = max(left // (2 * (len(balance.blocks) or 1)), under_way + needed)
+            fair = max(left // (2 * (len(balance.of_processes) or 1)), under_way + needed)
             reserved = min(under_way + ahead, left, fair)
             if gives_back and reserved - under_way < least:
                 reserved = under_way  # it would be of no use here

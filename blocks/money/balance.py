@@ -21,6 +21,9 @@ _KEPT_DAYS, _KEPT_MONTHS, _KEPT_RUNS = 31, 24, 200
 _LONGEST_OPEN = timedelta(days=70)
 """Whose day is longer ago, a block is nobody's: by then its day and its month have ended, and no journal is kept."""
 
+OF_A_BATCH = "batch-"
+"""How the names of blocks begin that a batch holds, which no process gives back before its results are there."""
+
 Amount = Annotated[int, Field(ge=0, le=10**21)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 Name = Annotated[str, Field(max_length=300)]
@@ -47,7 +50,8 @@ class Spent(_Stored):
 
 
 class Block(_Stored):
-    """Nanodollars that one process holds for one run. They count as spent until it, or its journal, says otherwise.
+    """Nanodollars that a process, or a batch, holds for one run. They count as spent until it, the journal of the
+    process, or the results of the batch say otherwise.
 
     `day`: of the reservation, in UTC. `known`, `unknown`: what has been settled of it; `reserved`: what is left.
     """
@@ -104,6 +108,11 @@ class Balance(_Stored):
                 spent[name] = spent.get(name, Spent()).plus(0, each.reserved)
         blocks = {name: each for name, each in self.blocks.items() if each.day >= oldest}
         return Balance(days=days, months=months, runs=runs, blocks=blocks)
+
+    @property
+    def of_processes(self) -> dict[str, Block]:
+        """The open blocks that processes hold, which give back soon what they do not need."""
+        return {name: block for name, block in self.blocks.items() if not name.startswith(OF_A_BATCH)}
 
     def reserved(self, scope: str, name: str) -> int:
         """What open blocks hold of a `run`, a `day` or a `month`."""

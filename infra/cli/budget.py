@@ -18,7 +18,7 @@ def budget(
     as_json: Annotated[bool, flag("--json", help="Print it as JSON, for programs.")] = False,
     endpoint_url: Endpoint = None,
 ) -> None:
-    """Show what was spent by day, month and run, and what processes hold; of a spec file, what its budget has left."""
+    """Show what was spent by day, month and run, and what processes and batches hold; of a spec file, what is left."""
     from sightflow.blocks.money.ledger import Ledger
     from sightflow.schemas.policy import Budget
     from sightflow.schemas.spec_reader import is_spec_file, read_spec
@@ -43,14 +43,15 @@ def budget(
         console.print("nothing was spent under a budget; set policy.budget in the spec: {day: 50}")
     else:
         console.print(
-            "unknown: sent and never answered, at the most that it may have cost; held: counts until it is given back",
+            "unknown: sent and never answered, at the most that it may have cost; held: counts until it is given back, "
+            "by a batch when it is collected: sightflow collect SPEC",
             soft_wrap=True,
         )
 
 
 def budget_document(balance: Any, allowed: Any, moment: datetime) -> dict[str, list[dict[str, Any]]]:
     """A balance as a JSON document, newest first; amounts in US dollars."""
-    from sightflow.blocks.money.balance import PER_DOLLAR
+    from sightflow.blocks.money.balance import OF_A_BATCH, PER_DOLLAR
 
     day = f"{moment:%Y-%m-%d}"
     now = {"month": (day[:7], allowed.month), "day": (day, allowed.day), "run": (None, allowed.run)}
@@ -82,8 +83,14 @@ def budget_document(balance: Any, allowed: Any, moment: datetime) -> dict[str, l
         "days": [part("day", name) for name in sorted(names["day"], reverse=True)],
         "runs": [part("run", name) for name in reversed(runs)],
         "blocks": [
-            {"holder": each.holder, "run": each.run, "day": each.day, "held_usd": each.reserved / PER_DOLLAR}
-            for each in blocks
+            {
+                "holder": each.holder,
+                "run": each.run,
+                "day": each.day,
+                "held_usd": each.reserved / PER_DOLLAR,
+                "batch": name.removeprefix(OF_A_BATCH) if name.startswith(OF_A_BATCH) else None,
+            }
+            for name, each in balance.blocks.items()
         ],
     }
 

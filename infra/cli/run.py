@@ -211,8 +211,8 @@ def show_report(done: RunReport) -> None:
         console.print(f"left: {done.left:,} of {done.planned:,}, about {money(done.left_usd)}; the next run goes on")
     if done.submitted:
         console.print(
-            f"[bold]{done.submitted:,} submitted[/bold] by batch; publish them when they are answered with: "
-            "sightflow collect SPEC",
+            f"[bold]{done.submitted:,} submitted[/bold] by batch, about {money(done.submitted_usd)}; publish them when "
+            "they are answered with: sightflow collect SPEC",
             soft_wrap=True,
         )
     show_notices(done.plans)

@@ -7,6 +7,7 @@ from datetime import date
 from pydantic import BaseModel, Field
 
 from sightflow.schemas.capability import MediaKind
+from sightflow.schemas.enrichment import Delivery
 
 
 class Estimate(BaseModel):
@@ -26,7 +27,8 @@ class Bill(BaseModel):
     `items`: those that were answered or failed; `rows`: those that were published, to which the tokens belong.
     `mean_bytes`: of an object, as listed. `seconds`: its part of the time from the first shard to the last commit;
     `busy_seconds`: its part of the time that models were at work, in all processes. `gpu_usd`: what these cost where
-    the policy says what an hour does.
+    the policy says what an hour does. `delivery`, `price_share`: how it was asked, and for which part of the price of
+    direct requests; a bill by batch tells no time.
     """
 
     enrichment: str
@@ -44,13 +46,15 @@ class Bill(BaseModel):
     seconds: float = 0.0
     busy_seconds: float = 0.0
     gpu_usd: float = 0.0
-    in_batch: bool = Field(default=False, description="charged at the price of a batch API")
+    delivery: Delivery = "direct"
+    price_share: float = Field(default=1.0, gt=0)
 
 
 class MeasuredRates(BaseModel):
     """What an item of an enrichment took in earlier runs: means over `rows` rows, and over `items` with what failed.
 
-    `until`: the day of the last of these runs. `in_batch`: whether they were charged at the price of a batch API.
+    `cost_usd`: of direct requests. `seconds`: None if all were asked by batch. `until`: the day of the last of these
+    runs.
     """
 
     rows: int
@@ -58,11 +62,10 @@ class MeasuredRates(BaseModel):
     input_tokens: float
     output_tokens: float
     cost_usd: float
-    seconds: float
+    seconds: float | None
     busy_seconds: float
     mean_bytes: float
     until: date
-    in_batch: bool = False
 
     def is_of_such_media(self, mean_bytes: float) -> bool:
         """Whether objects of so many bytes are about as large as those that were measured."""

@@ -21,6 +21,7 @@ class BatchedRequest:
     `custom_id`: carried by the result. `width`, `height`: pixels of the upright original; `seen_width`, `seen_height`:
     of what was decoded. `frames`, `seconds`: of a video's window, indices and times; `window_start`, `window_end`: the
     seconds that it stands for. `part` of `parts`: the place among the windows. `replaced`: whether the key had a row.
+    `most_usd`: what it may cost at most, US dollars.
     """
 
     custom_id: str
@@ -45,6 +46,7 @@ class BatchedRequest:
     overview: bool = False
     part: int = 0
     parts: int = 1
+    most_usd: float = 0.0
 
     @property
     def key(self) -> tuple[str, str]:

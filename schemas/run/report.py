@@ -64,7 +64,8 @@ class RunReport(BaseModel):
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
     wall_seconds: dict[str, float] = Field(default_factory=dict, description="of the whole run, each counted once")
     cost_usd: float = 0.0
-    estimated_usd: float = Field(default=0.0, description="what the plan expected, of all that it held")
+    estimated_usd: float = Field(default=0.0, description="what the plan expected of what is asked directly")
+    submitted_usd: float = Field(default=0.0, description="what the plan expects of what was submitted by batch")
     bills: list[Bill] = Field(default_factory=list, description="what each enrichment was charged")
     left: int = Field(default=0, description="enrichments of objects that the budget did not allow to be asked")
     left_usd: float = Field(default=0.0, description="what those would cost, by the plan's estimate")

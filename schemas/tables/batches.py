@@ -61,6 +61,7 @@ BATCH_ITEM = pl.Struct(
         "overview": pl.Boolean(),
         "part": pl.Int64(),
         "parts": pl.Int64(),
+        "most_usd": pl.Float64(),
     }
 )
 

@@ -9,6 +9,7 @@ from sightflow.schemas.failure import SpecError
 from sightflow.schemas.run.batch import Batch
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
+from sightflow.tasks.batches.budget import holds_of
 from sightflow.tasks.batches.poll import delivery_of, not_ours, poll
 
 
@@ -32,6 +33,7 @@ def cancel_batch(catalog: Catalog, batch: Batch, spec: EnrichmentSpec, drop: boo
     remote = delivery.look_up(batch.vendor_batch or "")
     if remote is None:
         log.advance(batch, BatchState.CLOSED, message=f"given up: {batch.vendor} does not know it")
+        holds_of(spec).settle_as_unknown(batch.batch_id)
         return f"{batch.vendor} knows no batch {batch.vendor_batch}: given up, and asked again by the next run"
     if remote.state is RemoteState.RUNNING:
         delivery.cancel(remote.id)
@@ -39,6 +41,7 @@ def cancel_batch(catalog: Catalog, batch: Batch, spec: EnrichmentSpec, drop: boo
         ended = "has been told" if remote.state is RemoteState.RUNNING else f"says that it is {remote.state}"
         return f"{batch.vendor} {ended}; what is done is published by: sightflow collect"
     log.advance(batch, BatchState.CLOSED, message="given up")
+    holds_of(spec).settle_as_unknown(batch.batch_id)
     files = [file for file in (batch.input_file, *remote.result_files) if file]
     delivery.remove(files, batch.vendor_batch)
     return "given up: what it holds is asked again by the next run, and paid again where it was done"

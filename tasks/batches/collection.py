@@ -24,6 +24,8 @@ from sightflow.schemas.run.plan import ResolvedEnrichment, Shard, ShardItem
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
 from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
+from sightflow.tasks.batches.bills import CollectedBills
+from sightflow.tasks.batches.budget import holds_of, settle
 from sightflow.tasks.batches.poll import Polled, delivery_of, model_of, resolved_of
 from sightflow.tasks.batches.repair import is_unreadable, repaired
 from sightflow.tasks.batches.results import Part, answered, download, media_of
@@ -41,17 +43,21 @@ _Held = dict[tuple[str, str], tuple[str, datetime]]
 class Collection:
     """What one run of `collect` does, batch by batch: counts, cost, and errors, which cost no other batch anything."""
 
-    def __init__(self, catalog: Catalog, spec: EnrichmentSpec) -> None:
-        self.catalog, self.spec = catalog, spec
+    def __init__(self, catalog: Catalog, spec: EnrichmentSpec, run_id: str) -> None:
+        self.catalog, self.spec, self.run_id = catalog, spec, run_id
         self.outcomes: list[BatchOutcome] = []
         self.errors: list[SightflowError] = []
         self.causes: Counter[Cause] = Counter()
         self.published = self.commits = 0
         self.cost_usd = 0.0
-        self._log = BatchLog(catalog)
+        self._log, self._holds = BatchLog(catalog), holds_of(spec)
+        self._is_complete = False
         self._outcome: BatchOutcome
         self._batch: Batch
         self._is_ours = True
+        self._shard: Shard
+        self._price_share = 1.0
+        self.bills = CollectedBills(catalog)
         self._writer: RunWriter | None = None
 
     @contextmanager
@@ -90,12 +96,15 @@ class Collection:
     def polled(self, polled: Polled) -> None:
         """How the batch stands."""
         self._batch, self._is_ours = polled.batch, polled.is_ours
+        self._is_complete = polled.is_complete
         self._outcome.state, self._outcome.note = polled.batch.state, polled.note
 
     def results(self) -> Iterator[tuple[Shard, Replies]]:
         """What came of the batch, some rows at a time, as the answers of a shard."""
         batch = self._batch
         loaded, delivery = model_of(batch, self.spec), delivery_of(batch, self.spec)
+        rates = loaded.model.rates
+        self._price_share = (rates.batch if rates else None) or 1.0
         requests, enrichments = self._log.requests(batch)
         resolved = resolved_of(requests, enrichments, loaded)
         held = self._held(requests)
@@ -103,7 +112,9 @@ class Collection:
             files = download(batch, delivery, folder.path)
             if len(files) < len(batch.result_files):
                 self._outcome.note = f"{batch.vendor} has lost the results, or removed them: they are asked again"
-            rows = answered(files, requests, delivery, self._outcome)
+            untold_is_free = len(files) == len(batch.result_files) and not self._is_complete
+            settle(batch, requests, files, delivery, self._holds, untold_is_free)
+            rows = answered(files, requests, delivery, self._outcome, batch.recorded_at)
             wanted = (row for row in rows if self._is_wanted(row[0][0], batch, held))
             for index in range(len(requests)):
                 group = list(islice(wanted, _GROUP))
@@ -112,7 +123,8 @@ class Collection:
                 answers = self._answers(group, resolved, loaded)
                 items = tuple(answer.item for answer in answers)
                 kind = MediaKind(requests[0].media_kind)
-                yield Shard(index, batch.system, kind, items, tuple(resolved.values())), Replies(answers, [])
+                self._shard = Shard(index, batch.system, kind, items, tuple(resolved.values()), "batch")
+                yield self._shard, Replies(answers, [])
 
     def _held(self, requests: Sequence[BatchedRequest]) -> _Held:
         """The catalog's rows of what a batch is about: by key, fingerprint and when it was inferred."""
@@ -150,8 +162,9 @@ class Collection:
             for request, output in row
             if isinstance(output, Generated) and is_unreadable(output, reading.reply(request, output).failure)
         ]
-        again = repaired(unreadable, resolved, loaded, self.spec)
+        again, why_not = repaired(unreadable, resolved, loaded, self.spec, self.run_id)
         self._outcome.repaired += len(again)
+        self._outcome.note = "; ".join(filter(None, (self._outcome.note, why_not)))
         return [
             reading.answer([(request, again.get(request.custom_id, output)) for request, output in row])
             for row in group
@@ -168,6 +181,7 @@ class Collection:
         self.published += rows.height
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         self.causes.update(Cause(cause) for cause in failed["cause"])
+        self.bills.add(self._batch, self._shard, validated, self._price_share)
         self._outcome.published += rows.height
         self._outcome.quarantined += failed.height
 

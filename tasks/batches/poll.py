@@ -11,6 +11,7 @@ from sightflow.blocks.catalog.batch_log import BatchLog, BatchOvertaken
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.models.contract import BatchDelivery, RemoteState
 from sightflow.blocks.models.vision_model import VisionModel
+from sightflow.blocks.money.batch_holds import BatchHolds
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import ModelError
@@ -19,6 +20,7 @@ from sightflow.schemas.run.owner import has_ended
 from sightflow.schemas.run.plan import ResolvedEnrichment
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
+from sightflow.tasks.batches.budget import holds_of
 from sightflow.tasks.batches.submit import abandon
 from sightflow.tasks.retries import retried_task
 from sightflow.tasks.runtime.loaded_models import LoadedModel, load_model
@@ -35,15 +37,15 @@ KEPT = timedelta(days=3)
 
 @dataclass(frozen=True)
 class Polled:
-    """A batch as it stands now. `has_results`: they are to be collected here. `note`: what is to be told.
-
-    `is_ours`: whether the spec that polls it is the one to see to it.
+    """A batch as it stands now. `has_results`: they are to be collected here; `is_complete`: of all its requests.
+    `note`: what is to be told. `is_ours`: whether the spec that polls it is the one to see to it.
     """
 
     batch: Batch
     has_results: bool = False
     is_ours: bool = True
     note: str = ""
+    is_complete: bool = False
 
 
 def unsettled(catalog: Catalog) -> list[Batch]:
@@ -57,20 +59,20 @@ def poll(catalog: Catalog, batch: Batch, spec: EnrichmentSpec) -> Polled:
 
     Raises SpecError if the spec knows no such model, ModelError if the vendor does not answer.
     """
-    log = BatchLog(catalog)
+    log, holds = BatchLog(catalog), holds_of(spec)
     if datetime.now(UTC) - batch.recorded_at < KEPT and (why := not_ours(log, batch, spec)):
         return Polled(batch, note=f"{why}; it is kept", is_ours=False)
     delivery = delivery_of(batch, spec)
     try:
         if batch.state in (BatchState.RECORDED, BatchState.CREATING):
-            batch, note = _settled(log, batch, delivery)
+            batch, note = _settled(log, batch, delivery, holds)
             if batch.state is not BatchState.SUBMITTED:
                 return Polled(batch, note=note)
         if batch.state is BatchState.COLLECTED:
             return Polled(batch)
         if batch.state is BatchState.COLLECTING and not _is_left(batch):
             return Polled(batch, note="another process collects it")
-        return _looked_up(log, batch, delivery, spec)
+        return _looked_up(log, batch, delivery, holds, spec)
     except BatchOvertaken as error:
         return Polled(batch, note=str(error))
 
@@ -84,7 +86,7 @@ def not_ours(log: BatchLog, batch: Batch, spec: EnrichmentSpec) -> str | None:
     return None if vendor == batch.vendor else f"{batch.system} was asked at {batch.vendor}, and is at {vendor} here"
 
 
-def _settled(log: BatchLog, batch: Batch, delivery: BatchDelivery) -> tuple[Batch, str]:
+def _settled(log: BatchLog, batch: Batch, delivery: BatchDelivery, holds: BatchHolds) -> tuple[Batch, str]:
     """What becomes of a batch that may not have been begun: begun after all, to be asked again, or not yet known."""
     files = [batch.input_file] if batch.input_file else []
     if batch.state is BatchState.CREATING:
@@ -94,20 +96,21 @@ def _settled(log: BatchLog, batch: Batch, delivery: BatchDelivery) -> tuple[Batc
             return batch, "being submitted; whether the vendor has begun is not known yet"
         if datetime.now(UTC) - batch.recorded_at < KEPT and not delivery.has_file(batch.batch_id):
             return batch, f"{batch.vendor} has neither it nor its file under this key, which may be another; it is kept"
-        return abandon(log, batch, delivery, f"{batch.vendor} has not begun it", files), "asked again by the next run"
+        why = f"{batch.vendor} has not begun it"
+        return abandon(log, batch, delivery, holds, why, files), "asked again by the next run"
     if not _is_left(batch):
         return batch, "being submitted"
-    return abandon(
-        log, batch, delivery, "its process ended before it was submitted", files
-    ), "asked again by the next run"
+    why = "its process ended before it was submitted"
+    return abandon(log, batch, delivery, holds, why, files), "asked again by the next run"
 
 
-def _looked_up(log: BatchLog, batch: Batch, delivery: BatchDelivery, spec: EnrichmentSpec) -> Polled:
+def _looked_up(log: BatchLog, batch: Batch, delivery: BatchDelivery, holds: BatchHolds, spec: EnrichmentSpec) -> Polled:
     remote = delivery.look_up(batch.vendor_batch or "")
     if remote is None:
         if datetime.now(UTC) - batch.recorded_at < KEPT:
             return Polled(batch, note=f"{batch.vendor} knows no batch {batch.vendor_batch} under this key; it is kept")
         log.advance(batch, BatchState.CLOSED, message=f"{batch.vendor} knows it no more")
+        holds.settle_as_unknown(batch.batch_id)
         return Polled(batch, note=f"given up: {batch.vendor} knows it no more; asked again by the next run")
     if remote.state is RemoteState.RUNNING:
         return Polled(batch, note=remote.message or "the vendor works on it")
@@ -116,7 +119,8 @@ def _looked_up(log: BatchLog, batch: Batch, delivery: BatchDelivery, spec: Enric
         other = f"{said}, and the spec configures {batch.system} otherwise than the one it was asked with"
         return Polled(batch, note=f"{other}: collect it with that one, or: sightflow batches cancel SPEC ID --drop")
     taken = log.advance(batch, BatchState.COLLECTING, result_files=remote.result_files, message=said)
-    return Polled(taken, has_results=True, note="" if remote.state is RemoteState.COMPLETED else said)
+    is_complete = remote.state is RemoteState.COMPLETED
+    return Polled(taken, has_results=True, note="" if is_complete else said, is_complete=is_complete)
 
 
 def resolved_of(

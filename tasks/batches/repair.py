@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,8 +16,7 @@ from sightflow.tasks.batches.request_file import custom_id
 from sightflow.tasks.batches.submit import media_batches
 from sightflow.tasks.fetch import fetch
 from sightflow.tasks.runtime.loaded_models import LoadedModel
-
-_logger = logging.getLogger(__name__)
+from sightflow.tasks.runtime.spending import metered
 
 
 def repaired(
@@ -26,14 +24,16 @@ def repaired(
     resolved: Mapping[str, ResolvedEnrichment],
     loaded: LoadedModel,
     spec: EnrichmentSpec,
-) -> dict[str, Output]:
+    run_id: str,
+) -> tuple[dict[str, Output], str]:
     """What came of asking again, by the ids of the requests, with what both replies cost; nothing of a request that
-    could not be asked: its object has changed, or the vendor takes no more.
+    could not be asked: its object has changed, the vendor takes no more, or the budget of the run does not allow it.
+    And why so, in words, where that was not about one object.
 
     The objects are fetched anew, at the version that was asked about.
     """
     if not unreadable:
-        return {}
+        return {}, ""
     waiting = {request.custom_id: (request, reply) for request, reply in unreadable}
     outputs: dict[str, Output] = {}
     spans: list[Span] = []
@@ -47,7 +47,8 @@ def repaired(
                 (prompt,) = loaded.model.effective_prompts(request.enrichment, request.media.kind)
                 requests.append(GenerationRequest(request, prompt, waiting[each][1].text))
             try:
-                made: Sequence[Output | None] = loaded.model.open_engine().generate(requests) if requests else []
+                with metered(spec, run_id, asks_anew=False):
+                    made: Sequence[Output | None] = loaded.model.open_engine().generate(requests) if requests else []
                 stopped = None
             except Incomplete as error:
                 made, stopped = error.done, error
@@ -57,8 +58,8 @@ def repaired(
             if stopped is not None:
                 raise stopped
     except ModelError as error:
-        _logger.warning("%d unreadable replies are not asked again: %s", len(waiting) - len(outputs), error)
-    return outputs
+        return outputs, f"{len(waiting) - len(outputs):,} unreadable replies are not asked again: {error}"
+    return outputs, ""
 
 
 def _after(first: Generated, second: Output) -> Output:

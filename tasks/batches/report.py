@@ -18,6 +18,7 @@ def report_collection(
 ) -> RunReport:
     """What was published and quarantined, batch by batch; one that changed the catalog is a row of `runs`."""
     outcomes, catalog = collection.outcomes, collection.catalog
+    bills = collection.bills.bills()
     run_report = RunReport(
         run_id=run_id,
         catalog=catalog.uri,
@@ -31,6 +32,8 @@ def report_collection(
         pruned=0,
         causes=dict(collection.causes),
         cost_usd=collection.cost_usd,
+        estimated_usd=sum(bill.estimated_usd for bill in bills),
+        bills=bills,
         commits=collection.commits,
         upkeep=list(maintenance),
         catalog_version=catalog.version(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ from sightflow.blocks.models.contract import BatchLimits, ReplyError
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.run.batch import BatchedRequest
+from sightflow.tasks.batches.budget import most_of
 from sightflow.tasks.media.request_batches import InferenceItem
 from sightflow.tasks.validate import fingerprint
 
@@ -47,34 +50,50 @@ class RequestFile:
         """Leave out what belongs to a row that cannot be had."""
         self._lines.pop(key, None)
 
-    def cut(self) -> Iterator[tuple[Path, list[BatchedRequest]]]:
-        """Files within the vendor's limits, each with what it holds; one is there until the next is asked for."""
-        chosen: list[_Line] = []
-        size = number = 0
-        for lines in self._lines.values():
-            more = sum(line.length for line in lines)
-            full = len(chosen) + len(lines) > self._limits.requests or size + more > self._limits.file_bytes
-            if chosen and full:
-                yield from self._written(chosen, number)
-                chosen, size, number = [], 0, number + 1
-            chosen += lines
-            size += more
-        if chosen:
-            yield from self._written(chosen, number)
-        self._all.close()
+    @property
+    def rows(self) -> int:
+        """How many rows it has the requests of."""
+        return len(self._lines)
 
-    def _written(self, lines: list[_Line], number: int) -> Iterator[tuple[Path, list[BatchedRequest]]]:
-        path = self._folder / f"batch-{number}.jsonl"
+    def most_of(self, key: tuple[str, str]) -> int:
+        """What the requests of a row may cost at most, nanodollars."""
+        return most_of(line.request for line in self._lines[key])
+
+    def first(self, room: int) -> list[BatchedRequest]:
+        """The first rows' requests that a file of the vendor takes, and that cost so many nanodollars at most.
+
+        None at all if the very first row costs more. They stay until they are dropped.
+        """
+        chosen: list[BatchedRequest] = []
+        size = most = 0
+        for key, lines in self._lines.items():
+            size += sum(line.length for line in lines)
+            most += self.most_of(key)
+            full = len(chosen) + len(lines) > self._limits.requests or size > self._limits.file_bytes
+            if most > room or (chosen and full):
+                break
+            chosen += [line.request for line in lines]
+        return chosen
+
+    @contextmanager
+    def written(self, requests: Sequence[BatchedRequest]) -> Iterator[Path]:
+        """A file of these requests, the first that there are, which is there within the block."""
+        path = self._folder / "batch.jsonl"
+        lines = (line for lines in self._lines.values() for line in lines)
         with path.open("wb") as file:
-            for line in lines:
+            for line in islice(lines, len(requests)):
                 self._all.seek(line.start)
                 left = line.length
                 while left:
                     left -= file.write(self._all.read(min(left, _COPIED_AT_ONCE)))
         try:
-            yield path, [line.request for line in lines]
+            yield path
         finally:
             path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of what was kept."""
+        self._all.close()
 
 
 def custom_id(item: InferenceItem) -> str:
@@ -88,8 +107,8 @@ def custom_id(item: InferenceItem) -> str:
     return f"{digest[:32]}-{item.window_index}"
 
 
-def batched_request(item: InferenceItem) -> BatchedRequest:
-    """What is kept of a request until its result comes."""
+def batched_request(item: InferenceItem, most_usd: float = 0.0) -> BatchedRequest:
+    """What is kept of a request until its result comes; `most_usd`: what it may cost at most, US dollars."""
     assert item.request is not None and item.facts is not None
     shard_item, resolved, facts, media = item.shard_item, item.resolved, item.facts, item.request.media
     name = resolved.enrichment.name
@@ -119,4 +138,5 @@ def batched_request(item: InferenceItem) -> BatchedRequest:
         overview=bool(window and window.overview),
         part=item.window_index,
         parts=max(len(item.windows), 1),
+        most_usd=most_usd,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,12 +12,12 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
 from sightflow.schemas.run.batch import Batch, BatchedRequest, BatchOutcome
+from sightflow.tasks.batches.result_lines import lines_of
 from sightflow.tasks.retries import retried_task
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_LINE_BYTES = 16 * 2**20  # of a result: several times what the longest reply of any model takes
 _BYTES_A_REQUEST = 2**20
 _BYTES_BESIDES = 64 * 2**20
 
@@ -45,7 +46,11 @@ def download(batch: Batch, delivery: BatchDelivery, folder: Path) -> list[Path]:
 
 
 def answered(
-    files: Sequence[Path], requests: Sequence[BatchedRequest], delivery: BatchDelivery, outcome: BatchOutcome
+    files: Sequence[Path],
+    requests: Sequence[BatchedRequest],
+    delivery: BatchDelivery,
+    outcome: BatchOutcome,
+    sent_at: datetime,
 ) -> Iterator[list[Part]]:
     """What came of each row's requests, as soon as all of them have come; in the order of the results.
 
@@ -54,12 +59,12 @@ def answered(
     """
     waiting = {request.custom_id: request for request in requests}
     ids, parts = set(waiting), dict[tuple[str, str], dict[int, Part]]()
-    for line in _lines(files, outcome):
-        found = delivery.output(line)
+    for line in lines_of(files):
+        found = delivery.result(line, sent_at) if line else None
         if found is None:
             outcome.unreadable += 1
             continue
-        custom_id, output = found
+        custom_id, output, _ = found
         request = waiting.get(custom_id)
         if request is None:
             outcome.doubled += custom_id in ids
@@ -74,19 +79,6 @@ def answered(
             del parts[request.key]
             yield [row[part] for part in sorted(row)]
     outcome.not_done = len({request.key for request in waiting.values()})
-
-
-def _lines(files: Sequence[Path], outcome: BatchOutcome) -> Iterator[bytes]:
-    """The lines of some files; one that is longer than any result is passed over."""
-    for path in files:
-        with path.open("rb") as file:
-            while line := file.readline(_LINE_BYTES):
-                if len(line) == _LINE_BYTES and not line.endswith(b"\n"):
-                    outcome.unreadable += 1
-                    while (more := file.readline(_LINE_BYTES)) and not more.endswith(b"\n"):
-                        pass
-                elif line.strip():
-                    yield line
 
 
 class _Unseen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,16 +14,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sightflow.blocks.catalog.batch_log import BatchLog, BatchOvertaken
-from sightflow.blocks.models.contract import BatchDeclined, BatchDelivery, GenerationRequest, ReplyError
+from sightflow.blocks.models.contract import BatchDeclined, BatchDelivery, BatchLine, GenerationRequest, ReplyError
 from sightflow.blocks.models.vision_model import VisionModel
+from sightflow.blocks.money.batch_holds import BatchHolds
 from sightflow.schemas.capability import MediaKind
-from sightflow.schemas.failure import Failure, ModelError, Stage
+from sightflow.schemas.failure import BudgetMet, Cause, Failure, ModelError, RequestTooExpensive, Stage
 from sightflow.schemas.run.batch import Batch, BatchedRequest
 from sightflow.schemas.run.plan import Shard
 from sightflow.schemas.run.timing import Span, StartStep, timed
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.batches import BatchState
 from sightflow.schemas.vision import Answer, Replies, VisionReply
+from sightflow.tasks.batches.budget import SubmissionBudget
 from sightflow.tasks.batches.request_file import RequestFile, batched_request
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.request_batches import InferenceItem, image_batches
@@ -43,29 +46,42 @@ def submit(shard: Shard, fetched: Fetched, spec: EnrichmentSpec, run_id: str) ->
     """Have a shard asked by its vendor's batch API; what cannot be made a request is an answer, a failure.
 
     Nothing of a batch is sent before what it holds is recorded in the catalog. Raises ShardSkipped, with nothing asked,
-    if the run has been asked to stop; ModelError if the vendor does not take it, which is then asked by the next run.
+    if the run has been asked to stop; ModelError if the vendor does not take it, which is then asked by the next run;
+    BudgetMet if the budget does not allow all of it: what it does allow was submitted.
     """
     if is_asked_to_stop():
         raise ShardSkipped(f"shard {shard.index} was not begun: the run has been asked to stop")
-    spans, submitted, error = list(fetched.spans), 0, None
+    spans, submitted, error = list(fetched.spans), Counter[str](), None
     with timed(spans, StartStep.MODEL):
         loaded = load_model(*spec.model_entry(shard.system))
         delivery = loaded.model.open_engine().batch_delivery()
     with TemporaryFolder("batch") as folder:
-        file = RequestFile(folder.path, delivery.limits)
-        failures = _write(shard, fetched, spec, loaded.model, delivery, file, spans)
+        file, budget = RequestFile(folder.path, delivery.limits), SubmissionBudget(spec, run_id)
         try:
-            for path, requests in file.cut():
+            failures = _write(shard, fetched, spec, loaded.model, delivery, file, budget, spans)
+            while file.rows:
                 if is_halted():
                     raise ShardSkipped(f"shard {shard.index} was not asked any further: the run has ended")
-                with timed(spans, Stage.INFER):
-                    send(path, requests, shard, spec, loaded.model.ref.id, delivery, run_id)
-                submitted += len({request.key for request in requests})
+                room = budget.room()
+                if not (requests := file.first(room.left)):
+                    raise BudgetMet(room.met)
+                with timed(spans, Stage.INFER), file.written(requests) as path, suppress(_Outpaced):
+                    send(path, requests, shard, spec, loaded.model.ref.id, delivery, run_id, budget)
+                    keys = dict.fromkeys(request.key for request in requests)
+                    submitted.update(name for _, name in keys)
+                    for key in keys:
+                        file.drop(key)
         except Exception as raised:  # whatever it is, what was submitted before is told
             if not failures and not submitted:
                 raise
             error = raised
+        finally:
+            file.close()
     return Replies(failures, spans, error, submitted)
+
+
+class _Outpaced(Exception):
+    """Another process has reserved what was there a moment ago; less may still fit."""
 
 
 def send(
@@ -76,8 +92,9 @@ def send(
     model_id: str,
     delivery: BatchDelivery,
     run_id: str,
+    budget: SubmissionBudget,
 ) -> None:
-    """Record a batch, upload its file, and have the vendor begin, in this order.
+    """Record a batch, reserve what it may cost at most, upload its file, and have the vendor begin, in this order.
 
     A batch of which it is sure that the vendor has not begun is abandoned when this fails; any other is left to
     `collect`, which looks it up. Raises ModelError.
@@ -89,27 +106,37 @@ def send(
     batch = log.record(requests, asked, **known)
     input_file = None
     try:
+        budget.reserve(batch, requests)
+    except BudgetMet as error:
+        with suppress(BatchOvertaken):
+            log.advance(batch, BatchState.ABANDONED, message=str(error))
+        raise _Outpaced from None
+    try:
         input_file = delivery.upload(file, batch.batch_id)
         batch = log.advance(batch, BatchState.CREATING, input_file=input_file)
-        # What it may cost at most is to be reserved from policy.budget here, before anything is owed; see `_delivery`.
         remote = delivery.create(input_file, batch.batch_id)
     except BatchOvertaken as error:
         _logger.warning("%s; it is not submitted from here", error)
+        budget.holds.settle(batch.batch_id)  # who has given it up may have come before it held anything
         return
     except ModelError as error:
         if batch.state is BatchState.RECORDED or isinstance(error, BatchDeclined):
-            abandon(log, batch, delivery, str(error), [input_file] if input_file else [])
+            abandon(log, batch, delivery, budget.holds, str(error), [input_file] if input_file else [])
         raise
     with suppress(BatchOvertaken):  # `collect` has found it at the vendor and said the same
         log.advance(batch, BatchState.SUBMITTED, vendor_batch=remote.id)
 
 
-def abandon(log: BatchLog, batch: Batch, delivery: BatchDelivery, why: str, files: Sequence[str]) -> Batch:
-    """Give a batch up that the vendor was never told to begin; what it holds is asked again.
+def abandon(
+    log: BatchLog, batch: Batch, delivery: BatchDelivery, holds: BatchHolds, why: str, files: Sequence[str]
+) -> Batch:
+    """Give a batch up that the vendor was never told to begin, and give back what it held of the budget; what it is
+    about is asked again.
 
     Raises BatchOvertaken if another process has gone on with it.
     """
     after = log.advance(batch, BatchState.ABANDONED, message=why)
+    holds.settle(batch.batch_id)
     try:
         delivery.remove(files, None, batch.batch_id)
     except ModelError as error:
@@ -124,12 +151,13 @@ def _write(
     model: VisionModel,
     delivery: BatchDelivery,
     file: RequestFile,
+    budget: SubmissionBudget,
     spans: list[Span],
 ) -> list[Answer]:
     """Write a shard's requests, encoded in threads; return what cannot be asked, an answer for each row."""
     failed: dict[tuple[str, str], Answer] = {}
 
-    def line(item: InferenceItem) -> bytes | Failure:
+    def line(item: InferenceItem) -> BatchLine | Failure:
         assert item.request is not None
         prompts = model.prompts_about([item.request])[0]
         if isinstance(prompts, Failure):
@@ -147,9 +175,12 @@ def _write(
                 try:
                     if isinstance(made, Failure):
                         raise ReplyError(made.message, made.cause)
-                    file.add(batched_request(item), made)
+                    file.add(batched_request(item, made.most_usd), made.content)
+                    budget.check(file.most_of(_key(item)))
                 except ReplyError as error:
                     failed.setdefault(_key(item), _answer(item, Failure(error.cause, str(error)), model))
+                except RequestTooExpensive as error:
+                    failed.setdefault(_key(item), _answer(item, Failure(Cause.BUDGET, str(error)), model))
             for item in batch:
                 if item.failure is not None:
                     failed.setdefault(_key(item), _answer(item, item.failure, model))

@@ -44,8 +44,8 @@ class Estimator:
 
         return MediaSizes(self._catalog, open_store(self._spec.store))
 
-    def of(self, resolved: ResolvedEnrichment, route: Route, pending: pl.DataFrame, in_batch: bool = False) -> Estimate:
-        """What is expected of an enrichment of these objects (`object_index`); `in_batch`: at a batch API's price."""
+    def of(self, resolved: ResolvedEnrichment, route: Route, pending: pl.DataFrame) -> Estimate:
+        """What is expected of an enrichment of these objects (`object_index`), asked directly."""
         first, items = route.candidates[0], pending.height
         if not items:
             return Estimate()
@@ -56,9 +56,9 @@ class Estimator:
             return self._computed_here(items, measured)
         objects = self._objects.join(pending, on="object_index", how="semi")
         if measured and measured.is_of_such_media(_mean_bytes(objects)):
-            return _charged(model, items, measured, in_batch)
+            return _charged(model, items, measured)
         with blamed_on(first.system, type(model)):
-            return self._by_rules(model, first, resolved, objects, measured, in_batch)
+            return self._by_rules(model, first, resolved, objects, measured)
 
     def _computed_here(self, items: int, measured: MeasuredRates | None) -> Estimate:
         """Of a model on this machine: time, where it was measured, and tokens; money, if an hour of it has a price."""
@@ -72,7 +72,7 @@ class Estimator:
             input_tokens=round(items * measured.input_tokens),
             output_tokens=round(items * measured.output_tokens),
             price=price,
-            seconds=items * measured.seconds,
+            seconds=None if measured.seconds is None else items * measured.seconds,
             known_by=f"{_measured(measured)}{at}",
         )
 
@@ -83,7 +83,6 @@ class Estimator:
         resolved: ResolvedEnrichment,
         objects: pl.DataFrame,
         measured: MeasuredRates | None,
-        in_batch: bool,
     ) -> Estimate:
         """By the vendor's rules for media of these sizes; a reply is as long as it was before, or as is usual."""
         enrichment, kind, items = resolved.enrichment, resolved.media_kind, objects.height
@@ -103,7 +102,7 @@ class Estimator:
             items=items,
             input_tokens=round(share * tokens.input_tokens),
             output_tokens=round(share * tokens.output_tokens),
-            price=share * sum(rates.cost(usage, in_batch) for requests in asked for usage in requests),
+            price=share * sum(rates.cost(usage) for requests in asked for usage in requests),
             seconds=share * sum(each or 0.0 for each in seconds) if None not in seconds else None,
             known_by=f"the vendor's rules, {size}{usual}",
         )
@@ -139,18 +138,18 @@ def _of_length(requests: Sequence[Usage], output_tokens: float) -> list[Usage]:
     return [Usage(usage.input_tokens, each, audio_input_tokens=usage.audio_input_tokens) for usage in requests]
 
 
-def _charged(model: VisionModel, items: int, measured: MeasuredRates, in_batch: bool) -> Estimate:
+def _charged(model: VisionModel, items: int, measured: MeasuredRates) -> Estimate:
     """At today's price; what was charged otherwise than the list said (cached tokens, failures) will be so again."""
     usage = Usage(round(measured.input_tokens), round(measured.output_tokens))
     then = model.rates_on(measured.until) or FREE
-    by_list = then.dollars(usage, measured.in_batch)
+    by_list = then.dollars(usage)
     otherwise = min(2.0, measured.cost_usd / by_list) if by_list and measured.cost_usd else 1.0
     return Estimate(
         items=items,
         input_tokens=round(items * measured.input_tokens),
         output_tokens=round(items * measured.output_tokens),
-        price=items * otherwise * (model.rates or FREE).dollars(usage, in_batch),
-        seconds=items * measured.seconds,
+        price=items * otherwise * (model.rates or FREE).dollars(usage),
+        seconds=model.expected_seconds([usage], items) if measured.seconds is None else items * measured.seconds,
         known_by=_measured(measured),
     )
 

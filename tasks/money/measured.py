@@ -46,9 +46,7 @@ class EarlierRuns:
             for day, bill in self._bills
             if (bill.enrichment, bill.media_kind, bill.system, bill.model_id) == asked and bill.rows
         ]
-        alike = [(day, bill) for day, bill in same if bill.recipe == recipe] or same
-        # Prices of the two kinds of delivery are not mixed: the newest run says which count.
-        return _mean([(day, bill) for day, bill in alike if bill.in_batch == alike[0][1].in_batch])
+        return _mean([(day, bill) for day, bill in same if bill.recipe == recipe] or same)
 
 
 def _mean(bills: Sequence[tuple[date, Bill]]) -> MeasuredRates | None:
@@ -59,17 +57,19 @@ def _mean(bills: Sequence[tuple[date, Bill]]) -> MeasuredRates | None:
     def total(name: str) -> float:
         return float(sum(getattr(bill, name) for _, bill in bills))
 
+    timed = [bill for _, bill in bills if bill.delivery == "direct"]
+    tried = sum(bill.items for bill in timed)
+
     return MeasuredRates(
         rows=rows,
         items=items,
         input_tokens=total("input_tokens") / rows,
         output_tokens=total("output_tokens") / rows,
-        cost_usd=total("cost_usd") / items,
-        seconds=total("seconds") / items,
-        busy_seconds=total("busy_seconds") / items,
+        cost_usd=sum(bill.cost_usd / bill.price_share for _, bill in bills) / items,
+        seconds=sum(bill.seconds for bill in timed) / tried if tried else None,
+        busy_seconds=sum(bill.busy_seconds for bill in timed) / tried if tried else 0.0,
         mean_bytes=sum(bill.mean_bytes * bill.rows for _, bill in bills) / rows,
         until=max(day for day, _ in bills),
-        in_batch=bills[0][1].in_batch,
     )
 
 

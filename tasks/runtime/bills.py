@@ -15,7 +15,9 @@ from sightflow.schemas.run.timing import Span
 
 
 @dataclass
-class _Sum:
+class Sum:
+    """What was charged for some rows, and for what failed."""
+
     rows: int = 0
     failed: int = 0
     input_tokens: int = 0
@@ -25,10 +27,10 @@ class _Sum:
 
 
 class Bills:
-    """Sums by enrichment and kind of media, of the shards that have been committed."""
+    """`sums` by enrichment and kind of media, of the shards that have been committed."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, MediaKind], _Sum] = {}
+        self.sums: dict[tuple[str, MediaKind], Sum] = {}
 
     def add(self, media_kind: MediaKind, rows: pl.DataFrame, failed: pl.DataFrame, spans: Sequence[Span]) -> None:
         """Add a shard's rows, what failed of it, and the time its model took: shared by the tokens it has written."""
@@ -49,18 +51,21 @@ class Bills:
             each.failed += count
             each.cost_usd += cost
 
-    def _of(self, enrichment: str, media_kind: MediaKind) -> _Sum:
-        return self._sums.setdefault((enrichment, media_kind), _Sum())
+    def _of(self, enrichment: str, media_kind: MediaKind) -> Sum:
+        return self.sums.setdefault((enrichment, media_kind), Sum())
 
     def of(
         self, plans: Sequence[EnrichmentPlan], frame: pl.DataFrame, seconds: float, gpu_hour_usd: float | None
     ) -> list[Bill]:
-        """One bill for each enrichment that was asked. `frame`: that of the plan. `seconds`: that the pipeline took."""
-        sizes = _mean_bytes(frame) if self._sums else {}
-        busy = sum(each.busy_seconds for each in self._sums.values())
+        """One bill for each enrichment that was asked. `frame`: that of the plan. `seconds`: that the pipeline took.
+
+        Of what goes by batch it is about what failed before it could be asked; the rest is billed by `collect`.
+        """
+        sizes = _mean_bytes(frame) if self.sums else {}
+        busy = sum(each.busy_seconds for each in self.sums.values())
         bills = []
         for plan in plans:
-            found = self._sums.get((plan.enrichment, plan.media_kind))
+            found = self.sums.get((plan.enrichment, plan.media_kind))
             if found is None:
                 continue
             first = plan.route.candidates[0]
@@ -77,7 +82,9 @@ class Bills:
                     input_tokens=found.input_tokens,
                     output_tokens=found.output_tokens,
                     cost_usd=found.cost_usd,
-                    estimated_usd=plan.price,
+                    estimated_usd=plan.price if plan.delivery.by == "direct" else 0.0,
+                    delivery=plan.delivery.by,
+                    price_share=plan.delivery.price_share or 1.0,
                     mean_bytes=sizes.get((plan.enrichment, plan.media_kind), 0.0),
                     seconds=round(seconds * found.busy_seconds / busy, 3) if busy else 0.0,
                     busy_seconds=round(found.busy_seconds, 3),

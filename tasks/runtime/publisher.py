@@ -78,7 +78,8 @@ class Publisher:
         self.catalog = catalog
         self.policy = policy.model_copy(update={"shard_bytes": min(policy.shard_bytes, max(fetched // 2, 1))})
         self.shard_sizer = ShardSizer(worker_count)
-        self.published = self.submitted = 0
+        self.published = 0
+        self.submitted: Counter[str] = Counter()
         self.commits = 0
         self.cost_usd = 0.0
         self.bills = Bills()
@@ -266,18 +267,18 @@ class Publisher:
             return
         finally:
             self._rows.release(size)
-        submitted = sum(shard.submitted for shard in group)
+        submitted = sum((shard.submitted for shard in group), Counter[str]())
         self.published, self.submitted = self.published + rows.height, self.submitted + submitted
         self.examples.add(rows, failed)
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         for shard in group:
             self.bills.add(shard.media_kind, shard.rows, shard.failed, shard.spans)
-        self.done.update([*rows["enrichment"], *failed["enrichment"]])
+        self.done.update([*rows["enrichment"], *failed["enrichment"], *submitted.elements()])
         self.causes.update(Cause(cause) for cause in failed["cause"])
         record_stage_seconds(self.catalog.uri, self.spans[-1])
         record_metrics(self.catalog.uri, group)
         self.spans += [span for shard in group for span in shard.spans]
-        self._notify(lambda listener: listener.advanced(rows.height + submitted, failed.height))
+        self._notify(lambda listener: listener.advanced(rows.height + submitted.total(), failed.height))
         self._maintain_if_due()
 
     def _maintain_if_due(self) -> None:

@@ -73,15 +73,16 @@ def _asks(spec: EnrichmentSpec) -> str:
 
 @contextmanager
 def spending(
-    spec: EnrichmentSpec, run_id: str, selection: Selection, workers: WorkerPool, price: float
+    spec: EnrichmentSpec, run_id: str, selection: Selection | None, workers: WorkerPool, price: float = 0.0
 ) -> Iterator[None]:
     """The time in which a run asks. At its end every process gives back what it holds of the budget, and what
     processes that have died held is settled. If it ends well, the answers in journals have been published, and go.
 
-    `price`: what it is expected to cost; if anything, the ledger is read while the first objects are fetched.
+    `selection`: what the run was about; None of a `collect`, which is about what it has asked itself. `price`: what it
+    is expected to cost; if anything, the ledger is read while the first objects are fetched.
     """
     published = False
-    if spec.policy.budget is not None and price and workers.client is None:
+    if spec.policy.budget is not None and price and workers.client is None and selection is not None:
         _allowance(spec, run_id, selection.replay)
     try:
         yield

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from sightflow.blocks.catalog.catalog import Catalog
@@ -49,7 +50,8 @@ def test_a_batch_from_the_plan_to_the_catalog(tmp_path: Path) -> None:
         listed = said("batches", "list", catalog)
         assert "submitted" in listed and "batch_0000" in listed
         (batch,) = [word for word in listed.split() if len(word) == 8 and set(word) <= set("0123456789abcdef")]
-        assert "caption" in said("batches", "show", catalog, batch)
+        shown = said("batches", "show", catalog, batch)
+        assert "caption" in shown and "may cost at most" in shown
         plans = json.loads(said("plan", file, "--json"))
         assert plans["enrichments"][0]["counts"]["under way"] == 5 and plans["to_compute"] == 0
         assert "submitted: the vendor works on it" in said("collect", file)
@@ -61,7 +63,42 @@ def test_a_batch_from_the_plan_to_the_catalog(tmp_path: Path) -> None:
     rows = Catalog.at(catalog).scan("enrichments").collect()
     assert rows.height == 5 and rows["run_id"].n_unique() == 1
     reports = [json.loads(each) for each in Catalog.at(catalog).scan("runs").collect()["report"]]
-    assert sorted((each["submitted"], each["published"]) for each in reports) == [(0, 5), (5, 0)]
+    collected, submitted = sorted(reports, key=lambda each: int(each["submitted"]))
+    assert [(each["submitted"], each["published"]) for each in (collected, submitted)] == [(0, 5), (5, 0)]
+    (bill,) = collected["bills"]
+    assert (bill["rows"], bill["delivery"], bill["price_share"]) == (5, "batch", 0.5)
+    assert bill["cost_usd"] == pytest.approx(rows["cost_usd"].sum()) == collected["cost_usd"]
+    assert bill["estimated_usd"] == pytest.approx(submitted["submitted_usd"]) == collected["estimated_usd"]
+    assert 0 < bill["estimated_usd"] < submitted["plans"][0]["price"] and submitted["estimated_usd"] == 0
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "media" / "new.png")
+    (plan,) = json.loads(said("plan", file, "--json"))["enrichments"]
+    assert "measured over 5 rows" in plan["estimate"]["known_by"]
+    assert plan["price"] == pytest.approx(plan["to_compute"] * rows["cost_usd"].mean(), rel=0.01), "halved once"
+
+
+def test_a_run_that_meets_its_budget_submits_what_fits_and_the_next_ones_the_rest(tmp_path: Path) -> None:
+    images(tmp_path / "media", 4)
+    with GPT.on_loopback(plain) as provider:
+        spec = spec_of(tmp_path, GPT.name, provider.url, policy={"budget": {"run": 1}}, max_new_tokens=1000)
+        enrich(spec)
+        (whole,) = json.loads(said("budget", spec.catalog, "--json"))["blocks"]
+        assert len(whole["batch"]) == 32 and "collect SPEC" in said("budget", spec.catalog)
+        budget = {"budget": {"run": 0.6 * whole["held_usd"]}}
+        spec = spec_of(tmp_path, GPT.name, provider.url, policy=budget, catalog="tight", max_new_tokens=1000)
+        file = str(tmp_path / "tight.yaml")
+        done = CliRunner().invoke(app, ["run", file], env={"COLUMNS": "300"})
+        assert done.exit_code == 4, done.output
+        assert "the budget of the run is met" in done.output and "2 of 4 are left" in done.output
+        (held,) = json.loads(said("budget", file, "--json"))["blocks"]
+        assert 0 < held["held_usd"] <= 0.6 * whole["held_usd"]
+        assert f"held by the batch {held['batch'][:8]} at OpenAI for run" in said("budget", file)
+        assert "2 published" in said("collect", file)
+        assert enrich(spec).submitted == 2
+        assert "2 published" in said("collect", file)
+        shown = json.loads(said("budget", file, "--json"))
+        assert shown["blocks"] == [] and shown["months"][0]["unknown_usd"] == 0
+        rows = Catalog(uri=spec.catalog).scan("enrichments").collect()
+        assert rows.height == 4 and shown["months"][0]["spent_usd"] == pytest.approx(rows["cost_usd"].sum())
 
 
 def test_a_cancelled_batch_is_asked_again_by_the_next_run(tmp_path: Path) -> None:

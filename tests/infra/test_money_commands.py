@@ -48,7 +48,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_plan_shows_whole_names_tokens_price_and_time_and_why_in_a_line(spec: Path) -> None:
     shown = said("plan", str(spec))
     lines = shown.splitlines()
-    rows = [line for line in lines if line.startswith((" a_long_name_of_captions (image) ", " things (image) "))]
+    rows = [line for line in lines if line.startswith(("a_long_name_of_captions (image) ", "things (image) "))]
     assert len(rows) == 4, "each stands whole in the table of counts and in that of prices"
     assert all(len(line.rstrip()) <= 80 for line in lines if "(image) " in line and ":" not in line)
     assert sum("tokens, price and time: the vendor's rules, sizes of 4 read" in line for line in lines) == 2
@@ -119,7 +119,7 @@ def test_the_price_of_an_hour_here_is_shown_where_a_spec_says_it(
 def test_prices_of_every_id_that_is_known_with_their_steps(spec: Path) -> None:
     shown = said("models", "prices")
     for model_id in ("gpt-6-sol", "gemini-4-argon", "qwen3-vl-plus"):
-        assert f" {model_id} " in shown
+        assert f"{model_id} " in shown
     assert "qwen3-vl-plus: $0.6 in, $4.8 out for prompts of more than 128,000 tokens" in shown
 
 

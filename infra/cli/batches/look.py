@@ -58,6 +58,7 @@ def show(uri: Uri, batch: Id, endpoint_url: Endpoint = None) -> None:
         "model": f"{found.system} ({found.model_id}) at {found.vendor}",
         "at the vendor": found.vendor_batch,
         "files": ", ".join(file for file in (found.input_file, *found.result_files) if file),
+        "may cost at most": f"${sum(request.most_usd for request in requests):,.4f}",
         "by the run": found.run_id,
         "by the process": found.owner,
     }

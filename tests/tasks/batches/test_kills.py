@@ -8,15 +8,17 @@ import pytest
 
 from sightflow.blocks.catalog.batch_log import BatchLog
 from sightflow.blocks.models.engines.providers.batches.vendor_batches import VendorBatches
+from sightflow.blocks.money.batch_holds import BatchHolds
 from sightflow.schemas.tables.batches import BatchState
 from sightflow.tasks.batches import collection as collection_module
 from sightflow.tasks.batches.poll import unsettled
 from sightflow.tasks.open import open_catalog
 from tests.loopback.hosted_systems import GEMINI, GPT, QWEN, System, named
-from tests.loopback.server import Say
-from tests.tasks.batches.stages import collect, images, processes_are_gone, run, spec_of, without_prefect
+from tests.loopback.server import Received, Say
+from tests.tasks.batches.stages import Books, collect, images, processes_are_gone, run, spec_of, without_prefect
 
 COUNT = 6
+BUDGET = {"budget": {"run": 1, "day": 1}}
 
 
 class Killed(BaseException):
@@ -46,6 +48,7 @@ def dies(
 KILLS = {
     "before the record": dies(BatchLog, "record"),
     "record": dies(BatchLog, "record", after=True),
+    "reserved": dies(BatchHolds, "reserve", after=True),
     "upload": dies(VendorBatches, "upload", after=True),
     "creating": dies(BatchLog, "advance", after=True, of=BatchState.CREATING),
     "create": dies(VendorBatches, "create", after=True),
@@ -53,6 +56,8 @@ KILLS = {
     "poll": dies(VendorBatches, "look_up", after=True),
     "collecting": dies(BatchLog, "advance", after=True, of=BatchState.COLLECTING),
     "download": dies(VendorBatches, "download", after=True),
+    "before settled": dies(BatchHolds, "settle"),
+    "settled": dies(BatchHolds, "settle", after=True),
     "publish": dies(collection_module, "publish", after=True),
     "before collected": dies(BatchLog, "advance", of=BatchState.COLLECTED),
     "collected": dies(BatchLog, "advance", after=True, of=BatchState.COLLECTED),
@@ -72,17 +77,27 @@ def test_a_killed_process_costs_nothing_twice(
     without_prefect(monkeypatch)
     images(tmp_path / "media", COUNT)
     monkeypatch.setattr(collection_module, "_GROUP", 4)  # a publish is not the last one
-    with system.on_loopback(lambda received: Say("a plain image")) as provider:
-        spec = spec_of(tmp_path, system.name, provider.url, id=system.id)
+    looks: list[Books] = []
+
+    def behave(received: Received) -> Say:
+        looks[0].look()
+        return Say("a plain image")
+
+    with system.on_loopback(behave) as provider:
+        spec = spec_of(tmp_path, system.name, provider.url, policy=BUDGET, id=system.id)
+        looks.append(books := Books(provider, system, spec))
         with monkeypatch.context() as patched:
             KILLS[kill](patched)
             with pytest.raises(Killed):  # noqa: PT012 - whichever of them it is
                 run(spec)
                 collect(spec)
+        books.look()
         processes_are_gone(monkeypatch)
         collect(spec)
+        books.look()
         run(spec)
         collect(spec)
+        books.end()
         catalog = open_catalog(spec)
         assert unsettled(catalog) == []
         assert provider.complaints == []

@@ -18,7 +18,16 @@ from tests.loopback.batches.service import COMPLETED, EXPIRED
 from tests.loopback.hosted_systems import SYSTEMS, System, named
 from tests.loopback.server import Received, Say
 from tests.loopback.server import Status as Declined
-from tests.tasks.batches.stages import collect, images, planned, processes_are_gone, run, spec_of, without_prefect
+from tests.tasks.batches.stages import (
+    Books,
+    collect,
+    images,
+    planned,
+    processes_are_gone,
+    run,
+    spec_of,
+    without_prefect,
+)
 from tests.tasks.batches.test_kills import KILLS, Killed
 
 ITEMS = int(os.environ.get("BATCH_ITEMS", "10"))
@@ -48,7 +57,10 @@ def test_every_item_ends_once_and_is_paid_once(system: System, tmp_path: Path, m
     began = time.perf_counter()
     with system.on_loopback(behave) as provider:
         shard = max(ITEMS // 20, 5)
-        spec = spec_of(tmp_path, system.name, provider.url, policy={"shard_size": shard}, id=system.id)
+        spec = spec_of(
+            tmp_path, system.name, provider.url, policy={"shard_size": shard, "budget": {"day": 50}}, id=system.id
+        )
+        books = Books(provider, system, spec)
         processes_are_gone(monkeypatch)
         service, lost = provider.batches, set[str]()
         for number, (name, kill) in enumerate(list(KILLS.items())[1::EACH]):
@@ -60,6 +72,7 @@ def test_every_item_ends_once_and_is_paid_once(system: System, tmp_path: Path, m
                     collect(spec)
                 except Killed:
                     pass
+            books.look()
             if name == "submitted":
                 lost = lose_one(provider)
         service.share, service.ends = 1.0, COMPLETED
@@ -71,6 +84,10 @@ def test_every_item_ends_once_and_is_paid_once(system: System, tmp_path: Path, m
         assert unsettled(catalog) == [] and last.to_compute == 0 and last.count(Status.UNDER_WAY) == 0
         assert provider.complaints == []
         assert service.files == {}
+        balance = books.look()
+        assert balance.blocks == {} and books.wrong == [], "the ledger is never below the meter, and holds nothing more"
+        if not lost:
+            books.end()
         paid = Counter({meter: count - (meter in lost) for meter, count in provider.answered.items()})
         jobs, files = len(service.jobs), len(service.names)
     seconds = time.perf_counter() - began

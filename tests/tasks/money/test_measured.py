@@ -73,6 +73,17 @@ def test_means_are_over_rows_and_money_over_all_that_was_tried(tmp_path: Path) -
     assert measured.cost_usd == pytest.approx(0.02)
 
 
+def test_bills_by_batch_tell_the_price_of_direct_requests_and_no_time(tmp_path: Path) -> None:
+    catalog = f"file://{tmp_path}/catalog"
+    by_batch = bill(delivery="batch", price_share=0.5, cost_usd=0.125, seconds=0.0, busy_seconds=0.0)
+    record(catalog, by_batch)
+    measured = EarlierRuns.of(Catalog(uri=catalog)).rates(*ASKED, "r")
+    assert measured is not None and (measured.cost_usd, measured.seconds) == (0.0025, None)
+    record(catalog, bill())
+    measured = EarlierRuns.of(Catalog(uri=catalog)).rates(*ASKED, "r")
+    assert measured is not None and (measured.rows, measured.cost_usd, measured.seconds) == (200, 0.0025, 0.5)
+
+
 def test_the_same_recipe_counts_before_any_other_and_another_model_never(tmp_path: Path) -> None:
     catalog = f"file://{tmp_path}/catalog"
     record(catalog, bill(recipe="old", input_tokens=100), bill(recipe="r", input_tokens=200))
@@ -121,14 +132,6 @@ def test_a_model_here_costs_its_time_where_an_hour_has_a_price(tmp_path: Path, w
     assert (free.price, free.estimate.seconds) == (0, pytest.approx(5.0))
     (paid,) = planned(spec_for(write_spec, source, **local, **models, policy={"gpu_hour_usd": 3.6})).plans
     assert paid.price == pytest.approx(10 * 0.4 / 3600 * 3.6) and "$3.6 for an hour" in paid.estimate.known_by
-
-
-def test_what_was_measured_in_batches_is_known_to_be_so(tmp_path: Path) -> None:
-    catalog = f"file://{tmp_path}/catalog"
-    record(catalog, bill(cost_usd=1.0))
-    record(catalog, bill(cost_usd=0.5, in_batch=True), at=NOW + timedelta(days=1))
-    measured = EarlierRuns.of(Catalog(uri=catalog)).rates(*ASKED, "r")
-    assert measured is not None and measured.in_batch and measured.cost_usd == pytest.approx(0.005)
 
 
 def written(**changes: Any) -> str:

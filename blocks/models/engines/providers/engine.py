@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sightflow.blocks.models.contract import (
@@ -33,7 +34,7 @@ from sightflow.blocks.models.engines.providers.messages import (
     ProviderResponse,
     stop_reason,
 )
-from sightflow.blocks.models.engines.providers.metered import MeteredRequests
+from sightflow.blocks.models.engines.providers.metered import MeteredRequests, answer_cost
 from sightflow.blocks.models.engines.providers.rate_limits import Clock, RateLimiter
 from sightflow.blocks.models.engines.providers.request_order import send_in_turn
 from sightflow.blocks.models.engines.providers.transport.bounded_answers import (
@@ -290,15 +291,25 @@ class ProviderEngine(Engine):
             _logger.warning("%s: %s", self._system.system, self.redact(message))
             return ProviderError(None, message, cause=Cause.MALFORMED)
 
-    def recorded(self, answer: ProviderResponse, record: CallRecord, in_batch: bool = False) -> Generated | Failure:
+    def recorded(
+        self, answer: ProviderResponse, record: CallRecord, in_batch: bool = False, sent_at: datetime | None = None
+    ) -> Generated | Failure:
         """What an answer says; what it cost, and its text, are put down in `record`."""
-        record.usage += replace(answer.usage, cost_usd=self.account.rates.cost(answer.usage, in_batch))
+        record.usage += replace(answer.usage, cost_usd=self.account.rates.cost(answer.usage, in_batch, sent_at))
         record.served_id = answer.served_id or record.served_id
         if answer.text:
             record.transcript.append(answer.text)
         if answer.cause is not None:
             return Failure(answer.cause, self.redact(answer.why))
         return Generated(answer.text, truncated=answer.truncated)
+
+    def batch_most(self, request: ProviderRequest) -> float:
+        """What a request may cost at most in a batch, US dollars."""
+        return self._metered.most(self, request, in_batch=True)
+
+    def batch_cost(self, answer: ProviderResponse | ProviderError, sent_at: datetime | None) -> float | None:
+        """What an answer of a batch cost, US dollars; None if nobody knows."""
+        return answer_cost(self.account.rates, answer, in_batch=True, sent_at=sent_at)
 
     def _stop(self, answer: ProviderError) -> None:
         """End every call of this engine: what was declined concerns each of their items."""

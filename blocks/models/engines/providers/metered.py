@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from sightflow.blocks.models.engines.providers.messages import (
 from sightflow.blocks.models.reply_forms import FreeText, ReplyForm, described
 from sightflow.schemas.failure import BudgetMet, Cause, RequestTooExpensive, SightflowError
 from sightflow.schemas.media import DecodedVideo
+from sightflow.schemas.money.rates import Rates
 
 _logger = logging.getLogger(__name__)
 
@@ -87,8 +89,9 @@ class MeteredRequests:
         kept: dict[str, Any] | None = None
         try:
             answer, was_sent = self._sent(engine, request)
-            usd = self._cost(engine, request, answer) if was_sent else 0.0
+            usd = answer_cost(engine.account.rates, answer) if was_sent else 0.0
             if isinstance(answer, ProviderResponse):
+                self._learn(engine, request, answer)
                 kept = {name: value for name, value in vars(answer).items() if name != "headers"}
             return answer
         finally:
@@ -101,10 +104,10 @@ class MeteredRequests:
         except Exception as error:  # every SDK has its own; what it means is the protocol's to say
             return engine.mapped(error), not (isinstance(error, ReplyError) or was_never_sent(error))
 
-    def most(self, engine: PaidEngine, request: ProviderRequest) -> float:
-        """What one request may cost at most, US dollars."""
+    def most(self, engine: PaidEngine, request: ProviderRequest, in_batch: bool = False) -> float:
+        """What one request may cost at most, US dollars; `in_batch`: of a batch, which takes a day at most."""
         reply = math.ceil(self._reply_margin * engine.most_reply_tokens(request))
-        return engine.account.rates.bound(self._most_input(engine, request), reply)
+        return engine.account.rates.bound(self._most_input(engine, request), reply, in_batch)
 
     def _most_input(self, engine: PaidEngine, request: ProviderRequest) -> int:
         """A token is a byte or more of text; of media what the provider's rule says, and a margin."""
@@ -114,19 +117,10 @@ class MeteredRequests:
         text = sum(len(each.encode("utf-8", "surrogatepass")) for each in texts)
         return int(self._margin * engine.media_tokens(request)) + text + _PROMPT_OVERHEAD
 
-    def _cost(
-        self, engine: PaidEngine, request: ProviderRequest, answer: ProviderResponse | ProviderError
-    ) -> float | None:
-        """US dollars; None if a provider may have run the model and does not say for how many tokens."""
-        if isinstance(answer, ProviderError):
-            return None if answer.status is None or answer.status in _MAYBE_RUN else 0.0
-        if not answer.input_tokens or (answer.text and not answer.output_tokens):
-            return None
-        self._learn(engine, request, answer)
-        return engine.account.rates.cost(answer.usage)
-
     def _learn(self, engine: PaidEngine, request: ProviderRequest, answer: ProviderResponse) -> None:
         """Take later requests for larger, if this one was larger than it could be by what is known here."""
+        if not answer.input_tokens:
+            return
         most, media, reply = self._most_input(engine, request), engine.media_tokens(request), answer.output_tokens
         most_reply = engine.most_reply_tokens(request)
         if answer.input_tokens > most and media:
@@ -143,6 +137,20 @@ class MeteredRequests:
             most,
             most_reply,
         )
+
+
+def answer_cost(
+    rates: Rates, answer: ProviderResponse | ProviderError, in_batch: bool = False, sent_at: datetime | None = None
+) -> float | None:
+    """What an answer cost, US dollars; None if a provider may have run the model and does not say for how many tokens.
+
+    `sent_at`: when the request was sent, by default now.
+    """
+    if isinstance(answer, ProviderError):
+        return None if answer.status is None or answer.status in _MAYBE_RUN else 0.0
+    if not answer.input_tokens or (answer.text and not answer.output_tokens):
+        return None
+    return rates.cost(answer.usage, in_batch, sent_at)
 
 
 def request_key(engine: PaidEngine, request: ProviderRequest) -> str:

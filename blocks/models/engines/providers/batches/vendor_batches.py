@@ -7,6 +7,7 @@ import random
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,9 +15,10 @@ from sightflow.blocks.models.contract import (
     BatchDeclined,
     BatchDelivery,
     BatchLimits,
+    BatchLine,
+    BatchResult,
     Generated,
     GenerationRequest,
-    Output,
     RemoteBatch,
 )
 from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage
@@ -57,7 +59,11 @@ class BatchingEngine(Protocol):
     def batch_body(self, request: ProviderRequest) -> dict[str, Any]: ...
     def read_batch_body(self, body: Any) -> ProviderResponse | ProviderError: ...
     def read_batch_error(self, status: int | None, error: Any) -> ProviderError: ...
-    def recorded(self, answer: ProviderResponse, record: CallRecord, in_batch: bool = False) -> Generated | Failure: ...
+    def batch_most(self, request: ProviderRequest) -> float: ...
+    def batch_cost(self, answer: ProviderResponse | ProviderError, sent_at: datetime | None) -> float | None: ...
+    def recorded(
+        self, answer: ProviderResponse, record: CallRecord, in_batch: bool = False, sent_at: datetime | None = None
+    ) -> Generated | Failure: ...
     def mapped(self, error: Exception) -> ProviderError: ...
     def redact(self, message: str) -> str: ...
 
@@ -116,12 +122,13 @@ class VendorBatches(BatchDelivery):
 
     # --- lines ----------------------------------------------------------------------------------
 
-    def line(self, custom_id: str, each: GenerationRequest) -> bytes:
+    def line(self, custom_id: str, each: GenerationRequest) -> BatchLine:
         request = ProviderRequest(each.request, each.prompt, self.engine.encode_media(each.request))
         said = self.wrapped(custom_id, self.engine.batch_body(request))
-        return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
+        content = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+        return BatchLine(content + b"\n", self.engine.batch_most(request))
 
-    def output(self, line: bytes) -> tuple[str, Output | None] | None:
+    def result(self, line: bytes, sent_at: datetime | None = None) -> BatchResult | None:
         try:
             custom_id, read = self.unwrapped(json.loads(line))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -131,16 +138,16 @@ class VendorBatches(BatchDelivery):
         except Exception as error:  # an SDK that trips over a strange reply raises anything
             answer = self.engine.mapped(error)
         if answer is None:
-            return custom_id, None
+            return BatchResult(custom_id, None, 0.0)
         record = CallRecord(attempts=1)
         if isinstance(answer, ProviderResponse):
             record.served_id = answer.served_id
-            record.outcome = self.engine.recorded(answer, record, in_batch=True)
+            record.outcome = self.engine.recorded(answer, record, in_batch=True, sent_at=sent_at)
         else:
             status = f"HTTP {answer.status}" if answer.status else "no answer"
             message = f"{self.vendor}: {status} in a batch: {self.engine.redact(answer.message)}"
             record.outcome = Failure(answer.as_cause, message)
-        return custom_id, record.output
+        return BatchResult(custom_id, record.output, self.engine.batch_cost(answer, sent_at))
 
     # --- batches --------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ def results(delivery: BatchDelivery, batch: str, folder: Path) -> dict[str, Any]
         path = folder / f"results-{number}"
         assert delivery.download(file, path, 1 << 20)
         for line in path.read_bytes().splitlines():
-            custom_id, output = delivery.output(line)  # type: ignore[misc]
+            custom_id, output, _ = delivery.result(line)  # type: ignore[misc]
             found[custom_id] = output
     return found
 
@@ -73,7 +73,7 @@ def test_what_comes_back_is_what_a_direct_request_is_answered_at_half_the_price(
         requests = {f"id-{k}": generation_request(model, enrichment) for k, enrichment in enumerate(ALL)}
         direct = dict(zip(requests, model.open_engine().generate(list(requests.values())), strict=True))
         delivery = delivery_of(model)
-        lines = [delivery.line(custom_id, each) for custom_id, each in requests.items()]
+        lines = [delivery.line(custom_id, each).content for custom_id, each in requests.items()]
         batch = delivery.create(sent(delivery, lines, tmp_path), BATCH)
         found = results(delivery, batch.id, tmp_path)
         assert provider.complaints == []
@@ -110,7 +110,7 @@ def test_a_line_holds_the_body_of_the_direct_request(system: System, tmp_path: P
         for enrichment in ALL:
             each = generation_request(model, enrichment)
             model.open_engine().generate([each])
-            line = json.loads(delivery.line("id", each))
+            line = json.loads(delivery.line("id", each).content)
             assert in_camel_case(line.get("body", line.get("request"))) == in_camel_case(provider.received[-1].body)
 
 
@@ -122,7 +122,7 @@ def test_qwen_is_asked_the_same_in_its_openai_compatible_words(system: System, t
         for enrichment in ALL:
             each = generation_request(model, enrichment)
             model.open_engine().generate([each])
-            native, line = provider.received[-1].body, json.loads(delivery.line("id", each))["body"]
+            native, line = provider.received[-1].body, json.loads(delivery.line("id", each).content)["body"]
             (message,) = native["input"]["messages"]
             (compatible,) = line["messages"]
             assert [part.get("text") for part in message["content"]] == [p.get("text") for p in compatible["content"]]
@@ -147,7 +147,9 @@ def test_what_a_vendor_declines_of_a_batch_is_a_failure_with_its_cause(system: S
         delivery = delivery_of(model)
         (prompt,) = model.prompts(CAPTION, MediaKind.IMAGE)
         lines = [
-            delivery.line(str(k), GenerationRequest(request(CAPTION, Image.new("RGB", (8, 8), (0, k, 0))), prompt))
+            delivery.line(
+                str(k), GenerationRequest(request(CAPTION, Image.new("RGB", (8, 8), (0, k, 0))), prompt)
+            ).content
             for k in range(5)
         ]
         batch = delivery.create(sent(delivery, lines, tmp_path), BATCH)
@@ -163,7 +165,7 @@ def test_a_batch_is_found_by_our_id_and_leaves_nothing_behind(system: System, tm
     with system.on_loopback(perfect(system)) as provider:
         model = system.connect(provider)
         delivery = delivery_of(model)
-        line = delivery.line("id", generation_request(model))
+        line = delivery.line("id", generation_request(model)).content
         provider.batches.polls = 100
         for k in range(3):  # others before it, on more pages than one
             file = tmp_path / f"{k}"
@@ -218,7 +220,7 @@ def test_a_batch_begins_once_whatever_becomes_of_the_answer(
     with system.on_loopback(perfect(system)) as provider:
         model = system.connect(provider)
         delivery = delivery_of(model)
-        input_file = sent(delivery, [delivery.line("id", generation_request(model))], tmp_path)
+        input_file = sent(delivery, [delivery.line("id", generation_request(model)).content], tmp_path)
         Unsteady(provider, *happens)
         made = delivery.create(input_file, BATCH)
         assert [made.id.rpartition("/")[2]] == list(provider.batches.jobs)
@@ -247,7 +249,7 @@ def test_a_vendor_that_says_no_to_a_batch_is_believed(system: System, tmp_path: 
     with system.on_loopback(perfect(system)) as provider:
         model = system.connect(provider, max_attempts=2)
         delivery = delivery_of(model)
-        input_file = sent(delivery, [delivery.line("id", generation_request(model))], tmp_path)
+        input_file = sent(delivery, [delivery.line("id", generation_request(model)).content], tmp_path)
         for status in ("400", "401", "429"):
             Unsteady(provider, status, status)
             with pytest.raises(BatchDeclined, match=model.vendor):
@@ -284,14 +286,14 @@ def test_where_there_is_no_batch_it_is_said(system: System, settings: dict[str, 
 )
 def test_a_line_that_cannot_be_read_is_nobodys(system: System, line: bytes) -> None:
     model = system.model(api_key="k", base_url="http://127.0.0.1:9/api/v1", id=system.id)
-    assert delivery_of(model).output(line) is None
+    assert delivery_of(model).result(line) is None
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=named)
 @pytest.mark.parametrize("inside", [None, {}, [], "x", {"status_code": 200}, {"status_code": 200, "body": []}, 7])
 def test_a_line_with_an_id_and_nonsense_is_a_failure_of_that_request(system: System, inside: Any) -> None:
     model = system.model(api_key="k", base_url="http://127.0.0.1:9/api/v1", id=system.id)
-    custom_id, output = delivery_of(model).output(  # type: ignore[misc]
+    custom_id, output, _ = delivery_of(model).result(  # type: ignore[misc]
         json.dumps({"custom_id": "a", "key": "a", "response": inside, "error": None}).encode()
     )
     assert custom_id == "a"
