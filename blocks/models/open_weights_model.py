@@ -152,13 +152,8 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
         if self.engine != "endpoint":
             return FREE
         listed = self.listed_price
-        return configured_rates(
-            listed.rates.on(day) if listed else None,
-            self.usd_per_million_input,
-            self.usd_per_million_output,
-            self.usd_per_million_cached_input,
-            None,
-        )
+        own = self.usd_per_million_input, self.usd_per_million_output, self.usd_per_million_cached_input
+        return configured_rates(listed.rates.on(day) if listed else None, *own, None)
 
     @property
     def listed_price(self) -> ListedPrice | None:
