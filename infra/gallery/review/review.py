@@ -67,6 +67,8 @@ class Review:
             place = found
             uri, name = items[place]
             return RedirectResponse(_address(queue, place, uri=uri, of=name), 303)
+        if "place" not in given and (uri, name) in items:
+            place = items.index((uri, name))
         if name not in self._enrichments:
             return self._gallery.problem("Not in the spec", f"The spec has no enrichment {name}.", 404)
         row, notice = self._subject(uri, name)

@@ -86,9 +86,9 @@ def address(reviewing: Served, uri: str, name: str) -> str:
     return f"{reviewing.url}review?uri={quote(uri, safe='')}&of={name}&labelled=too"
 
 
-def has_left(page: Any, uri: str) -> None:
-    """Wait until the page is about another object: what was shown has been saved."""
-    page.wait_for_url(lambda url: quote(uri, safe="") not in url)
+def has_left(page: Any, uri: str, name: str = "caption") -> None:
+    """Wait until the page is about another result: what was shown has been saved."""
+    page.wait_for_url(lambda url: quote(uri, safe="") not in url or f"of={name}" not in url)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_what_was_saved_can_be_undone(bench: Bench, reviewing: Served, watched: 
     has_left(page, bench.uris[3])
     assert (bench.uris[3], "caption") in bench.labels
     page.keyboard.press("z")
-    page.wait_for_url(lambda url: quote(bench.uris[3], safe="") in url)
+    page.wait_for_url(lambda url: quote(bench.uris[3], safe="") in url and "of=caption" in url)
     page.wait_for_selector("#hands *")
     assert (bench.uris[3], "caption") not in bench.labels
 
@@ -171,7 +171,7 @@ def test_boxes_are_moved_and_drawn_with_the_pointer_too(bench: Bench, reviewing:
     page.click("text=Draw a box")
     drag(150, 10, 190, 60)
     page.keyboard.press("a")
-    has_left(page, bench.uris[2])
+    has_left(page, bench.uris[2], "objects")
     regions = bench.labels[bench.uris[2], "objects"]["regions"]
     edges = [[region[edge] for edge in ("x_min", "y_min", "x_max", "y_max")] for region in regions]
     assert len(edges) == 3
