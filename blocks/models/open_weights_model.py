@@ -107,11 +107,9 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
     longest_wait: float = Field(default=120.0, gt=0, description="endpoint: seconds; told to wait longer, it fails.")
     requests_per_minute: int | None = Field(default=None, ge=1, description="endpoint: empty: as the server says.")
     tokens_per_minute: int | None = Field(default=None, ge=1, description="endpoint: empty: as the server says.")
-    usd_per_million_input: float | None = Field(
-        default=None, ge=0, le=1e6, description="endpoint: its price of tokens in."
-    )
+    usd_per_million_input: float | None = Field(default=None, ge=0, le=1e6, description="endpoint: price of tokens in.")
     usd_per_million_output: float | None = Field(
-        default=None, ge=0, le=1e6, description="endpoint: its price of tokens out."
+        default=None, ge=0, le=1e6, description="endpoint: price of tokens out."
     )
     usd_per_million_cached_input: float | None = Field(
         default=None, ge=0, le=1e6, description="endpoint: of cached tokens in."
