@@ -39,9 +39,12 @@ class WebDataset(ExportFormat):
             if export.folder.has(name):
                 continue
             objects = export.selected.objects(start, min(start + OBJECTS_A_SHARD, count))
-            with export.folder.file(name, "wb") as file, tarfile.open(fileobj=file, mode="w") as shard:
-                while batch := list(islice(objects, AT_ONCE)):
-                    _add(export, shard, batch)
+            failed = export.media.failed
+            with export.folder.temporary() as path:
+                with tarfile.open(path, mode="w") as shard:
+                    while batch := list(islice(objects, AT_ONCE)):
+                        _add(export, shard, batch)
+                export.folder.place(path, name, export.media.failed == failed)
 
 
 def _add(export: Export, shard: tarfile.TarFile, batch: Sequence[ExportedObject]) -> None:
