@@ -82,8 +82,8 @@ class HuggingFace(ExportFormat):
                     if own and kind in writers:
                         writers[kind].add(own, paths[kind])
             for kind, writer in writers.items():
-                if writer.close(paths[kind]) and export.media.has_all_since(failed):
-                    export.folder.place(paths[kind], names[kind])
+                if writer.close(paths[kind]):
+                    export.folder.place(paths[kind], names[kind], export.media.has_all_since(failed))
 
 
 class _File:
@@ -140,13 +140,16 @@ def _columns(export: Export, kind: str) -> dict[str, pl.DataType]:
         media = {"image": _IMAGE} if kind == "images" else {"video": pl.String()}
     facts = {name: export.selected.schema()[name] for name in OBJECT_FACTS}
     return {"uri": pl.String(), **media, **facts} | {
-        _column(name): _value_type(capability) for name, capability in export.selected.enrichments.items()
+        _column(name, export): _value_type(capability) for name, capability in export.selected.enrichments.items()
     }
 
 
-def _column(enrichment: str) -> str:
+def _column(enrichment: str, export: Export) -> str:
     """The name of a column: the enrichment's, unless that is taken by what every object has."""
-    return f"{enrichment}_" if enrichment in ("image", "video", "uri", *OBJECT_FACTS) else enrichment
+    name, others = enrichment, export.selected.enrichments.keys() - {enrichment}
+    while name in ("image", "video", "uri", *OBJECT_FACTS) or name in others:
+        name += "_"
+    return name
 
 
 def _value_type(capability: str) -> pl.DataType:
@@ -163,7 +166,7 @@ def _record(each: ExportedObject, columns: Mapping[str, pl.DataType], export: Ex
             export.left_out.add("rows of another capability than the others of their enrichment")
             continue
         values = (row[name] for name in ("text", "regions", "tracks", "extracted"))
-        record[_column(row["enrichment"])] = next((value for value in values if value is not None), None)
+        record[_column(row["enrichment"], export)] = next((value for value in values if value is not None), None)
     return record
 
 

@@ -44,8 +44,7 @@ class WebDataset(ExportFormat):
                 with tarfile.open(path, mode="w") as shard:
                     while batch := list(islice(objects, AT_ONCE)):
                         _add(export, shard, batch)
-                if export.media.has_all_since(failed):
-                    export.folder.place(path, name)
+                export.folder.place(path, name, export.media.has_all_since(failed))
 
 
 def _add(export: Export, shard: tarfile.TarFile, batch: Sequence[ExportedObject]) -> None:

@@ -23,6 +23,7 @@ from sightflow.blocks.store.media_places import MediaPlaces
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
+from tests.blocks.exports.random_rows import write
 from tests.schemas.tables.test_catalog import MASK, caption, region, row
 
 POINT = {"frame_index": 3, "seconds": 0.1, **dict.fromkeys(("x_min", "y_min"), 1.0), "x_max": 9.0, "y_max": 8.0}
@@ -77,18 +78,18 @@ def test_a_killed_export_goes_on_and_ends_as_an_undisturbed_one(
     exported(catalog, tmp_path / "whole", format, **wanted)
     place, placed = ExportFolder.place, list[str]()
 
-    def dies(self: ExportFolder, path: Path, name: str) -> None:
+    def dies(self: ExportFolder, path: Path, name: str, *more: bool) -> None:
         if name not in placed:
             placed.append(name)
-            place(self, path, name)
+            place(self, path, name, *more)
             raise KeyboardInterrupt
-        place(self, path, name)
+        place(self, path, name, *more)
 
-    def dies_first(self: ExportFolder, path: Path, name: str) -> None:
+    def dies_first(self: ExportFolder, path: Path, name: str, *more: bool) -> None:
         if ("before", name) not in before:
             before.append(("before", name))
             raise KeyboardInterrupt
-        dies(self, path, name)
+        dies(self, path, name, *more)
 
     before = list[tuple[str, str]]()
     monkeypatch.setattr(ExportFolder, "place", dies_first)
@@ -297,3 +298,26 @@ def test_files_of_this_machine_are_not_taken_because_a_catalog_of_a_bucket_names
     report = export(catalog, wanted, format, tmp_path / "out", media, 10**6, places)
     assert report.failed and all("--media-from" in why for _, why in report.failures)
     assert not list((tmp_path / "out").glob("images/*"))
+
+
+@pytest.mark.parametrize("format", ["hf", "webdataset", "coco", "label-studio", "jsonl"])
+def test_media_that_could_not_be_had_are_tried_again_in_every_format(
+    catalog: Catalog, tmp_path: Path, format: str
+) -> None:
+    """Also where they lie within a file with others: the same command does not take that for done."""
+    away = tmp_path / "media" / "1.png"
+    away.rename(tmp_path / "kept.png")
+    for _ in range(2):
+        assert exported(catalog, tmp_path / "out", format).failed == 1
+        assert not (tmp_path / "out" / "sightflow-export.json").exists()
+    (tmp_path / "kept.png").rename(away)
+    assert exported(catalog, tmp_path / "out", format).failed == 0
+    exported(catalog, tmp_path / "whole", format)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_column_of_datasets_is_of_one_enrichment(tmp_path: Path) -> None:
+    rows = [caption(uri="s3://b/a.jpg", enrichment=name, text=name) for name in ("image", "image_", "sha256")]
+    write(rows, export_format("hf"), tmp_path)
+    (found,) = pl.read_parquet(tmp_path / "images" / "*.parquet").to_dicts()
+    assert (found["image__"], found["image_"], found["sha256_"]) == ("image", "image_", "sha256")
