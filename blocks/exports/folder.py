@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -85,7 +84,7 @@ class ExportFolder:
 
     def has(self, name: str) -> bool:
         """Whether a file is there, and so whole, with all media that belong into it."""
-        return os.path.lexists(self.path / name) and not self._lacking(name).exists()
+        return os.path.lexists(self.path / name)
 
     @contextmanager
     def file(self, name: str, mode: Mode = "w") -> Iterator[IO[Any]]:
@@ -108,19 +107,11 @@ class ExportFolder:
             with suppress(FileNotFoundError):
                 os.unlink(name)
 
-    def place(self, path: Path, name: str, has_all_media: bool = True) -> None:
-        """Give a file that is whole its name; one that lacks media is there too, and written again by the next call."""
+    def place(self, path: Path, name: str) -> None:
+        """Give a file that is whole its name."""
         final = self.path / name
         final.parent.mkdir(parents=True, exist_ok=True)
-        if not has_all_media:
-            self._lacking(name).touch()
         os.replace(path, final)
-        if has_all_media:
-            self._lacking(name).unlink(missing_ok=True)
-
-    def _lacking(self, name: str) -> Path:
-        """What lies in the state as long as a file lacks media; no name of ours is longer than its folder allows."""
-        return self.state / f"{hashlib.sha256(name.encode()).hexdigest()}.lacking"
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Write the report, which makes the export done, and clear up."""

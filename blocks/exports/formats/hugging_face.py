@@ -82,8 +82,8 @@ class HuggingFace(ExportFormat):
                     if own and kind in writers:
                         writers[kind].add(own, paths[kind])
             for kind, writer in writers.items():
-                if writer.close(paths[kind]):
-                    export.folder.place(paths[kind], names[kind], export.media.has_all_since(failed))
+                if writer.close(paths[kind]) and export.media.has_all_since(failed):
+                    export.folder.place(paths[kind], names[kind])
 
 
 class _File:

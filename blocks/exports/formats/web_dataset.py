@@ -44,7 +44,8 @@ class WebDataset(ExportFormat):
                 with tarfile.open(path, mode="w") as shard:
                     while batch := list(islice(objects, AT_ONCE)):
                         _add(export, shard, batch)
-                export.folder.place(path, name, export.media.has_all_since(failed))
+                if export.media.has_all_since(failed):
+                    export.folder.place(path, name)
 
 
 def _add(export: Export, shard: tarfile.TarFile, batch: Sequence[ExportedObject]) -> None:

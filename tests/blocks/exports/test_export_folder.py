@@ -295,7 +295,7 @@ def test_files_of_this_machine_are_not_taken_because_a_catalog_of_a_bucket_names
 ) -> None:
     places = MediaPlaces("s3://somebody/catalog")
     wanted, format = Wanted(), export_format("webdataset" if media == "copy" else "coco")
-    report = export(catalog, wanted, format, tmp_path / "out", media, 10**6, places)
+    report = export(catalog, wanted, format, tmp_path / "out", media, 10**6, places=places)
     assert report.failed and all("--media-from" in why for _, why in report.failures)
     assert not list((tmp_path / "out").glob("images/*"))
 
