@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -152,14 +152,14 @@ class CatalogIndex:
             for key, (name, file) in held.items():
                 if key not in taken:
                     number = self._next_row  # no two files begin with the same row
-                    for rows in joined(listed[name][0].batches(file, COLUMNS_READ[name])):
-                        if self._closing.is_set():
-                            return
+                    for rows in joined(self._until_closing(listed[name][0].batches(file, COLUMNS_READ[name]))):
                         insert(writer, rows, name, self._next_row, number, file.partition.get("capability"))
                         self._next_row += rows.num_rows
                         read += rows.num_rows
                         if first:
                             self.progress = Progress(read, total, False, version)
+                    if self._closing.is_set():
+                        return
                     taken[key] = number
                     self._next_row += 1
         except BaseException:  # the next try reads the file that was not read to its end again
@@ -179,6 +179,12 @@ class CatalogIndex:
             self._files = taken
         self._versions = versions  # type: ignore[assignment]
         self.progress = Progress(total, total, True, version)
+
+    def _until_closing(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if self._closing.is_set():
+                return
+            yield batch
 
     # --- asking ---------------------------------------------------------------------------------
 
