@@ -21,9 +21,10 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.geometry import BoxFormat
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.redaction import remember
 from sightflow.schemas.spec import ServerAddress
-from sightflow.schemas.vision import ModelRef, VisionRequest
+from sightflow.schemas.vision import ModelRef, Usage, VisionRequest
 
 _TYPICAL_IMAGE = (1920, 1080)
 
@@ -79,14 +80,14 @@ class HostedModel(VisionModel):
         return of_id(self.retired, self.ref.id) or self.profile.successor or self.default.id
 
     @property
-    def prices(self) -> tuple[float, float] | None:
-        """US dollars for a million input and output tokens; None if neither configured nor known."""
+    def rates(self) -> Rates | None:
+        """What tokens cost; None if neither configured nor known."""
         known = of_id(self.profiles, self.ref.id)
         into = known.usd_per_million_input if known else None
         out = known.usd_per_million_output if known else None
         into = into if self.usd_per_million_input is None else self.usd_per_million_input
         out = out if self.usd_per_million_output is None else self.usd_per_million_output
-        return None if into is None or out is None else (into, out)
+        return None if into is None or out is None else Rates(into, out)
 
     def key(self) -> str:
         """The API key, of the settings or of the environment; empty if there is none. Never to be shown."""
@@ -126,7 +127,7 @@ class HostedModel(VisionModel):
             return Availability(False, "there is no API key", remedy)
         if not (key.isascii() and key.isprintable()) or " " in key:
             return Availability(False, "the API key holds characters that no key has", f"copy it anew into {variables}")
-        if self.prices is None:
+        if self.rates is None:
             remedy = "set usd_per_million_input and usd_per_million_output"
             return Availability(False, f"the price of {model_id} is not known", remedy)
         ends = f"; it ends {known.ends}, its successor is {known.successor}" if known.ends else ""
@@ -187,8 +188,8 @@ class HostedModel(VisionModel):
             if times > 1 and enrichment.capability.gives_text:  # and an overview, for the answer as a whole
                 images, times = images + sampling.max_frames, times + 1
         tokens = sum(images * self.image_tokens(size) + times * text_tokens(prompt.text) for prompt in prompts)
-        into, out = self.prices or (0.0, 0.0)
-        return (tokens * into + times * len(prompts) * self.expected_reply_tokens(enrichment) * out) / 1e6
+        reply = times * len(prompts) * self.expected_reply_tokens(enrichment)
+        return (self.rates or FREE).cost(Usage(tokens, reply))
 
     def expected_reply_tokens(self, enrichment: Enrichment) -> int:
         """How many tokens a reply usually has, reasoning before it included."""

@@ -28,7 +28,9 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause, ModelError
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
+from sightflow.schemas.money.rates import Rates
 from sightflow.schemas.spec import ServerAddress
+from sightflow.schemas.vision import Usage
 
 _LONGEST_SENT = 2048
 _TYPICAL_TOKENS = 1920 * 1080 // (28 * 28)
@@ -130,18 +132,18 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
         return self.endpoint_url
 
     @property
-    def prices(self) -> tuple[float, float] | None:
-        """US dollars for a million input and output tokens at the endpoint; None if they are not set."""
+    def rates(self) -> Rates | None:
+        """What tokens cost at the endpoint; None if that is not set."""
         into, out = self.usd_per_million_input, self.usd_per_million_output
-        return None if into is None or out is None else (into, out)
+        return None if into is None or out is None else Rates(into, out)
 
     @property
     def price_is_known(self) -> bool:
-        return not self.hosted or self.prices is not None
+        return not self.hosted or self.rates is not None
 
     def price_per_item(self, enrichment: Enrichment, media_kind: MediaKind) -> float:
         """The price of one item of 1920 x 1080 pixels, a video of a minute, at the prices that the settings name."""
-        if self.engine != "endpoint" or self.prices is None or self.unsupported_reason(enrichment, media_kind):
+        if self.engine != "endpoint" or self.rates is None or self.unsupported_reason(enrichment, media_kind):
             return 0.0
         prompts, images = self.effective_prompts(enrichment, media_kind), 1
         if media_kind is MediaKind.VIDEO:
@@ -149,8 +151,7 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
             images = sampling.frames or math.ceil(60 * (sampling.fps or 0.5))
         times = images if self.runs_per_frame(enrichment, media_kind) else 1
         tokens = sum(images * _TYPICAL_TOKENS + times * text_tokens(prompt.text) for prompt in prompts)
-        into, out = self.prices
-        return (tokens * into + times * len(prompts) * expected_tokens(enrichment) * out) / 1e6
+        return self.rates.cost(Usage(tokens, times * len(prompts) * expected_tokens(enrichment)))
 
     def availability(self) -> Availability:
         path = None if self.engine == "endpoint" else self.local_path()

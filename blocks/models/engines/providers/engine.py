@@ -50,6 +50,7 @@ from sightflow.blocks.models.reply_forms import FreeText, ReplyForm
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.failure import Cause, Failure, ModelError
 from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.redaction import HIDDEN, redact
 from sightflow.schemas.vision import Usage, VisionRequest
 
@@ -66,7 +67,7 @@ _LONGEST_QUOTED = 4000  # characters of an unreadable reply that are sent back w
 class Account:
     """How a provider is reached: the model id, the key that opens it, and the limits.
 
-    `prices`: US dollars for a million tokens in and out. `successor`: the id that the vendor names for this one.
+    `rates`: what tokens cost. `successor`: the id that the vendor names for this one.
     `headers`: of every request. `azure_api_version`, `deployment`: of Azure OpenAI. `token`: gives the token that
     stands in the key's place.
     """
@@ -82,7 +83,7 @@ class Account:
     longest_wait: float = 120.0
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    prices: tuple[float, float] = (0.0, 0.0)
+    rates: Rates = FREE
     successor: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     azure_api_version: str | None = None
@@ -318,9 +319,8 @@ class ProviderEngine(Engine):
             return ProviderError(None, message, cause=Cause.MALFORMED)
 
     def _recorded(self, answer: ProviderResponse, record: CallRecord) -> Generated | Failure:
-        into, out = self.account.prices
-        cost = (answer.input_tokens * into + answer.output_tokens * out) / 1e6
-        record.usage += Usage(answer.input_tokens, answer.output_tokens, cost)
+        tokens = Usage(answer.input_tokens, answer.output_tokens)
+        record.usage += replace(tokens, cost_usd=self.account.rates.cost(tokens))
         record.served_id = answer.served_id or record.served_id
         if answer.text:
             record.transcript.append(answer.text)

@@ -26,6 +26,7 @@ from sightflow.blocks.models.reply_forms import Choices, JsonSchema, described
 from sightflow.blocks.models.weights import is_folder, weights_digest
 from sightflow.schemas.enrichment import Enrichment, Result
 from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.redaction import remember
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
@@ -57,7 +58,7 @@ class ServedSystem(Protocol):
     tokens_per_minute: int | None
 
     @property
-    def prices(self) -> tuple[float, float] | None: ...
+    def rates(self) -> Rates | None: ...
     @property
     def template_settings(self) -> dict[str, Any]: ...
     @property
@@ -250,7 +251,7 @@ def _account_of(system: ServedSystem) -> Account:
         longest_wait=system.longest_wait,
         requests_per_minute=system.requests_per_minute,
         tokens_per_minute=system.tokens_per_minute,
-        prices=system.prices or (0.0, 0.0),
+        rates=system.rates or FREE,
         successor=system.ref.id,
         **system.access(),
     )

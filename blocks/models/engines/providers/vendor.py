@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from sightflow.blocks.models.contract import Availability
 from sightflow.blocks.models.engines.providers.engine import Account, ProviderEngine, ProviderSystem
+from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.vision import ModelRef
 
 
@@ -21,7 +22,7 @@ class VendorSystem(ProviderSystem, Protocol):
     @property
     def ref(self) -> ModelRef: ...
     @property
-    def prices(self) -> tuple[float, float] | None: ...
+    def rates(self) -> Rates | None: ...
     @property
     def successor(self) -> str: ...
     @property
@@ -73,7 +74,7 @@ def account_of(system: VendorSystem) -> Account:
         longest_wait=system.longest_wait,
         requests_per_minute=system.requests_per_minute or system.profile.requests_per_minute,
         tokens_per_minute=system.tokens_per_minute or system.profile.tokens_per_minute,
-        prices=system.prices or (0.0, 0.0),
+        rates=system.rates or FREE,
         successor=system.successor,
         **system.access(),
     )

@@ -188,7 +188,8 @@ def test_tokens_and_price_are_those_that_the_provider_counted(system) -> None:
         (reply,) = model.run([request(CAPTION)])
     paid, made = provider.billed_tokens["input"], provider.billed_tokens["output"]
     assert (reply.usage.input_tokens, reply.usage.output_tokens) == (paid, made)
-    into, out = model.prices
+    assert model.rates is not None
+    into, out = model.rates.input, model.rates.output
     assert reply.usage.cost_usd == pytest.approx((paid * into + made * out) / 1e6)
     assert reply.usage.cost_usd > 0
 
