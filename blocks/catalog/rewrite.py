@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from sightflow.blocks.catalog.commit_log import COUNT_PREFIX, Commit, Untold, read_commit
@@ -112,6 +111,7 @@ def _with_replaced(
     files: DataFiles, file: DataFile, gone: pl.DataFrame, replacements: pl.DataFrame
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a file without those that are `gone`, and in the place of some their `replacement`."""
+    import numpy as np
     import pyarrow as pa
 
     place = {number: batch_row for batch_row, number in enumerate(replacements["replacement"])}

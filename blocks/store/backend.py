@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import polars as pl
-from fsspec.asyn import get_loop, sync
 
 from sightflow.blocks.store.inventory import ListedObject
 from sightflow.schemas.failure import Cause, Failure, Stage
@@ -108,6 +107,7 @@ class ConcurrencyLimit:
 
     def map(self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
         """What `call` makes of each item, in order. Raises what it raises first."""
+        from fsspec.asyn import get_loop, sync
 
         async def one(item: Item) -> Result:
             async with self.semaphore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,19 +15,11 @@ from pydantic import ConfigDict, PrivateAttr
 
 from sightflow.blocks.block_links import documentation
 from sightflow.blocks.lazy_block import LazyBlock
-from sightflow.blocks.store.azure.account import find_account
-from sightflow.blocks.store.azure.client import AzureClient
 from sightflow.blocks.store.backend import ObjectVersion, StorageBackend
-from sightflow.blocks.store.buckets.backend import BucketBackend
-from sightflow.blocks.store.google.client import GoogleClient
 from sightflow.blocks.store.inventory import ListedObject, concat, to_inventory
-from sightflow.blocks.store.local import LocalBackend
 from sightflow.blocks.store.patterns import source_filter
 from sightflow.blocks.store.refusals import RefusalWatch
-from sightflow.blocks.store.s3.client import S3Client
 from sightflow.blocks.store.settings import StoreFields
-from sightflow.blocks.store.web.backend import WebBackend
-from sightflow.blocks.store.web.hub import HubBackend
 from sightflow.schemas.failure import Failure, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import AzureAccount, InvalidUriError, ObjectUri, Scheme, split_account, split_scheme
@@ -40,13 +33,15 @@ logger = logging.getLogger(__name__)
 _HEADS_AT_ONCE = 10_000  # objects, each a waiting request
 _STARTS_AT_ONCE = 1_000  # objects, each a waiting request and some kilobytes
 
-BACKENDS: Mapping[Scheme, Callable[[ObjectStore], StorageBackend]] = {
-    Scheme.S3: lambda store: BucketBackend(S3Client(store), store),
-    Scheme.GOOGLE: lambda store: BucketBackend(GoogleClient(store), store),
-    Scheme.AZURE: lambda store: BucketBackend(AzureClient(store), store),
-    Scheme.HTTPS: WebBackend,
-    Scheme.HUB: HubBackend,
-    Scheme.FILE: LocalBackend,
+_CLIENTS: Mapping[Scheme, tuple[str, str]] = {
+    Scheme.S3: ("s3.client", "S3Client"),
+    Scheme.GOOGLE: ("google.client", "GoogleClient"),
+    Scheme.AZURE: ("azure.client", "AzureClient"),
+}
+_BACKENDS: Mapping[Scheme, tuple[str, str]] = {
+    Scheme.HTTPS: ("web.backend", "WebBackend"),
+    Scheme.HUB: ("web.hub", "HubBackend"),
+    Scheme.FILE: ("local", "LocalBackend"),
 }
 
 
@@ -257,6 +252,8 @@ class ObjectStore(LazyBlock, StoreFields):
     def canonical_object(self, given: str) -> str:
         """The one URI of an object that a list or a message names. Raises ValueError for what is none of this store."""
         text, account = split_account(given)
+        from sightflow.blocks.store.azure.account import find_account
+
         if account and account.name != find_account(self).name:
             raise ValueError(f"{given!r} is in another Azure account than the store's")
         return canonical_object(text)
@@ -283,7 +280,7 @@ class ObjectStore(LazyBlock, StoreFields):
     def backend(self, scheme: Scheme) -> StorageBackend:
         """What reaches the storage of a scheme: one for the life of this store, with one pool of connections."""
         if scheme not in self._backends:
-            self._backends.setdefault(scheme, BACKENDS[scheme](self))
+            self._backends.setdefault(scheme, _connected(scheme, self))
         return self._backends[scheme]
 
     def _locate(self, text: str) -> tuple[StorageBackend, ObjectUri]:
@@ -320,6 +317,20 @@ class ObjectStore(LazyBlock, StoreFields):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ObjectStore:
         return self.__copy__()  # every setting is an immutable value
+
+
+def _connected(scheme: Scheme, store: ObjectStore) -> StorageBackend:
+    """What reaches the storage of a scheme; the libraries of the others are not loaded."""
+    if scheme in _CLIENTS:
+        from sightflow.blocks.store.buckets.backend import BucketBackend
+
+        return BucketBackend(_class_of(*_CLIENTS[scheme])(store), store)
+    backend: StorageBackend = _class_of(*_BACKENDS[scheme])(store)
+    return backend
+
+
+def _class_of(module: str, name: str) -> Any:
+    return getattr(import_module(f"sightflow.blocks.store.{module}"), name)
 
 
 def _scheme_of_pattern(pattern: str) -> Scheme:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from fsspec.utils import glob_translate
-
 from sightflow.schemas.source_pattern import alternatives, is_literal, literal_prefix
 
 
@@ -20,6 +18,8 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
         pattern += "**"
     if pattern.endswith("/**") and is_literal(pattern[:-2]):
         return lambda uri: uri.startswith(literal)
+    from fsspec.utils import glob_translate
+
     expression = re.compile(glob_translate(pattern))
     return lambda uri: expression.match(uri) is not None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -29,6 +28,8 @@ Exit codes: 0 done, 2 bad usage or spec, 3 more failures than the policy allows,
 
 def _version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         console.print(f"sightflow {version('sightflow')}")
         raise typer.Exit
 

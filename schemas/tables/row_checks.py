@@ -10,7 +10,6 @@ import polars as pl
 
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.extraction.values import problem_of
-from sightflow.schemas.masks import mask_fits
 from sightflow.schemas.tables import deferred_pandera as pa
 
 Row = dict[str, Any]
@@ -50,6 +49,8 @@ def extracted_is_of_its_schema(row: Row) -> bool:
 
 def masks_fit(row: Row) -> bool:
     """Every mask fills exactly the size of the image; a segmentation has one in every region."""
+    from sightflow.schemas.masks import mask_fits  # with the libraries of arrays, which what only plans does not need
+
     masks = [region["mask"] for region in row["regions"] or ()]
     if row["capability"] == Capability.SEGMENTATION and None in masks:
         return False

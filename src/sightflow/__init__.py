@@ -13,7 +13,6 @@ Everything else is imported from where it lies: `sightflow.flows.enrich`, `sight
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -32,7 +31,14 @@ if TYPE_CHECKING:
     Rows = TableName | Literal["catalog"]
 
 __all__ = ["__version__", "enrich", "plan", "read", "read_spec"]
-__version__ = version("sightflow")
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version  # its parser of e-mail takes longer to load than the rest of this module
+
+        return version("sightflow")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def read_spec(path: str | Path) -> EnrichmentSpec:

@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.store.object_store import BACKENDS, ObjectStore
+from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import Cause, Failure, StoreError
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import Scheme
@@ -35,7 +35,8 @@ def folder(request: pytest.FixtureRequest, bucket: Any, tmp_path: Path) -> str:
 
 
 def test_every_kind_of_storage_has_a_backend() -> None:
-    assert set(BACKENDS) == set(Scheme)
+    for scheme in Scheme:
+        assert callable(ObjectStore(azure_account="a", azure_sas_token="sv=1&sig=1").backend(scheme).read_many)
 
 
 def test_what_is_asked_of_two_kinds_of_storage_comes_back_in_order(
