@@ -6,6 +6,7 @@ import logging
 import os
 from typing import Any
 
+import dask
 import psutil
 from distributed import Nanny, Scheduler, SpecCluster
 
@@ -21,6 +22,9 @@ def local_workers(workers: int | None = None) -> SpecCluster:
     """
     gpus = _visible_gpus()
     count = workers or len(gpus) or max((os.cpu_count() or 2) // 2, 1)
+    # Dask's profiler looks at the frames of all threads a hundred times a second. Before Python 3.11.9 that can lock
+    # the interpreter for ever (python/cpython#106883): seen here, a worker that stood still in the midst of a run.
+    dask.config.set({"distributed.worker.profile.enabled": False})
     # Workers that do not end within seconds are killed, which is no news.
     logging.getLogger("distributed.nanny").setLevel(logging.ERROR)
     cores = max((os.cpu_count() or 1) // count, 1)

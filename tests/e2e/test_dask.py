@@ -18,6 +18,7 @@ from sightflow.schemas.media import MediaFile
 from sightflow.schemas.run.timing import Span
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.fetch import Fetched
+from sightflow.tasks.runtime.local_cluster import local_workers
 from sightflow.tasks.runtime.temporary_folder import TemporaryFolder
 from tests.e2e.service import ROOT, Service, until
 from tests.e2e.test_incremental import flat
@@ -88,3 +89,13 @@ def test_what_was_fetched_can_go_to_another_machine_and_stays_where_it_was_too(t
     assert there.take("s3://b/picture") == b"bytes" and there.spans == [span]
     there.release("s3://b/film")
     assert path.exists() and video.path.exists() is not ours
+
+
+def test_our_workers_are_without_the_profiler_that_can_lock_them() -> None:
+    """Its look at the frames of all threads can deadlock CPython before 3.11.9 (python/cpython#106883)."""
+    import dask
+    from distributed import Client
+
+    with local_workers(1) as cluster, Client(cluster) as client:
+        told = client.run(lambda: dask.config.get("distributed.worker.profile.enabled"))
+        assert set(told.values()) == {False}
