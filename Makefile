@@ -10,7 +10,7 @@ NPM_CI := ["ci", "--prefix", ".tools/azurite", "--omit=dev", "--ignore-scripts",
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo test test-unit test-e2e test-postgres test-real fuzz kills check bench bench-gpu format lock relock clean
+.PHONY: help docs demo test test-unit test-e2e test-postgres test-real fuzz kills check bench bench-gpu format lock relock clean
 help:     ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -42,11 +42,14 @@ TIMES ?= 100
 kills: .venv/ready ## writers of a catalog killed TIMES=100 times in all, in a folder, in S3 or at CATALOG=address
 	@SIGHTFLOW_KILLS=$(TIMES) SIGHTFLOW_KILLS_CATALOG=$(CATALOG) $(BIN)/python -m pytest -n 2 -rP tests/kills
 
-check: .venv/ready ## ruff, formatting, mypy --strict, import contracts
+check: .venv/ready docs ## ruff, formatting, mypy --strict, import contracts, and the site of docs/
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: .venv/ready ## the site of docs/, strictly, into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: .venv/ready ## measure everything against loops and rivals, whose environments are made on the first run (an hour)
 	@UV=$(UV) $(BIN)/python -m benchmarks
@@ -65,7 +68,7 @@ relock: $(UV) ## the same, keeping the versions that are locked
 	$(LOCK)
 
 clean: ## remove the environment and everything that was made here
-	rm -rf .venv .tools benchmarks/.environments demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .tools benchmarks/.environments demo-output site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(UV):
 	@echo "installing uv into .tools ..."

@@ -14,7 +14,7 @@ import typer
 from sightflow.blocks.extras import require
 from sightflow.infra.cli.catalog import open_cases
 from sightflow.infra.cli.run import progress, show_report
-from sightflow.infra.cli.screen import console, safe, table
+from sightflow.infra.cli.screen import console, safe, show_next, show_table
 from sightflow.schemas.failure import SpecError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def demo(
             draw_media(folder / "bucket", scenes, videos)
             count = fill_bucket(endpoint, folder / "bucket")
         spec = folder / "spec.yaml"
-        spec.write_text(demo_spec(endpoint))
+        spec.write_text(demo_spec(endpoint, scenes=scenes))
         console.print(f"[bold]1.[/bold] {count} objects, six of them broken, are in S3 at {endpoint} (this process)")
         console.print(
             "[bold]2.[/bold] a small Florence-2 and a small Qwen2-VL, trained for this demo on drawn shapes and on "
@@ -60,8 +60,8 @@ def demo(
     console.print(
         f"\neverything lies in [bold]{safe(folder)}[/bold]: the bucket's files, truth.json, spec.yaml, catalog/"
     )
-    following = "SELECT uri, caption, objects FROM catalog LIMIT 5"
-    console.print(f'next: [bold]sightflow catalog query {safe(folder)}/catalog "{following}"[/bold]', soft_wrap=True)
+    query = "SELECT uri, caption, objects FROM catalog LIMIT 5"
+    show_next("sightflow", "catalog", "query", folder / "catalog", query)
 
 
 def _run(server: PrefectServer | None, spec: EnrichmentSpec) -> RunReport:
@@ -95,16 +95,16 @@ def _show_what_came(catalog_uri: str, folder: Path) -> None:
         "FROM catalog WHERE caption IS NOT NULL ORDER BY uri LIMIT 4"
     )
     shown = [(name, caption, "; ".join(boxes or [])) for name, caption, boxes in rows.fetchall()]
-    console.print(table("published, for example", "object", "caption", "objects (pixels)", rows=shown))
+    show_table("published, for example", "object", "caption", "objects (pixels)", rows=shown)
     videos = views.execute(
         "SELECT parse_filename(uri), film, list_transform(tracks, lambda t: t.label || printf(' x %.0f to %.0f', "
         "t.points[1].x_min, t.points[-1].x_min)) FROM catalog WHERE film IS NOT NULL ORDER BY uri LIMIT 4"
     )
     moved = [(name, caption, "; ".join(tracks or [])) for name, caption, tracks in videos.fetchall()]
-    console.print(table("", "film", "caption", "tracks (left edge, first to last)", rows=moved))
+    show_table("", "film", "caption", "tracks (left edge, first to last)", rows=moved)
     cases = open_cases(catalog).group_by("uri", "cause", "message").len("items").sort("uri", "cause")
     failed = [(uri.rpartition("/")[2], cause, n, message) for uri, cause, message, n in cases.iter_rows()]
-    console.print(table("quarantined, and why", "object", "cause", "items", "what went wrong", rows=failed))
+    show_table("quarantined, and why", "object", "cause", "items", "what went wrong", rows=failed)
     truth = json.loads((folder / "truth.json").read_text())
     said = dict(
         catalog.scan("enrichments")

@@ -19,6 +19,7 @@ BUCKET: Final = "sightflow-demo"
 MODEL_FOLDER: Final = Path(__file__).parent / "florence2-shapes"
 VIDEO_MODEL_FOLDER: Final = Path(__file__).parent / "qwen2-vl-shapes"
 # The endpoint takes any keys; these are not secrets.
+_ASKED_OF_AN_IMAGE: Final = 3
 KEYS: Final = {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -114,8 +115,10 @@ def fill_bucket(endpoint: str, folder: Path, bucket: str = BUCKET) -> int:
     return len(files)
 
 
-def demo_spec(endpoint: str, bucket: str = BUCKET) -> str:
+def demo_spec(endpoint: str, bucket: str = BUCKET, scenes: int = 60) -> str:
     """The demo's spec, to be written beside its catalog folder."""
+    failing = 6 * _ASKED_OF_AN_IMAGE
+    ratio = failing / (failing + _ASKED_OF_AN_IMAGE * scenes) + 0.06  # the model has its failures too
     return f"""\
 # What the demo runs. The S3 endpoint is gone when the demo ends; the catalog stays.
 source: s3://{bucket}/**
@@ -123,7 +126,7 @@ catalog: catalog
 store:
   endpoint_url: {endpoint}
 policy:
-  max_quarantine_ratio: 0.15  # six objects are broken on purpose
+  max_quarantine_ratio: {ratio:.2f}  # six objects are broken on purpose
 enrichments:
   - capability: image captioning
     name: caption

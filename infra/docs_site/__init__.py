@@ -1,0 +1,1 @@
+"""What makes the site of docs/: links out of it, the page of columns, its pictures."""
