@@ -65,7 +65,7 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
     maintenance = [*publisher.maintenance, *maintain(catalog, publisher.commits + bool(pruned.rows), spec.policy)]
     run_report = report(run_id, start, publisher, run_plan, pruned, maintenance, spec)
     close_manifest(catalog, selection)
-    create_artifacts(run_report, spec)
+    create_artifacts(run_report, publisher.examples, spec)
     if not run_report.within_policy:
         raise QuarantineExceeded(run_report)
     return run_report

@@ -4,33 +4,76 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
+from sightflow.schemas.money.rates import money
 from sightflow.schemas.redaction import redact
 from sightflow.schemas.run.plan import Status, not_asked
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.source_pattern import literal_prefix
 from sightflow.schemas.spec import EnrichmentSpec
+from sightflow.tasks.example_pictures import data_url, pictures
 from sightflow.tasks.runtime.artifacts import artifact_key, best_effort
+from sightflow.tasks.runtime.examples import Examples, said
 
 _NOT_IN_AN_ASSET = re.compile(r"[\x00-\x20#?&%\"'<>\[\]{}|\\^`]")
 _LONGEST_ASSET = 512
+_LONGEST_SAID = 300
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def create_artifacts(run_report: RunReport, spec: EnrichmentSpec) -> None:
-    """Leave the report, the causes of failures, a link to the version, and the lineage."""
+def create_artifacts(run_report: RunReport, examples: Examples, spec: EnrichmentSpec) -> None:
+    """Leave the report, some objects with what was said of them, what failed, a link to the version, and the lineage;
+    and the counts in the log.
+    """
+    _log(run_report)
     _show_report(run_report)
+    if examples.published:
+        _show_examples(run_report, examples, spec)
     if run_report.causes:
         _show_causes(run_report)
+    if examples.failed:
+        _show_failed(run_report, examples)
     if run_report.commits and run_report.catalog_version is not None:  # failures alone make no catalog
         _show_version(run_report)
         _show_lineage(run_report, spec)
+
+
+@best_effort
+def _log(run_report: RunReport) -> None:
+    causes = ", ".join(f"{count:,} {cause}" for cause, count in sorted(run_report.causes.items()))
+    get_run_logger().info(
+        "%s%s; cost %s; next: %s",
+        run_report.summary,
+        f" ({causes})" if causes else "",
+        money(run_report.cost_usd),
+        redact(shlex.join(run_report.next_command)),
+    )
+
+
+@best_effort
+def _show_examples(run_report: RunReport, examples: Examples, spec: EnrichmentSpec) -> None:
+    create_markdown_artifact(
+        gallery(examples, pictures(examples, spec)),
+        key=artifact_key(run_report.catalog, "examples"),
+        description="Some of what was published, with its boxes",
+    )
+
+
+@best_effort
+def _show_failed(run_report: RunReport, examples: Examples) -> None:
+    columns = ("uri", "enrichment", "cause", "stage", "message")
+    table = [{column: redact(str(row[column])) for column in columns} for row in examples.failed]
+    create_table_artifact(
+        table, key=artifact_key(run_report.catalog, "failed"), description="The first items that were quarantined"
+    )
 
 
 @best_effort
@@ -88,9 +131,8 @@ def markdown(run_report: RunReport) -> str:
     lines = [
         f"# {_text(run_report.catalog)}",
         "",
-        f"**{run_report.published:,} published**, {run_report.quarantined:,} quarantined, "
-        f"{run_report.unchanged:,} unchanged, {run_report.pruned:,} pruned in {seconds:,.1f} s; "
-        f"cost ${run_report.cost_usd:,.4g}; catalog version {run_report.catalog_version}.",
+        f"**{run_report.summary}** in {seconds:,.1f} s; "
+        f"cost {money(run_report.cost_usd)}; catalog version {run_report.catalog_version}.",
         "",
         "| enrichment | media | new | changed | stale | unchanged | in quarantine | computed | model |",
         "| --- | --- | --: | --: | --: | --: | --: | --: | --- |",
@@ -107,15 +149,26 @@ def markdown(run_report: RunReport) -> str:
     lines += _table(("cause", "items"), causes)
     lines += ["", *(f"- {_text(each.summary)}" for each in run_report.skipped)] if run_report.skipped else []
     lines += ["", *(f"- upkeep of {_text(table.summary)}" for table in run_report.upkeep)] if run_report.upkeep else []
-    starting = [(step.replace("_", " "), f"{seconds:,.1f}") for step, seconds in run_report.start.steps.items()]
-    lines += _table(("start", "seconds"), starting)
+    wall = sorted(run_report.wall_seconds.items(), key=lambda item: -item[1])
+    lines += _table(("of the run", "seconds"), [(kind.replace("_", " "), f"{taken:,.1f}") for kind, taken in wall])
     stages = [
         (stage, f"{t.busy:,.1f}", f"{t.waiting:,.1f}", f"{t.share:.0%}") for stage, t in run_report.stages.items()
     ]
     lines += _table(("stage", "seconds at work", "seconds waiting", "at work"), stages)
-    if run_report.bottleneck:
-        lines += ["", f"The bottleneck is {run_report.bottleneck}."]
     return "\n".join(lines)
+
+
+def gallery(examples: Examples, pictures: Mapping[str, bytes]) -> str:
+    """Objects as Markdown: the picture, if there is one, and each enrichment with what it says."""
+    lines: list[str] = []
+    for uri, rows in examples.published.items():
+        lines += ["", f"### {_text(uri)}"]
+        if picture := pictures.get(uri):
+            lines += ["", f"![{_text(uri)}]({data_url(picture)})"]
+        answers = [(_text(row["enrichment"]), _text(said(row)[:_LONGEST_SAID]), _text(row["model_id"])) for row in rows]
+        lines += ["", "| enrichment | result | model |", "| --- | --- | --- |"]
+        lines += ["| " + " | ".join(cells) + " |" for cells in answers]
+    return "\n".join(lines).strip()
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -20,7 +20,7 @@ from sightflow.schemas.run.discovered import Skipped, Skips
 from sightflow.schemas.run.plan import RunPlan, Status
 from sightflow.schemas.run.report import MaintenanceResult, RunReport
 from sightflow.schemas.run.selection import Selection
-from sightflow.schemas.run.timing import stage_times, start_times
+from sightflow.schemas.run.timing import Span, stage_times, start_times, wall_seconds
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.tables.frames import to_frame
 from sightflow.schemas.tables.quarantine import quarantine_rows
@@ -86,7 +86,7 @@ def report(
         pruned=pruned.rows,
         causes=dict(publisher.causes + Counter(item.failure.cause for item in failed)),
         skipped=[*run_plan.skipped, *pruned.skipped],
-        start=start_times([*start.spans, *run_plan.spans, *publisher.spans]),
+        spans=[*start.spans, *run_plan.spans, *publisher.spans],
         stages=stage_times(publisher.spans, publisher.elapsed_seconds),
         cost_usd=publisher.cost_usd,
         commits=publisher.commits + bool(pruned.rows) + bool(resolved) + (quarantined.version is not None),
@@ -108,18 +108,24 @@ def report_of_nothing(start: RunStart, run_plan: RunPlan, spec: EnrichmentSpec) 
         published=0,
         pruned=0,
         skipped=list(run_plan.skipped),
-        start=start_times([*start.spans, *run_plan.spans]),
+        spans=[*start.spans, *run_plan.spans],
         catalog_version=run_plan.version,
     )
 
 
-def _report(run_id: str, begun: RunStart, run_plan: RunPlan, spec: EnrichmentSpec, /, **done: Any) -> RunReport:
-    """What was planned, and what was `done` of it."""
+def _report(
+    run_id: str, begun: RunStart, run_plan: RunPlan, spec: EnrichmentSpec, /, spans: Sequence[Span], **done: Any
+) -> RunReport:
+    """What was planned, what was `done` of it, and where the time went."""
+    finished_at = datetime.now(UTC)
+    first = min((span.start for span in spans), default=begun.began.timestamp())
     return RunReport(
         run_id=run_id,
         catalog=spec.catalog,
         started_at=begun.began,
-        finished_at=datetime.now(UTC),
+        finished_at=finished_at,
+        start=start_times(spans),
+        wall_seconds=wall_seconds(spans, min(first, begun.began.timestamp()), finished_at.timestamp()),
         objects=run_plan.objects,
         planned=run_plan.to_compute,
         unchanged=run_plan.count(Status.UNCHANGED),

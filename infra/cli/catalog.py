@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import polars as pl
 import typer
 
-from sightflow.infra.cli.screen import console, is_terminal, safe, table
+from sightflow.infra.cli.screen import command, console, flag, is_terminal, safe, show_next, show_table
 from sightflow.schemas.failure import SpecError, StoreError
 from sightflow.schemas.object_uri import InvalidUriError
 
@@ -72,18 +72,16 @@ def show(uri: Uri, version: Version = None, endpoint_url: Endpoint = None) -> No
     objects = catalog.read(rows.select(pl.col("uri").n_unique())).item()
     at = catalog.version() if version is None else version
     shown = [
-        (r["enrichment"], r["capability"], f"{r['rows']:,}", ", ".join(r["models"]), f"{r['newest']:%Y-%m-%d %H:%M}")
+        (r["enrichment"], r["capability"], f"{r['rows']:,}", f"{r['newest']:%Y-%m-%d %H:%M}", ", ".join(r["models"]))
         for r in held.iter_rows(named=True)
     ]
     title = f"{catalog.uri}, version {at}: {objects:,} objects"
-    console.print(
-        table(title, "enrichment", "capability", "rows", "model", "newest (UTC)", rows=shown, right=("rows",))
-    )
+    show_table(title, "enrichment", "capability", "rows", "newest (UTC)", "model", rows=shown, right=("rows",))
     failed = open_cases(catalog).height
     if failed:
-        console.print(f"{failed:,} items in quarantine: sightflow quarantine list {safe(uri)}", soft_wrap=True)
-    following = "SELECT * FROM catalog LIMIT 5"
-    console.print(f'next: [bold]sightflow catalog query {safe(uri)} "{following}"[/bold]', soft_wrap=True)
+        listed = command("sightflow", "quarantine", "list", uri)
+        console.print(f"{failed:,} items in quarantine: {safe(listed)}", soft_wrap=True)
+    show_next("sightflow", "catalog", "query", uri, "SELECT * FROM catalog LIMIT 5")
 
 
 @app.command()
@@ -136,8 +134,9 @@ def history(uri: Uri, limit: Annotated[int, typer.Option(min=1)] = 20, endpoint_
             commit.get(f"{COUNT_PREFIX}{kind}", metrics.get(f"num_target_rows_{kind}", 0))  # the latter of a merge
             for kind in ("inserted", "updated", "deleted")
         )
-        rows.append((commit["version"], f"{moment:%Y-%m-%d %H:%M:%S}", commit["operation"], added, changed, gone))
-    console.print(table("", "version", "when (UTC)", "operation", "added", "changed", "removed", rows=rows))
+        rows.append((commit["version"], f"{moment:%Y-%m-%d %H:%M:%S}", added, changed, gone, commit["operation"]))
+    numbers = ("version", "added", "changed", "removed")
+    show_table("", "version", "when (UTC)", "added", "changed", "removed", "operation", rows=rows, right=numbers)
 
 
 @app.command()
@@ -170,7 +169,8 @@ def diff(
     counts = {name: changes.filter(pl.col("change") == name).height for name in ("added", "changed", "removed")}
     console.print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
     if changes.height:
-        console.print(table("", "change", "uri", "enrichment", rows=changes.head(limit).iter_rows()))
+        columns = ("change", "enrichment", "uri")
+        show_table("", *columns, rows=changes.select(columns).head(limit).iter_rows())
     if changes.height > limit:
         console.print(f"{changes.height - limit:,} more; raise --limit to see them")
 
@@ -208,7 +208,7 @@ def list_quarantine(
     uri: Uri,
     cause: Annotated[str | None, typer.Option(help="Only this cause class, e.g. decode.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="The most items listed.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the raw replies.")] = False,
+    as_json: Annotated[bool, flag("--json", help="One JSON object a line, with the raw replies.")] = False,
     endpoint_url: Endpoint = None,
 ) -> None:
     """List what failed: the object, the enrichment, the cause, the stage, and what went wrong."""
@@ -224,9 +224,7 @@ def list_quarantine(
         print_json(cases.columns, cases.iter_rows(), is_terminal())
         return
     columns = ("uri", "enrichment", "cause", "stage", "message")
-    console.print(
-        table(f"{cases.height:,} items in quarantine", *columns, rows=cases.select(columns).head(limit).iter_rows())
-    )
+    show_table(f"{cases.height:,} items in quarantine", *columns, rows=cases.select(columns).head(limit).iter_rows())
     if cases.height > limit:
         console.print(f"{cases.height - limit:,} more; raise --limit to see them")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from sightflow.infra.cli.plan import SpecFile
-from sightflow.infra.cli.screen import console, safe, table
+from sightflow.infra.cli.screen import command, console, flag, safe, show_next, show_table
 
 Cron = Annotated[str | None, typer.Option(help='When, in UTC or in --timezone: "0 2 * * *", every night at two.')]
 Timezone = Annotated[
@@ -26,9 +26,7 @@ def deploy(
     cron: Cron = None,
     timezone: Timezone = None,
     interval: Interval = None,
-    on_upload: Annotated[
-        bool, typer.Option("--on-upload", help="Also run on what `sightflow bridge` announces.")
-    ] = False,
+    on_upload: Annotated[bool, flag("--on-upload", help="Also run on what `sightflow bridge` announces.")] = False,
     overlap: Overlap = "wait",
     name: Name = None,
     pool: Pool = "sightflow",
@@ -53,8 +51,8 @@ def deploy(
         made = deploy(name or spec.stem, read, schedule, on_upload, overlap, pool, notify)
     kind = made[0].pool_type
     rows = [(each.name, each.starts) for each in made]
-    console.print(table(f"deployed to the pool {pool} ({kind})", "deployment", "runs", rows=rows))
-    following = f"sightflow worker --pool {pool}" if kind == "sightflow" else f"prefect worker start --pool {pool}"
-    console.print(f"next: [bold]{safe(following)}[/bold]", soft_wrap=True)
+    show_table(f"deployed to the pool {pool} ({kind})", "deployment", "runs", rows=rows)
+    show_next(*(("sightflow", "worker") if kind == "sightflow" else ("prefect", "worker", "start")), "--pool", pool)
     if on_upload:
-        console.print(f"and:  [bold]{safe(f'sightflow bridge {spec} --queue URL')}[/bold]", soft_wrap=True)
+        following = command("sightflow", "bridge", spec, "--queue", "URL")
+        console.print(f"and:  [bold]{safe(following)}[/bold]", soft_wrap=True)

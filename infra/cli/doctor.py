@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sightflow.blocks.extras import install_command, is_installed
-from sightflow.infra.cli.screen import console, table
+from sightflow.infra.cli.screen import console, safe
 from sightflow.schemas.failure import SightflowError, SpecError
 from sightflow.schemas.object_uri import Scheme, split_scheme
 from sightflow.schemas.spec import EnrichmentSpec
@@ -34,12 +34,19 @@ def doctor(
 ) -> None:
     """Check this machine: packages, devices, Prefect, models; with a spec also its store, catalog and models."""
     with console.status("looking around ..."):
-        findings = [*_packages(), *_machine(), *_prefect(), *_models()]
-        if spec is not None:
-            findings += _of_spec(spec)
-    console.print(table("", "what", "state", "found", "remedy", rows=findings))
+        findings = [*_packages(), *_machine(), *_prefect(), *(_models() if spec is None else _of_spec(spec))]
+    _show(findings)
     if any(state == "missing" for _, state, _, _ in findings):
         raise typer.Exit(1)
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    """A line a finding, and one more for its remedy: nothing is folded, however narrow the terminal is."""
+    wide = max(len(state) for _, state, _, _ in findings)
+    for what, state, found, remedy in findings:
+        console.print(f"{state:{wide}}  [bold]{safe(what)}[/bold]  {safe(found)}", soft_wrap=True)
+        if remedy:
+            console.print(f"{'':{wide}}  [dim]-> {safe(remedy)}[/dim]", soft_wrap=True)
 
 
 def _packages() -> Iterator[Finding]:
@@ -114,12 +121,31 @@ def _models() -> Iterator[Finding]:
         yield system, "ok" if available.usable else "not here", available.why, available.remedy
 
 
+def _models_of(spec: EnrichmentSpec) -> Iterator[Finding]:
+    """Those that the spec configures or pins, as it does."""
+    from sightflow.blocks.models.outside_systems import blamed_on
+    from sightflow.blocks.models.registry import open_model
+
+    pinned = (asked.model for asked in spec.enrichments if asked.model)
+    for name in dict.fromkeys([*spec.models, *pinned]):
+        try:
+            model = open_model(*spec.model_entry(name))
+            with blamed_on(name, type(model)):
+                available = model.availability()
+        except SightflowError as error:
+            yield f"model {name}", "missing", str(error), "see the message"
+            continue
+        found = f"{model.ref.id}; {available.why}"
+        yield f"model {name}", "ok" if available.usable else "missing", found, available.remedy
+
+
 def _of_spec(path: Path) -> Iterator[Finding]:
     from sightflow.schemas.spec_reader import read_spec
     from sightflow.tasks.open import open_catalog
     from sightflow.tasks.route import check_models, resolve_enrichments
 
     spec = check_models(read_spec(path))
+    yield from _models_of(spec)
     yield from _listing(spec) if spec.listing else _sources(spec)
     try:
         catalog = open_catalog(spec)

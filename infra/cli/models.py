@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sightflow.infra.cli.screen import console, money, safe, table
+from sightflow.infra.cli.screen import console, flag, safe, show_table
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.failure import ModelError, SpecError
+from sightflow.schemas.money.rates import money
 
 app = typer.Typer(invoke_without_command=True, help="The systems: ratings, what is installed here, pulling weights.")
 
@@ -49,7 +50,7 @@ def models(context: typer.Context) -> None:
         packages = ", ".join(map(package_of, entries))
         shadowed = "not used: it has the name of a system of ours" if name in SYSTEMS else "used where a spec names it"
         notes.append(f"{name}: of {packages}; {shadowed}")
-    console.print(table("", "system", *_SHORT.values(), "here", rows=rows))
+    show_table("", "system", *_SHORT.values(), "here", rows=rows)
     for note in notes:
         console.print(safe(note), soft_wrap=True)
     console.print("next: [bold]sightflow route --capability caption[/bold] explains a choice")
@@ -121,7 +122,7 @@ def route(
     ] = None,
     spec: Annotated[Path | None, typer.Option(help="Take policy and model settings from a spec.")] = None,
     language: Annotated[str | None, typer.Option(help="ISO 639 code that answers are wanted in, e.g. zh.")] = None,
-    hosted: Annotated[bool, typer.Option("--hosted", help="Allow hosted systems, as policy.hosted: allow.")] = False,
+    hosted: Annotated[bool, flag("--hosted", help="Allow hosted systems, as policy.hosted: allow.")] = False,
 ) -> None:
     """Explain which system would serve a capability here: the ranking, line by line, and why others are not taken."""
     from sightflow.schemas.enrichment import Enrichment
@@ -165,4 +166,4 @@ def route(
             )
             for place, c in enumerate(candidates, 1)
         ]
-        console.print(table(f"{wanted} of {kind}", "", "system", "rating", "where", "an item", "why", rows=rows))
+        show_table(f"{wanted} of {kind}", "", "system", "rating", "where", "an item", "why", rows=rows)

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.infra.cli.screen import console, money, safe, table
+from sightflow.infra.cli.screen import console, flag, safe, show_next, show_table
 from sightflow.schemas.failure import SightflowError
+from sightflow.schemas.money.rates import money
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan, RunPlan, Status, not_asked
 from sightflow.schemas.run.selection import Selection
@@ -55,7 +56,7 @@ def plan(
     since: Since = None,
     sample: Sample = 1.0,
     limit: Limit = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
+    as_json: Annotated[bool, flag("--json", help="Print the plan as JSON, for programs.")] = False,
 ) -> None:
     """Count what is new, changed, stale and unchanged; show the model for each enrichment, why, and the price."""
     from sightflow.schemas.spec_reader import read_spec
@@ -76,8 +77,10 @@ def plan(
     show_plan(run_plan)
     if problem:
         console.print(f"[yellow]note[/yellow] a run would stop at once: {safe(problem)}", soft_wrap=True)
-    todo = f"sightflow run {spec}" if run_plan.to_compute else "nothing to do"
-    console.print(f"\nnext: [bold]{safe(todo)}[/bold]")
+    if run_plan.to_compute:
+        show_next("sightflow", "run", spec)
+    else:
+        console.print("nothing to do")
 
 
 def catalog_problem(catalog: Catalog) -> str:
@@ -116,16 +119,14 @@ def show_plan(run_plan: RunPlan) -> None:
         for p in run_plan.plans
     ]
     numbers = (*(str(status) for status in Status), "to compute")
-    console.print(
-        table(
-            f"{run_plan.objects:,} objects",
-            "enrichment",
-            *numbers,
-            "model",
-            "price",
-            rows=rows,
-            right=(*numbers, "price"),
-        )
+    show_table(
+        f"{run_plan.objects:,} objects",
+        "enrichment",
+        *numbers,
+        "model",
+        "price",
+        rows=rows,
+        right=(*numbers, "price"),
     )
     for p in run_plan.plans:
         console.print(f"{safe(p.enrichment)}: {_why(p)}", soft_wrap=True)

@@ -21,7 +21,7 @@ from itertools import chain, count, islice
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
-from sightflow.infra.cli.screen import console, printable, problems, table
+from sightflow.infra.cli.screen import console, printable, problems, show_table
 from sightflow.schemas.failure import SpecError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def print_csv(names: Sequence[str], rows: Iterable[Sequence[Any]], watched: bool
 def print_table(names: Sequence[str], rows: Iterator[Sequence[Any]], watched: bool) -> None:
     """The first rows, boxes in short; `watched`: by a person on a terminal, and so with long text cut."""
     shown = list(islice(rows, _MOST_IN_TABLE))
-    console.print(table("", *names, rows=([_table_cell(value, watched) for value in row] for row in shown)))
+    show_table("", *names, rows=([_table_cell(value, watched) for value in row] for row in shown))
     more = len(shown) == _MOST_IN_TABLE and next(rows, None) is not None
     console.print(f"the first {len(shown):,} rows; --format json or csv gives all" if more else f"{len(shown):,} rows")
 

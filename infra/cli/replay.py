@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from sightflow.infra.cli.catalog import Endpoint, Uri, find_catalog
 from sightflow.infra.cli.run import run_watched, show_report
+from sightflow.infra.cli.screen import command
 from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.failure import Cause, SpecError
 from sightflow.schemas.run.report import QuarantineExceeded
@@ -45,7 +46,7 @@ def replay(
     elif spec is None:
         raise SpecError(
             "a catalog is data: its stored spec is not run; replay with your own: sightflow replay SPEC, or "
-            f"sightflow replay {uri} --spec SPEC for the enrichments of its last run"
+            f"{command('sightflow', 'replay', uri, '--spec')} SPEC for the enrichments of its last run"
         )
     else:
         own = check_models(read_spec(spec))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from datetime import datetime, timedelta
+from typing import Annotated, Self
 
-import typer
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,7 +20,8 @@ from rich.progress import (
 )
 
 from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices, show_skipped
-from sightflow.infra.cli.screen import console, money, safe, table
+from sightflow.infra.cli.screen import console, flag, problems, safe, show_next, show_table
+from sightflow.schemas.money.rates import money
 from sightflow.schemas.run.plan import RunPlan, not_asked
 from sightflow.schemas.run.report import QuarantineExceeded, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
@@ -31,7 +34,7 @@ def run(
     since: Since = None,
     sample: Sample = 1.0,
     limit: Limit = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the run report as JSON, for programs.")] = False,
+    as_json: Annotated[bool, flag("--json", help="Print the run report as JSON, for programs.")] = False,
 ) -> None:
     """Compute what is missing, validate it and publish it; what is already there is never computed again."""
     from sightflow.schemas.spec_reader import read_spec
@@ -52,6 +55,12 @@ def run_watched(spec: EnrichmentSpec, chosen: Selection = EVERYTHING) -> RunRepo
 
     with progress() as bar:
         return run_enrich(spec, chosen, bar, BEGAN_AT)
+
+
+_LEAST_TOLD = 0.05  # seconds
+_IN_WORDS = {"model": "loading models", "server": "starting Prefect"}
+_FIRST_LINE_SECONDS = 2.0
+_LINE_SECONDS = 10.0
 
 
 class ProgressBar:
@@ -80,9 +89,59 @@ class ProgressBar:
         self._bar.update(self._task, rate=f"{speed:,.1f} items/s" if speed else "")
 
 
+class ProgressLines:
+    """The same where nobody watches a terminal: a line on stderr after two seconds, and every ten from then on."""
+
+    def __init__(self) -> None:
+        self._what, self._total, self._done, self._failed = "starting", 0, 0, 0
+        self._began = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True, name="progress")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def say(self, what: str) -> None:
+        """Name what is going on now."""
+        self._what = what
+
+    def planned(self, run_plan: RunPlan) -> None:
+        self._what, self._total, self._began = "enriching", run_plan.to_compute, time.monotonic()
+
+    def advanced(self, published: int, quarantined: int) -> None:
+        self._done += published + quarantined
+        self._failed += quarantined
+
+    @property
+    def line(self) -> str:
+        """What is going on, how much of it is done, and how quickly."""
+        if not self._total:
+            return self._what
+        rate = self._done / max(time.monotonic() - self._began, 1e-9)
+        left = f", {timedelta(seconds=round((self._total - self._done) / rate))} left" if rate else ""
+        failed = f", {self._failed:,} failed" if self._failed else ""
+        share = f"{self._done:,} of {self._total:,} ({self._done / self._total:.0%})"
+        return f"{self._what}: {share}, {rate:,.1f} items/s{left}{failed}"
+
+    def _tell(self) -> None:
+        wait = _FIRST_LINE_SECONDS
+        while not self._ended.wait(wait):
+            problems.print(f"{datetime.now():%H:%M:%S} {safe(self.line)}", soft_wrap=True)
+            wait = _LINE_SECONDS
+
+
 @contextmanager
-def progress() -> Iterator[ProgressBar]:
-    """A bar on the screen while the block runs."""
+def progress() -> Iterator[ProgressBar | ProgressLines]:
+    """Progress on the screen while the block runs: a bar on a terminal, else lines."""
+    if not console.is_terminal:
+        with ProgressLines() as lines:
+            yield lines
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -112,23 +171,17 @@ def show_report(done: RunReport) -> None:
     else:
         rate = f", {(done.published + done.quarantined) / seconds:,.1f} items/s" if seconds else ""
         console.print(
-            f"[bold]{done.published:,} published[/bold], {done.quarantined:,} quarantined, "
-            f"{done.unchanged:,} unchanged, {done.pruned:,} pruned in {seconds:,.1f} s{rate}; "
-            f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}"
+            f"[bold]{done.summary}[/bold] in {seconds:,.1f} s{rate}; "
+            f"cost {money(done.cost_usd)}; catalog version {done.catalog_version}",
+            soft_wrap=True,
         )
     show_notices(done.plans)
     show_skipped(done.skipped)
-    if done.start.until_first_answers is not None:
-        steps = ", ".join(f"{step.replace('_', ' ')} {taken:,.1f}" for step, taken in done.start.steps.items())
-        first = f"the first answers came after {done.start.until_first_answers:,.1f}"
-        console.print(f"seconds to start: {steps}; {first}", soft_wrap=True)
-    if done.bottleneck:
-        stages = ", ".join(f"{stage} {time.busy:,.1f}" for stage, time in done.stages.items())
-        slowest = f"the bottleneck is {done.bottleneck}, at work {done.stages[done.bottleneck].share:.0%} of the time"
-        console.print(f"seconds at work: {stages}; {slowest}", soft_wrap=True)
+    for line in time_lines(done):
+        console.print(line, soft_wrap=True)
     if done.causes:
         rows = sorted(((cause, f"{count:,}") for cause, count in done.causes.items()), key=lambda row: row[0])
-        console.print(table("quarantined", "cause", "items", rows=rows, right=("items",)))
+        show_table("quarantined", "cause", "items", rows=rows, right=("items",))
     if done.not_asked:
         console.print(not_asked(done.not_asked))
     if done.orphaned and not (done.spec and done.spec.policy.prune):
@@ -137,5 +190,18 @@ def show_report(done: RunReport) -> None:
         )
     for tended in done.upkeep:
         console.print(f"upkeep: {safe(tended.summary)}", soft_wrap=True)
-    following = f"sightflow quarantine list {done.catalog}" if done.causes else f"sightflow catalog show {done.catalog}"
-    console.print(f"next: [bold]{safe(following)}[/bold]", soft_wrap=True)
+    show_next(*done.next_command)
+
+
+def time_lines(done: RunReport) -> Iterator[str]:
+    """Where the seconds of a run went, each counted once, what took most of them, and when the first answers came."""
+    if not done.bottleneck:
+        return
+    whole = sum(done.wall_seconds.values())
+    taken = sorted(done.wall_seconds.items(), key=lambda item: -item[1])
+    parts = [f"{_IN_WORDS.get(kind, kind)} {seconds:,.1f}" for kind, seconds in taken if seconds >= _LEAST_TOLD]
+    yield f"{whole:,.1f} s in all: {', '.join(parts)}"
+    most = _IN_WORDS.get(done.bottleneck, done.bottleneck)
+    share = f"the largest part went to {most}, {done.wall_seconds[done.bottleneck] / whole:.0%}"
+    first = done.start.until_first_answers
+    yield share + (f"; the first answers came after {first:,.1f} s" if first is not None else "")

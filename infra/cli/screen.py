@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
 import typer
-from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperGroup
 
 from sightflow.schemas.failure import SightflowError, SpecError
@@ -20,7 +20,7 @@ from sightflow.schemas.redaction import redact, redacted_traceback, redactor
 
 
 class RedactingConsole(Console):
-    """A console that shows no key; a table is redacted where its cells are made, before they are folded."""
+    """A console that shows no key."""
 
     def print(self, *objects: Any, **settings: Any) -> None:
         super().print(*(redact(each) if isinstance(each, str) else each for each in objects), **settings)
@@ -31,6 +31,7 @@ class RedactingConsole(Console):
 
 console = RedactingConsole(highlight=False)
 problems = RedactingConsole(stderr=True, highlight=False)
+_LEAST_LAST_COLUMN = 20
 
 
 class RedactedStream:
@@ -100,17 +101,65 @@ def _show_traceback(error: Exception) -> None:
         print(redacted_traceback(error), file=sys.stderr)
 
 
-def table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tuple[str, ...] = ()) -> Table:
-    """A table whose cells are shown as they are, whatever markup or control characters they hold."""
-    shown = Table(
-        title=safe(title) or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for column in columns:
-        shown.add_column(safe(column), justify="right" if column in right else "left", overflow="fold")
+def flag(*names: str, help: str) -> Any:
+    """An option that is given or not: its help names no type."""
+    return typer.Option(*names, metavar="", help=help)
+
+
+def command(*words: object) -> str:
+    """A command as it can be pasted into a shell, whatever characters its words hold."""
+    return shlex.join(map(str, words))
+
+
+def show_next(*words: object, why: str = "") -> None:
+    """Print the next command to type."""
+    console.print(f"next: [bold]{safe(command(*words))}[/bold]{safe(why)}", soft_wrap=True)
+
+
+def show_table(title: str, *columns: str, rows: Iterable[Iterable[object]], right: tuple[str, ...] = ()) -> None:
+    """Print a table whose cells are shown as they are, whatever markup or control characters they hold.
+
+    Nothing in it is folded: where a terminal is too narrow for all columns but the last, each row is a record with a
+    line a column, and the terminal itself wraps what is longer.
+    """
     clean = redactor()
+    cells = [[printable(clean(str(cell))) for cell in row] for row in rows]
+    heads = [printable(redact(column)) for column in columns]
+    if title:
+        console.print(f"[italic]{safe(title)}[/italic]", soft_wrap=True)
+    widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
+    fits = sum(widths[:-1]) + 2 * len(widths[:-1]) + _LEAST_LAST_COLUMN <= console.width or sum(widths) <= console.width
+    lines = _aligned(heads, cells, widths, right) if fits or not console.is_terminal else _records(heads, cells)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _aligned(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[str]
+) -> Iterator[str]:
+    """The lines of a table, as markup."""
+    if any(heads):
+        yield f"[bold]{escape(_row(heads, heads, widths, right))}[/bold]"
+        yield "─" * min(sum(widths) + 2 * (len(widths) - 1), console.width)
     for row in rows:
-        shown.add_row(*(escape(printable(clean(str(cell)))) for cell in row))
-    return shown
+        yield escape(_row(row, heads, widths, right))
+
+
+def _row(cells: Sequence[str], heads: Sequence[str], widths: Sequence[int], right: Sequence[str]) -> str:
+    padded = []
+    for cell, head, width in zip(cells, heads, widths, strict=True):
+        room = " " * (width - cell_len(cell))
+        padded.append(room + cell if head in right else cell + room)
+    return "  ".join(padded).rstrip()
+
+
+def _records(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Each row as lines of a head and a cell, as markup; a line of its own between two rows."""
+    width = max(map(cell_len, heads))
+    for k, row in enumerate(rows):
+        yield from [""] if k else []
+        for head, cell in zip(heads, row, strict=True):
+            yield f"[bold]{escape(head)}[/bold]{' ' * (width - cell_len(head))}  {escape(cell)}".rstrip()
 
 
 def safe(value: object) -> str:
@@ -139,8 +188,3 @@ def say(what: str) -> None:
 def is_terminal() -> bool:
     """Whether a person is watching."""
     return sys.stdout.isatty()
-
-
-def money(dollars: float) -> str:
-    """US dollars, as exact as small prices need."""
-    return "free" if dollars == 0 else f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.4g}"

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -34,6 +35,7 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
+from sightflow.schemas.run.report import RunReport
 from sightflow.tasks.runtime.cancellation import STOP, RunStopped
 
 POOL = "sightflow"
@@ -110,9 +112,11 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
         return await anyio.to_thread.run_sync(self._outcome, flow, flow_run, stop, limiter=self._threads)
 
     def _outcome(self, flow: Flow[Any, Any], flow_run: FlowRun, stop: threading.Event) -> State[Any] | None:
-        token = STOP.set(stop)
+        token, began = STOP.set(stop), time.monotonic()
         try:
-            run_flow(flow, flow_run=flow_run, return_type="state")
+            state = run_flow(flow, flow_run=flow_run, return_type="state")
+            assert isinstance(state, State)
+            self._say(f"{flow_run.name}: {_ending(state)}, in {time.monotonic() - began:,.1f} s")
         except RunStopped:
             return AwaitingRetry(message="given back: its worker was asked to stop", scheduled_time=now("UTC"))
         except Abort:
@@ -208,6 +212,16 @@ class ModelWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResu
 
 def _in(*states: StateType) -> FlowRunFilterState:
     return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
+
+
+def _ending(state: State[Any]) -> str:
+    """How a run has ended, on one line: what it did, or what ended it."""
+    try:
+        done = state.result(raise_on_failure=False)
+    except Exception:  # a result that Prefect does not have any more is only shown
+        done = None
+    said = done.summary if isinstance(done, RunReport) else str(done or state.message or "").partition("\n")[0]
+    return f"{state.name}: {said}" if said else str(state.name)
 
 
 def _worker_of(run: FlowRun) -> str | None:

@@ -29,3 +29,8 @@ class Rates:
 
 
 FREE = Rates(0.0, 0.0)
+
+
+def money(dollars: float) -> str:
+    """US dollars, as exact as small prices need."""
+    return "free" if dollars == 0 else f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.4g}"

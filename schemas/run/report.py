@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 
 from pydantic import BaseModel, Field, computed_field
@@ -10,7 +11,7 @@ from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.failure import Cause, SightflowError, Stage
 from sightflow.schemas.run.discovered import Skipped
 from sightflow.schemas.run.plan import EnrichmentPlan
-from sightflow.schemas.run.timing import StageTime, StartTimes
+from sightflow.schemas.run.timing import OTHER, StageTime, StartTimes
 from sightflow.schemas.spec import EnrichmentSpec
 
 
@@ -58,6 +59,7 @@ class RunReport(BaseModel):
     plans: list[EnrichmentPlan] = Field(default_factory=list)
     start: StartTimes = Field(default_factory=StartTimes)
     stages: dict[Stage, StageTime] = Field(default_factory=dict)
+    wall_seconds: dict[str, float] = Field(default_factory=dict, description="of the whole run, each counted once")
     cost_usd: float = 0.0
     commits: int = 0
     upkeep: list[MaintenanceResult] = Field(default_factory=list)
@@ -72,9 +74,23 @@ class RunReport(BaseModel):
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def bottleneck(self) -> Stage | None:
-        """The stage that was at work for the largest part of its time, or None where nothing was done."""
-        return max(self.stages, key=lambda stage: self.stages[stage].share, default=None)
+    def bottleneck(self) -> str | None:
+        """The stage or step of the start that the largest part of the time went to; None where nothing was done."""
+        at_work = {kind: seconds for kind, seconds in self.wall_seconds.items() if kind != OTHER}
+        return max(at_work, key=lambda kind: at_work[kind], default=None) if self.commits else None
+
+    @property
+    def summary(self) -> str:
+        """The counts, e.g. `24 published, 1 quarantined, 10 unchanged, 0 pruned`."""
+        return (
+            f"{self.published:,} published, {self.quarantined:,} quarantined, "
+            f"{self.unchanged:,} unchanged, {self.pruned:,} pruned"
+        )
+
+    @property
+    def next_command(self) -> tuple[str, ...]:
+        """What to type to see what failed or, if nothing did, what there is."""
+        return ("sightflow", *(("quarantine", "list") if self.causes else ("catalog", "show")), self.catalog)
 
     @property
     def attempted(self) -> int:
@@ -93,6 +109,6 @@ class QuarantineExceeded(SightflowError):
         super().__init__(
             f"{report.quarantined} of {report.attempted} items failed, more than policy.max_quarantine_ratio "
             f"({report.max_quarantine_ratio:g}) allows; what was good is published. "
-            f"See: sightflow quarantine list {report.catalog}"
+            f"See: {shlex.join(('sightflow', 'quarantine', 'list', report.catalog))}"
         )
         self.report = report

@@ -94,6 +94,46 @@ class StartTimes(BaseModel):
     until_first_answers: float | None = None
 
 
+OTHER = "other"
+"""What is none of the stages and steps: Prefect between them, upkeep, waiting."""
+# Where several are under way at once, a second is that of the first among these: what overlaps with the model's work
+# costs nothing.
+_WALL_ORDER: tuple[Stage | StartStep, ...] = (
+    Stage.INFER,
+    StartStep.MODEL,
+    StartStep.SERVER,
+    StartStep.IMPORTS,
+    StartStep.LISTING,
+    StartStep.PLANNING,
+    Stage.DECODE,
+    Stage.FETCH,
+    Stage.VALIDATE,
+    Stage.PUBLISH,
+)
+
+
+def wall_seconds(spans: Iterable[Span], began: float, ended: float) -> dict[str, float]:
+    """Seconds of the clock on the wall between two moments, each counted once: those of stages and steps of the start,
+    as something was at work on them in any process, and the `other`. They add up to the whole.
+    """
+    places = {kind: place for place, kind in enumerate(_WALL_ORDER)}
+    changes = sorted(
+        (min(max(moment, began), ended), places[span.stage], change)
+        for span in spans
+        if span.stage in places
+        for moment, change in ((span.start, 1), (span.end, -1))
+    )
+    seconds = dict.fromkeys([*_WALL_ORDER, OTHER], 0.0)
+    active, since = [0] * len(_WALL_ORDER), began
+    for moment, place, change in [*changes, (ended, 0, 0)]:
+        kind = next((kind for kind, count in zip(_WALL_ORDER, active, strict=True) if count), OTHER)
+        seconds[kind] += moment - since
+        active[place] += change
+        since = moment
+    return {str(kind): round(taken, 3) for kind, taken in seconds.items() if taken >= _LEAST_SECONDS}
+
+
+_LEAST_SECONDS = 0.0005
 _OF_FIRST_BATCH = (Stage.FETCH, Stage.DECODE, Stage.INFER)
 
 

@@ -32,6 +32,7 @@ from sightflow.tasks.memory.admission import Admission
 from sightflow.tasks.memory.limit import memory_budget
 from sightflow.tasks.publish import publish
 from sightflow.tasks.runtime.cancellation import HALT, RunStopped, ShardSkipped, is_asked_to_stop
+from sightflow.tasks.runtime.examples import Examples
 from sightflow.tasks.runtime.metrics import record_metrics, record_stage_seconds
 from sightflow.tasks.runtime.progress_artifact import ProgressArtifact
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
@@ -79,6 +80,7 @@ class Publisher:
         self.commits = 0
         self.cost_usd = 0.0
         self.causes: Counter[Cause] = Counter()
+        self.examples = Examples()
         self.maintenance: list[MaintenanceResult] = []
         self.spans: list[Span] = []
         self.errors: list[BaseException] = []
@@ -249,6 +251,7 @@ class Publisher:
         finally:
             self._rows.release(size)
         self.published += rows.height
+        self.examples.add(rows, failed)
         self.cost_usd += sum(rows["cost_usd"]) + sum(failed["cost_usd"])
         self.causes.update(Cause(cause) for cause in failed["cause"])
         record_stage_seconds(self.catalog.uri, self.spans[-1])

@@ -87,10 +87,13 @@ def test_a_run_shows_its_report_its_causes_its_progress_and_the_lineage(
     artifacts = found(prefect_server, "artifacts", artifacts={"flow_run_id": {"any_": [done.run_id]}})
     # An artifact of a task run knows its flow run too.
     shown = {each["key"].rpartition("-")[2]: each for each in artifacts}
-    assert set(shown) == {"progress", "report", "causes", "version"}
+    assert set(shown) == {"progress", "report", "examples", "causes", "failed", "version"}
     assert json.loads(shown["causes"]["data"]) == [{"cause": "unreadable", "items": 1}]
     assert shown["progress"]["data"] == 100.0
-    assert "**3 published**, 1 quarantined" in shown["report"]["data"]
+    assert "**3 published, 1 quarantined, 0 unchanged, 0 pruned** in" in shown["report"]["data"]
+    assert shown["examples"]["data"].count("](data:image/jpeg;base64,") == 3  # a picture of each
+    (failed,) = json.loads(shown["failed"]["data"])
+    assert (failed["cause"], failed["stage"]) == ("unreadable", "decode") and failed["uri"].startswith("file://")
     assert r"a \~b\~ &lt;i&gt;" in shown["report"]["data"]
     assert f"{done.catalog}/enrichments/_delta_log/" in shown["version"]["data"]
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightflow.schemas.failure import Stage
-from sightflow.schemas.run.timing import Span, StartStep, stage_times, start_times
+from sightflow.schemas.run.timing import OTHER, Span, StartStep, stage_times, start_times, wall_seconds
 
 TENTHS = st.integers(0, 100)
 SPANS = st.lists(
@@ -67,3 +67,18 @@ def test_a_run_without_answers_has_a_start_all_the_same() -> None:
     times = start_times([Span(StartStep.LISTING, "a:1", 0, 1), Span(StartStep.PLANNING, "a:1", 1, 3)])
     assert (times.steps, times.until_first_answers) == ({StartStep.LISTING: 1, StartStep.PLANNING: 2}, None)
     assert start_times([]).steps == {}
+
+
+@given(SPANS)
+def test_seconds_of_the_wall_are_counted_once_and_add_up(spans: list[Span]) -> None:
+    seconds = wall_seconds(spans, began=1.0, ended=12.0)
+    inferring = {t for s in spans if s.stage is Stage.INFER for t in range(round(s.start * 10), round(s.end * 10))}
+    assert abs(seconds.get(Stage.INFER, 0.0) - len(inferring & set(range(10, 120))) / 10) < 0.01
+    assert abs(sum(seconds.values()) - 11.0) < 0.01 and min(seconds.values(), default=0.0) >= 0
+    assert set(seconds) <= {Stage.FETCH, Stage.INFER, OTHER}
+    assert wall_seconds(spans[::-1], 1.0, 12.0) == seconds
+
+
+def test_what_overlaps_with_the_models_work_costs_nothing() -> None:
+    spans = [Span(Stage.FETCH, "a:1", 1, 5), Span(Stage.INFER, "b:2", 2, 4), Span(StartStep.SERVER, "a:1", 0, 1)]
+    assert wall_seconds(spans, 0, 6) == {"infer": 2, "server": 1, "fetch": 2, "other": 1}
