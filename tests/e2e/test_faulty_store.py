@@ -40,7 +40,8 @@ def test_what_passes_is_tried_again_and_what_does_not_is_told(
     rows, failed = outcome(spec, f"s3://{bucket.name}/in/")
     assert {key for key, _ in rows} == {"good.png", "busy-2.png", "cut-2.png", "stalled-1.png"}
     assert failed == {"busy-always.png": {"fetch"}, "cut-always.png": {"fetch"}}
-    assert seen["busy-2.png"] == 3 and seen["cut-2.png"] == 3 and seen["busy-always.png"] == 4
+    of_its_picture = 1  # what was published is looked at once more, for Prefect
+    assert seen["busy-2.png"] == seen["cut-2.png"] == 3 + of_its_picture and seen["busy-always.png"] == 4
     assert report.published == 4
     # Both causes may pass by themselves: the next run tries again.
     assert (

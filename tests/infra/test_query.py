@@ -153,5 +153,5 @@ def test_the_history_counts_the_rows_of_each_commit(tmp_path: Path) -> None:
     catalog.publish(rows(range(2, 12), "two"))
     catalog.prune(held(catalog, ["s3://b/0003.jpg"]))
     shown = CliRunner().invoke(app, ["catalog", "history", str(tmp_path / "catalog")]).stdout
-    counts = [line.split()[-3:] for line in shown.splitlines() if "WRITE" in line]
+    counts = [line.split()[-4:-1] for line in shown.splitlines() if "WRITE" in line]
     assert counts == [["0", "0", "1"], ["5", "5", "0"], ["7", "0", "0"]]

@@ -9,14 +9,14 @@ from typing import Any
 import polars as pl
 import pytest
 from deltalake import write_deltalake
-from sightflow.infra.gallery.filters import Filter
-from sightflow.infra.gallery.index import CatalogIndex
 from sightflow.infra.gallery.media.previews import Media
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.gallery.access import new_secret
 from sightflow.infra.gallery.app import Gallery
 from sightflow.infra.gallery.media.preview_cache import PreviewCache
+from sightflow.infra.gallery.search.filters import Filter
+from sightflow.infra.gallery.search.index import CatalogIndex
 from sightflow.infra.gallery.sql_process import _answer
 from sightflow.infra.gallery.static_site import write_gallery
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA

@@ -235,7 +235,7 @@ def test_what_may_have_begun_is_looked_for_and_not_said_again(
     with system.on_loopback(perfect(system)) as provider:
         model = system.connect(provider, max_attempts=3)
         delivery = delivery_of(model)
-        input_file = sent(delivery, [delivery.line("id", generation_request(model))], tmp_path)
+        input_file = sent(delivery, [delivery.line("id", generation_request(model)).content], tmp_path)
         Unsteady(provider, *happens)
         monkeypatch.setattr(type(delivery), "search", lambda *_: None)
         with pytest.raises(ModelError, match="sightflow collect") as raised:
