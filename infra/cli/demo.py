@@ -58,7 +58,8 @@ def demo(
         console.print("\n[bold]3.[/bold] the same again: only what is missing is computed")
         show_report(_run(prefect, read))
     console.print(
-        f"\neverything lies in [bold]{safe(folder)}[/bold]: the bucket's files, truth.json, spec.yaml, catalog/"
+        f"\neverything lies in [bold]{safe(folder)}[/bold]: the bucket's files, truth.json, spec.yaml, catalog/",
+        soft_wrap=True,
     )
     query = "SELECT uri, caption, objects FROM catalog LIMIT 5"
     show_next("sightflow", "catalog", "query", folder / "catalog", query)

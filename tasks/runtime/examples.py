@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,5 @@ def said(row: Row) -> str:
     """What a row says, in short: its text, its fields, or how many of which labels it has found."""
     if row["text"] is not None or row["extracted"] is not None:
         return str(row["text"] or row["extracted"])
-    labels = [thing["label"] for thing in row["regions"] or row["tracks"] or ()]
-    counts = {label: labels.count(label) for label in labels}
+    counts = Counter(thing["label"] for thing in row["regions"] or row["tracks"] or ())
     return ", ".join(f"{count} x {label}" if count > 1 else label for label, count in counts.items()) or "nothing"
