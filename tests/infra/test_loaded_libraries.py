@@ -21,7 +21,8 @@ from tests.e2e.test_incremental import flat
 
 HEAVY = {
     "aiobotocore", "botocore", "dashscope", "distributed", "fastapi", "google.genai", "huggingface_hub.hf_api",
-    "openai", "pandera", "prefect", "s3fs", "tenacity", "torch", "transformers",
+    "openai", "pandera", "prefect", "s3fs", "sightflow.blocks.store.buckets.backend", "tenacity", "torch",
+    "transformers",
 }  # fmt: skip
 PROGRAM = """
 import json, sys
