@@ -29,22 +29,17 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one reply cost. Tokens are counted by the provider (hosted) or by the tokenizer (local).
-
-    `cached_input_tokens`: those of the input that the provider had cached.
-    """
+    """What one reply cost. Tokens are counted by the provider (hosted) or by the tokenizer (local)."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
-    cached_input_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             self.cost_usd + other.cost_usd,
-            self.cached_input_tokens + other.cached_input_tokens,
         )
 
 
