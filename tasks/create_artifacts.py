@@ -61,7 +61,7 @@ def _log(run_report: RunReport) -> None:
 @best_effort
 def _show_examples(run_report: RunReport, examples: Examples, spec: EnrichmentSpec) -> None:
     create_markdown_artifact(
-        gallery(examples, pictures(examples, spec)),
+        examples_markdown(examples, pictures(examples, spec)),
         key=artifact_key(run_report.catalog, "examples"),
         description="Some of what was published, with its boxes",
     )
@@ -173,7 +173,7 @@ def markdown(run_report: RunReport) -> str:
     return "\n".join(lines)
 
 
-def gallery(examples: Examples, pictures: Mapping[str, bytes]) -> str:
+def examples_markdown(examples: Examples, pictures: Mapping[str, bytes]) -> str:
     """Objects as Markdown: the picture, if there is one, and each enrichment with what it says."""
     lines: list[str] = []
     for uri, rows in examples.published.items():

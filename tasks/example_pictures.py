@@ -7,6 +7,7 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def _of_videos(uris: Sequence[str], rows: Mapping[str, Sequence[Row]], spec: Enr
             points = [(track["label"], point) for track in tracks for point in track["points"]]
             try:
                 index = index_video(file.path, _LIMITS)
-                often = Counter(point["frame_index"] for _, point in points).most_common(1)
-                shown = often[0][0] if often else index.frame_count // 2
+                boxes_in = Counter(point["frame_index"] for _, point in points)
+                shown = max(boxes_in, key=lambda frame: boxes_in[frame], default=index.frame_count // 2)
                 pixels = next(image for _, image in read_frames(file.path, index, [shown], longest_side=_SIDE))
             except (VideoError, StopIteration):
                 continue
@@ -84,11 +85,11 @@ def _drawn(pixels: Any, original: tuple[int, int], boxes: Sequence[tuple[str, Ro
     picture = pixels.convert("RGB")
     picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     across, down = picture.width / original[0], picture.height / original[1]
-    labels = {label: place for place, label in enumerate(dict.fromkeys(label for label, _ in boxes))}
+    colours = dict(zip(dict.fromkeys(label for label, _ in boxes), cycle(_COLOURS), strict=False))
     draw = ImageDraw.Draw(picture)
     for label, box in boxes:
         edges = (box["x_min"] * across, box["y_min"] * down, box["x_max"] * across, box["y_max"] * down)
-        draw.rectangle(edges, outline=_COLOURS[labels[label] % len(_COLOURS)], width=2)
+        draw.rectangle(edges, outline=colours[label], width=2)
     written = io.BytesIO()
     picture.save(written, "JPEG", quality=75)
     return written.getvalue()

@@ -142,14 +142,14 @@ def _report(
 ) -> RunReport:
     """What was planned, what was `done` of it, and where the time went."""
     finished_at = datetime.now(UTC)
-    first = min((span.start for span in spans), default=begun.began.timestamp())
+    began = min([begun.began.timestamp(), *(span.start for span in spans)])
     return RunReport(
         run_id=run_id,
         catalog=spec.catalog,
         started_at=begun.began,
         finished_at=finished_at,
         start=start_times(spans),
-        wall_seconds=wall_seconds(spans, min(first, begun.began.timestamp()), finished_at.timestamp()),
+        wall_seconds=wall_seconds(spans, began, finished_at.timestamp()),
         objects=run_plan.objects,
         planned=run_plan.to_compute,
         estimated_usd=sum(each.price for each in run_plan.plans if each.delivery.by == "direct"),

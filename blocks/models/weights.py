@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,10 @@ def local_path(ref: ModelRef) -> Path | None:
 
 def weights_availability(system: str, ref: ModelRef, default: ModelRef) -> Availability:
     """Whether a system's weights are here, whole, and of the one form that is loaded. `default`: the system's own."""
-    path, command = local_path(ref), f"sightflow models pull {system}"
-    command += f" --id {ref.id}" if ref.id != default.id else ""
-    command += f" --revision {ref.revision}" if ref.revision and ref.revision != default.revision else ""
+    path, words = local_path(ref), ["sightflow", "models", "pull", system]
+    words += ["--id", ref.id] if ref.id != default.id else []
+    words += ["--revision", ref.revision] if ref.revision and ref.revision != default.revision else []
+    command = shlex.join(words)
     if path is None:
         remedy = "check the folder's path" if is_folder(ref.id) else f"run: {command}"
         return Availability(False, f"the weights of {ref.id} are not on this machine", remedy)

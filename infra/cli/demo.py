@@ -62,7 +62,8 @@ def demo(
         pages = write(open_catalog(read), folder / "gallery")  # while the S3 endpoint is there to be read
     console.print(
         f"\neverything lies in [bold]{safe(folder)}[/bold]: the bucket's files, truth.json, spec.yaml, catalog/, "
-        "gallery/"
+        "gallery/",
+        soft_wrap=True,
     )
     console.print(f"look at it: open [bold]{safe(pages.index)}[/bold] in a browser", soft_wrap=True)
     query = "SELECT uri, caption, objects FROM catalog LIMIT 5"

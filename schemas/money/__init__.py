@@ -1,1 +1,1 @@
-"""What requests cost: rates of tokens, budgets, what was reserved and spent."""
+"""What requests cost."""

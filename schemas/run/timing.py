@@ -94,6 +94,7 @@ class StartTimes(BaseModel):
     until_first_answers: float | None = None
 
 
+_LEAST_SECONDS = 0.0005  # that are told
 OTHER = "other"
 """What is none of the stages and steps: Prefect between them, upkeep, waiting."""
 # Where several are under way at once, a second is that of the first among these: what overlaps with the model's work
@@ -133,7 +134,6 @@ def wall_seconds(spans: Iterable[Span], began: float, ended: float) -> dict[str,
     return {str(kind): round(taken, 3) for kind, taken in seconds.items() if taken >= _LEAST_SECONDS}
 
 
-_LEAST_SECONDS = 0.0005
 _OF_FIRST_BATCH = (Stage.FETCH, Stage.DECODE, Stage.INFER)
 
 

@@ -20,8 +20,9 @@ from tests.blocks.catalog.test_catalog import rows
 from tests.e2e.test_incremental import flat
 
 HEAVY = {
-    "aiobotocore", "botocore", "dashscope", "distributed", "fastapi", "google.genai", "huggingface_hub.hf_api",
-    "genai_prices", "openai", "pandera", "prefect", "s3fs", "tenacity", "torch", "transformers",
+    "aiobotocore", "botocore", "dashscope", "distributed", "fastapi", "genai_prices", "google.genai",
+    "huggingface_hub.hf_api", "openai", "pandera", "prefect", "s3fs", "sightflow.blocks.store.buckets.backend",
+    "tenacity", "torch", "transformers",
 }  # fmt: skip
 PROGRAM = """
 import json, sys
