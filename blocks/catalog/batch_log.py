@@ -114,13 +114,22 @@ class BatchLog:
 
         Raises BatchOvertaken if it no longer stands where `batch` says, StoreError if the commit fails for good.
         """
-        after = replace(batch, step=batch.step + 1, state=state, at=datetime.now(UTC), owner=this_process(), **changes)
+        after = replace(
+            batch, step=batch.step + 1, state=state, reached_at=datetime.now(UTC), owner=this_process(), **changes
+        )
         row = _row(after)
 
         def commit() -> None:
             files = self._catalog.files("batches")
-            newest = _rows_of(files, batch.batch_id).select("step", "owner", "at").sort("step").last().collect().row(0)
-            if newest == (after.step, after.owner, after.at):
+            newest = (
+                _rows_of(files, batch.batch_id)
+                .select("step", "owner", "reached_at")
+                .sort("step")
+                .last()
+                .collect()
+                .row(0)
+            )
+            if newest == (after.step, after.owner, after.reached_at):
                 return  # committed, and the answer was lost
             if newest[0] != batch.step:
                 raise BatchOvertaken(f"the batch {batch.batch_id} is being seen to by {newest[1]}")

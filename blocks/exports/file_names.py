@@ -12,6 +12,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from sightflow.schemas.object_uri import URI_PATTERN
+
 _REFUSED = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*%\ufffd\ud800-\udfff]')
 _PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ .+,;=@!()\[\]{}'&#$~^-]*[A-Za-z0-9_+)-])?")
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
@@ -43,7 +45,7 @@ class FileNames:
 
     def name(self, uri: str) -> str:
         """The file name of an object, with `/` between folders."""
-        wanted = uri[len(self._root) :] if self._root else uri.partition("://")[2].lstrip("/")
+        wanted = uri[len(self._root) :] if self._root else re.sub(URI_PATTERN, "", uri).lstrip("/")
         folder, slash, last = wanted.rpartition("/")
         if self._refused_folders is not None and folder:
             parts = [f"{part}_" if self._refused_folders.fullmatch(part) else part for part in folder.split("/")]

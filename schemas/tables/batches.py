@@ -75,7 +75,7 @@ class BatchRow(pa.DataFrameModel):
     batch_id: str = pa.Field(str_matches=r"^[0-9a-f]{32}$", description="the batch, ours; the vendor is told it too")
     step: int = pa.Field(ge=0, description="from 0, one more for each row of the batch")
     state: str = pa.Field(isin=[state.value for state in BatchState], description="how far it has come, e.g. submitted")
-    at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="when it came so far, UTC")
+    reached_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="when it came so far, UTC")
     recorded_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="when it was recorded, UTC")
     owner: str = pa.Field(description="the process that took this step: machine, process id, start")
     run_id: str = pa.Field(description="the run that recorded it")

@@ -147,7 +147,7 @@ def _is_left(batch: Batch) -> bool:
 
 
 def _age(batch: Batch) -> timedelta:
-    return datetime.now(UTC) - batch.at
+    return datetime.now(UTC) - batch.reached_at
 
 
 def model_of(batch: Batch, spec: EnrichmentSpec) -> LoadedModel:

@@ -34,7 +34,7 @@ def list_batches(uri: Uri, every: Ended = False, endpoint_url: Endpoint = None) 
             batch.model_id,
             f"{batch.requests:,}",
             f"{batch.recorded_at:%Y-%m-%d %H:%M}",
-            f"{batch.at:%Y-%m-%d %H:%M}",
+            f"{batch.reached_at:%Y-%m-%d %H:%M}",
             batch.vendor_batch or "",
             batch.message or "",
         )
@@ -54,7 +54,7 @@ def show(uri: Uri, batch: Id, endpoint_url: Endpoint = None) -> None:
         "state": found.state,
         "message": found.message,
         "recorded": f"{found.recorded_at:%Y-%m-%d %H:%M:%S} UTC",
-        "since": f"{found.at:%Y-%m-%d %H:%M:%S} UTC",
+        "since": f"{found.reached_at:%Y-%m-%d %H:%M:%S} UTC",
         "model": f"{found.system} ({found.model_id}) at {found.vendor}",
         "at the vendor": found.vendor_batch,
         "files": ", ".join(file for file in (found.input_file, *found.result_files) if file),

@@ -21,8 +21,9 @@ from sightflow.blocks.catalog.data_files import KEY
 from sightflow.blocks.catalog.labels import Label, Labels, label_of_row
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.sql_views import connect
-from sightflow.blocks.catalog.table_writes import sql_literal
+from sightflow.blocks.catalog.table_writes import append_rows, sql_literal
 from sightflow.schemas.policy import Upkeep
+from sightflow.schemas.tables.batches import BATCH_ITEM
 from sightflow.schemas.tables.labels import RESULT_COLUMNS, checked_labels
 from tests.blocks.catalog.test_catalog import held
 from tests.schemas.tables.test_catalog import caption, receipt, region, row
@@ -34,6 +35,7 @@ KEYS: dict[TableName, list[str]] = {
     "runs": ["run_id"],
     "labels": KEY,
     "label_history": [*KEY, "revision"],
+    "batches": ["batch_id", "step"],
 }
 
 
@@ -112,6 +114,35 @@ def run(turn: int) -> dict[str, Any]:
     return {"run_id": f"run {turn}", **times, **counts, "cost_usd": turn / 10, **said}
 
 
+def steps(turn: int) -> list[dict[str, Any]]:
+    """The steps of a batch: the first has what it holds, the others what the vendor said."""
+    item = dict.fromkeys(BATCH_ITEM.to_schema(), None) | {"custom_id": f"{turn}", "uri": "s3://b/a.jpg", "bytes": 9}
+    first = {
+        "enrichments": "[]",
+        "items": [item] * (turn + 1),
+        "vendor_batch": None,
+        "input_file": None,
+        "message": None,
+    }
+    later = {"enrichments": None, "items": [], "vendor_batch": "batch_1", "input_file": "file-1", "message": "done"}
+    shared = {
+        "batch_id": f"{turn:032x}",
+        "recorded_at": DAY,
+        "owner": f"machine {turn % 2}",
+        "run_id": f"run {turn}",
+        "system": "gpt-4o",
+        "model_id": f"model {turn % 2}",
+        "vendor": "OpenAI",
+        "requests": turn + 1,
+        "result_files": [f"file-{turn}"] * (turn % 3),
+    }
+    states = ("recorded", "creating", "submitted")
+    return [
+        {**shared, **(later if k else first), "step": k, "state": state, "reached_at": DAY + timedelta(hours=k)}
+        for k, state in enumerate(states)
+    ]
+
+
 def rows_of(turn: int) -> dict[TableName, pl.DataFrame]:
     """What one run of several writes: new rows, and others in the place of those of the run before."""
     keys = range(turn * 4, turn * 4 + 8)
@@ -120,6 +151,7 @@ def rows_of(turn: int) -> dict[TableName, pl.DataFrame]:
         "enrichments": pl.DataFrame([each for k in keys for each in objects(k, turn)], SCHEMAS["enrichments"]),
         "quarantine": pl.DataFrame([failures(k, turn) for k in keys], SCHEMAS["quarantine"]),
         "runs": pl.DataFrame([run(turn)], SCHEMAS["runs"]),
+        "batches": pl.DataFrame(steps(turn), SCHEMAS["batches"]),
         **dict.fromkeys(("labels", "label_history"), checked_labels([{**each, **saved} for each in labels(turn)])),
     }
 
@@ -154,6 +186,7 @@ def long_lived(catalog: Catalog) -> Catalog:
         catalog.quarantine(written["quarantine"])
         catalog.record_run(written["runs"])
         write_labels(catalog, turn)
+        append_rows(catalog.open_or_create("batches"), written["batches"])
         catalog.prune(held(catalog, [f"s3://b/it's {turn:02d}.mp4"]))
         catalog.resolve(written["quarantine"].select("uri", "enrichment").head(1))
         if turn in (2, 4):

@@ -1,6 +1,5 @@
 """A catalog has several specs, keys change, and a catalog may lie: nothing paid is dropped, asked twice or removed."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def published(spec: Any) -> int:
     return open_catalog(spec).scan("enrichments").collect().height
 
 
-def test_a_spec_leaves_the_batches_of_another_spec_of_its_catalog(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_spec_leaves_the_batches_of_another_spec_of_its_catalog(tmp_path: Path) -> None:
     images(tmp_path / "media", 2)
     with GPT.on_loopback(plain) as provider:
         asking = spec_of(tmp_path, GPT.name, provider.url)
@@ -43,7 +42,7 @@ def test_a_spec_leaves_the_batches_of_another_spec_of_its_catalog(tmp_path: Path
         run(asking)
         collected = collect(other)
         assert collected.errors == [] and collected.published == 0
-        assert [(each.state, each.outdated) for each in collected.outcomes] == [(BatchState.SUBMITTED, 0)]
+        assert [(each.state, each.overtaken) for each in collected.outcomes] == [(BatchState.SUBMITTED, 0)]
         assert "it asks caption, which this spec does not" in collected.outcomes[0].note
         (batch,) = unsettled(open_catalog(other))
         with pytest.raises(SpecError, match="cancel it with the spec that has asked it"):
@@ -51,8 +50,10 @@ def test_a_spec_leaves_the_batches_of_another_spec_of_its_catalog(tmp_path: Path
         collect(asking)
         assert published(asking) == 2 and list(provider.answered.values()) == [1, 1]
         run(other)
-        monkeypatch.setattr("sightflow.tasks.batches.poll.KEPT", timedelta(0))  # nobody has come for it in days
-        assert collect(asking).outcomes[0].outdated == 2
+        (outcome,) = collect(asking).outcomes
+        assert outcome.state is BatchState.SUBMITTED and "it asks other, which this spec does not" in outcome.note
+        collect(other)
+        assert published(asking) == 4
 
 
 def test_a_batch_of_another_vendor_is_not_looked_for_at_this_one(tmp_path: Path) -> None:
