@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence, Set
 from dataclasses import replace
 
@@ -71,9 +72,15 @@ def _plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection) ->
     if selection.limit is not None:
         pending = _of_first_objects(pending, objects, selection.limit)
     estimator = Estimator(spec, catalog, objects)
+    asked_of = [(route.candidates[0].system, resolved.media_kind) for resolved, route in routed]
+    together = Counter(asked for asked, part in zip(asked_of, pending, strict=True) if part.height)
+    estimates = [
+        estimator.of(resolved, route, part, together[asked])
+        for (resolved, route), part, asked in zip(routed, pending, asked_of, strict=True)
+    ]
     plans = [
-        _enrichment_plan(*each, estimator.of(each[1], each[2], part), _why_stale(catalog, version, *each[:2], spec))
-        for each, part in zip(counted, pending, strict=True)
+        _enrichment_plan(*each, estimate, _why_stale(catalog, version, *each[:2], spec))
+        for each, estimate in zip(counted, estimates, strict=True)
     ]
     kinds = {resolved.media_kind for resolved, _ in routed}
     return RunPlan(

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr
 
-from sightflow.blocks.models.contract import Availability, Prompt
+from sightflow.blocks.models.contract import Availability, GenerationRequest, Incomplete, Output, Prompt
 from sightflow.blocks.models.hosted_profiles import HostedProfile, expected_tokens, of_id, text_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.prices.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.prices.listed_price import ListedPrice
 from sightflow.blocks.models.prices.price_list import configured_rates, listed_price
+from sightflow.blocks.models.replies.asked_together import CombinedPrompt, apart, can_join, shares, together
 from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.frame_regions import attach_frames
 from sightflow.blocks.models.replies.json_regions import ReadMask, read_regions
@@ -25,7 +26,7 @@ from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
-from sightflow.schemas.geometry import BoxFormat
+from sightflow.schemas.geometry import BoxFormat, GeometryError
 from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
 from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.rates import FREE, Rates
@@ -78,6 +79,7 @@ class HostedModel(VisionModel):
     longest_wait: float = Field(default=120.0, gt=0, description="Seconds; told to wait longer, a request fails.")
     max_new_tokens: int = Field(default=4096, ge=1, description="Longest reply, in tokens.")
     frame_side: int = Field(default=512, ge=64, le=2048, description="Longest side of a video's frames, in pixels.")
+    combine: bool = Field(default=False, description="Ask all that is asked of one object in one request.")
 
     @property
     def engine_name(self) -> str:
@@ -203,17 +205,43 @@ class HostedModel(VisionModel):
         return self.frame_side
 
     def generation_settings(self) -> dict[str, Any]:
-        return super().generation_settings() | {"frame_side": self.frame_side}
+        combined = {"combine": True} if self.combine else {}
+        return super().generation_settings() | {"frame_side": self.frame_side} | combined
+
+    def generate(self, batch: Sequence[GenerationRequest]) -> Sequence[Output]:
+        if not self.combine:
+            return super().generate(batch)
+        joined = together(batch)
+        try:
+            made: Sequence[Output | None] = super().generate(joined)
+        except Incomplete as stopped:
+            raise type(stopped)(str(stopped), apart(batch, joined, stopped.done)) from None
+        return [output for output in apart(batch, joined, made) if output is not None]
 
     # --- replies --------------------------------------------------------------------------------
 
     def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
+        if isinstance(prompt, CombinedPrompt):  # the engine sees whether it can be read; each part is read by itself
+            return self._parsed_parts(prompt, text)[0]
         enrichment, media = request.enrichment, request.media
         if not enrichment.capability.gives_places:
             return read_answer(text, enrichment, prompt)
         transform = self.image_transform(request)
         regions = read_regions(text, enrichment, self.spoken_format, transform, self.box_keys, self.mask_reader)
         return attach_frames(text, regions, enrichment, media) if isinstance(media, DecodedVideo) else regions
+
+    def _parsed_parts(self, prompt: CombinedPrompt, text: str) -> list[Result]:
+        """What each part says. Raises ReplyError if one cannot be read, GeometryError if all can and a box is wrong."""
+        results: list[Result] = []
+        wrong: GeometryError | None = None
+        for part, said in zip(prompt.parts, prompt.texts(text), strict=True):
+            try:
+                results.append(self.parse(part.request, part.prompt, said))
+            except GeometryError as error:
+                wrong = error
+        if wrong:
+            raise wrong
+        return results
 
     # --- what it costs --------------------------------------------------------------------------
 
@@ -244,6 +272,7 @@ class HostedModel(VisionModel):
         frames: int = 1,
         seconds: float = 0.0,
         has_sound: bool = True,
+        asked_together: int = 1,
     ) -> list[Usage]:
         if media_kind is MediaKind.IMAGE:
             media = Usage(self.image_tokens(self.sent_size(size)))
@@ -252,6 +281,8 @@ class HostedModel(VisionModel):
             media = self.window_usage(enrichment, shown, frames, seconds if has_sound else 0.0)
         reply = self.expected_reply_tokens(enrichment)
         prompts = self.prompts(enrichment, media_kind)
+        if asked_together > 1 and self.combine and can_join(prompts):
+            media = shares(media, asked_together)[0]
         return [media + Usage(self.prompt_tokens(prompt), reply) for prompt in prompts]
 
     def expected_seconds(self, requests: Sequence[Usage], items: int) -> float:

@@ -259,7 +259,7 @@ class VisionModel(Expenses, LazyBlock):
         stopped: Incomplete | None = None
         made: Sequence[Output | None]
         try:
-            made = self.open_engine().generate(batch)
+            made = self.generate(batch)
         except Incomplete as error:
             made, stopped = error.done, error
         if len(made) != len(batch):
@@ -279,6 +279,10 @@ class VisionModel(Expenses, LazyBlock):
         if stopped:
             raise type(stopped)(str(stopped), merged) from None
         return [reply for reply in merged if reply is not None]
+
+    def generate(self, batch: Sequence[GenerationRequest]) -> Sequence[Output]:
+        """One output a request, in order: as the engine makes them. Raises as `Engine.generate` does."""
+        return self.open_engine().generate(batch)
 
     def _reply_if_complete(
         self, request: VisionRequest, outputs: Sequence[tuple[Prompt, Output | None]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -44,8 +44,11 @@ class Estimator:
 
         return MediaSizes(self._catalog, open_store(self._spec.store))
 
-    def of(self, resolved: ResolvedEnrichment, route: Route, pending: pl.DataFrame) -> Estimate:
-        """What is expected of an enrichment of these objects (`object_index`), asked directly."""
+    def of(self, resolved: ResolvedEnrichment, route: Route, pending: pl.DataFrame, together: int = 1) -> Estimate:
+        """What is expected of an enrichment of these objects (`object_index`), asked directly.
+
+        `together`: how many enrichments are asked of the same model and kind of media, itself among them.
+        """
         first, items = route.candidates[0], pending.height
         if not items:
             return Estimate()
@@ -58,7 +61,7 @@ class Estimator:
         if measured and measured.is_of_such_media(_mean_bytes(objects)):
             return _charged(model, items, measured)
         with blamed_on(first.system, type(model)):
-            return self._by_rules(model, first, resolved, objects, measured)
+            return self._by_rules(model, first, resolved, objects, measured, together)
 
     def _computed_here(self, items: int, measured: MeasuredRates | None) -> Estimate:
         """Of a model on this machine: time, where it was measured, and tokens; money, if an hour of it has a price."""
@@ -83,13 +86,14 @@ class Estimator:
         resolved: ResolvedEnrichment,
         objects: pl.DataFrame,
         measured: MeasuredRates | None,
+        together: int,
     ) -> Estimate:
         """By the vendor's rules for media of these sizes; a reply is as long as it was before, or as is usual."""
         enrichment, kind, items = resolved.enrichment, resolved.media_kind, objects.height
         if not model.request_usages(enrichment, kind, TYPICAL_SIZE):  # a system of the user's own, which names a price
             return Estimate(items=items, price=items * candidate.price_per_item, known_by="a price for each item")
         sizes = self._sizes.of(objects.select("uri", "object_version", "bytes"), kind)
-        asked = [requests_about(model, enrichment, kind, shape) for shape in sizes.shapes or (None,)]
+        asked = [requests_about(model, enrichment, kind, shape, together) for shape in sizes.shapes or (None,)]
         if measured:
             asked = [_of_length(requests, measured.output_tokens) for requests in asked]
         rates, share = model.rates or FREE, items / len(asked)
@@ -109,12 +113,16 @@ class Estimator:
 
 
 def requests_about(
-    model: VisionModel, enrichment: Enrichment, kind: MediaKind, shape: MediaShape | None
+    model: VisionModel, enrichment: Enrichment, kind: MediaKind, shape: MediaShape | None, together: int = 1
 ) -> list[Usage]:
-    """The requests by which a model is asked about one object, of this shape or of a usual one."""
+    """The requests by which a model is asked about one object, of this shape or of a usual one.
+
+    `together`: how many enrichments are asked of it, which some models combine.
+    """
+    shared: dict[str, Any] = {"asked_together": together} if getattr(model, "combine", False) else {}
     size = (shape.width, shape.height) if shape else TYPICAL_SIZE
     if kind is MediaKind.IMAGE:
-        return model.request_usages(enrichment, kind, size)
+        return model.request_usages(enrichment, kind, size, **shared)
     from sightflow.tasks.media.windows import cut  # which links tracks
 
     length = (shape.seconds if shape else None) or TYPICAL_SECONDS
@@ -128,7 +136,7 @@ def requests_about(
     for window in windows:
         seconds = span if len(windows) == 1 else window.end - window.start
         sound = shape.has_sound if shape else True
-        usages += model.request_usages(enrichment, kind, size, len(window.frames), seconds, sound)
+        usages += model.request_usages(enrichment, kind, size, len(window.frames), seconds, sound, **shared)
     return usages
 
 

@@ -100,9 +100,12 @@ def served(demo: Demo) -> Iterator[Served]:
     serving.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium. Where none can be had the tests are skipped, each of them saying so."""
+    """Chromium, for one file: Playwright's loop must not run while other tests of this process want one of their own.
+
+    Where none can be had the tests are skipped, each of them saying so.
+    """
     if why := why_no_browser():
         pytest.skip(why)
     from playwright.sync_api import sync_playwright

@@ -1,6 +1,7 @@
 """What a plan expects is what vendors on loopback, which charge by meters of their own, charge: within a twentieth."""
 
 import io
+import json
 from collections.abc import Callable
 from datetime import date
 from fractions import Fraction
@@ -136,6 +137,33 @@ def test_images_of_ten_sizes(tmp_path: Path, write_spec: Any, model_id: str) -> 
     assert run_plan.price == expected.price == pytest.approx(provider.charged, rel=0.05)
     assert sum(validated.rows["cost_usd"]) == pytest.approx(provider.charged)
     assert "10 read" in expected.known_by and expected.seconds
+
+
+@pytest.mark.parametrize("model_id", ["gpt-4o", "gemini-3.8-flash", "qwen3.7-plus"])
+def test_what_is_asked_together_is_paid_once(tmp_path: Path, write_spec: Any, model_id: str) -> None:
+    asked = {"caption": {}, "detailed": {"detail": "detailed"}, "paragraph": {"detail": "paragraph"}}
+    provider, system = metered(model_id)
+    said = dict.fromkeys(asked, "A plain picture of one colour.")
+    provider.behaviour = lambda _: Say(json.dumps(said))
+    with provider:
+        enrichments = [
+            {"capability": "image captioning", "name": name, "model": system, **more} for name, more in asked.items()
+        ]
+        spec = read_spec(
+            write_spec(
+                pictures(tmp_path / "media"),
+                models={system: {"id": model_id, "base_url": provider.url, "combine": True}},
+                enrichments=enrichments,
+                policy={"hosted": "allow", "max_quarantine_ratio": 1.0},
+            )
+        )
+        run_plan = planned(spec)
+        (validated,) = done(run_plan, spec)
+    assert provider.complaints == [] and len(provider.received) == len(SIZES)
+    assert validated.rows.height == len(asked) * len(SIZES)
+    expected = sum(each.estimate.input_tokens for each in run_plan.plans)
+    assert expected == pytest.approx(provider.billed_tokens["input"], rel=0.05)
+    assert sum(validated.rows["cost_usd"]) == pytest.approx(provider.charged)
 
 
 def video(path: Path, seconds: float, sound: bool) -> None:

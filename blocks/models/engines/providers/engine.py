@@ -201,7 +201,7 @@ class ProviderEngine(Engine):
         """What is wrong with the form of a reply, if it had one to keep. A box that lies outside the image is
         a wrong answer in the right form, and the model is not asked to mend it.
         """
-        free = request.request.enrichment.capability.gives_text and not request.prompt.choices
+        free = request.request.enrichment.capability.gives_text and isinstance(request.prompt.reply_form, FreeText)
         if generated.truncated or free:
             return None
         try:
