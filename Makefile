@@ -19,7 +19,7 @@ demo: .venv/ready ## run the whole job on this machine: S3, a real model, a cata
 
 test: .venv/ready .tools/azurite/ready .tools/browser/ready ## lint, types, import contracts and every test
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-unit: .venv/ready .tools/azurite/ready .tools/browser/ready ## the tests that start no server and no process of their own (under two minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e"

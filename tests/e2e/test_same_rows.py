@@ -35,6 +35,7 @@ ASKED = [
     ),
 ]
 SLOW_POLICY = {"shard_size": 1, "shards_ahead": 1, "commit_rows": 1}
+SCENES = 12
 OF_THE_RUN = ("run_id", "inferred_at")
 
 
@@ -42,7 +43,7 @@ OF_THE_RUN = ("run_id", "inferred_at")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Pictures of several sizes, among them large ones, and one that cannot be read."""
     folder = tmp_path_factory.mktemp("scenes")
-    for seed in range(20):
+    for seed in range(SCENES):
         side = (96, 160, 300, 640)[seed % 4]
         draw_scene(700 + seed).image.resize((side, side)).save(folder / f"{seed:02d}.jpg", quality=90)
     whole = (folder / "00.jpg").read_bytes()
@@ -96,10 +97,10 @@ def test_everything_on_and_everything_off_give_the_same_rows(
         monkeypatch.setattr(runs, "generate", noted)
     for each in ASKED:  # a run of its own for each enrichment: nothing is decoded or read for two
         rows(write_spec, scenes, tmp_path / "slow", qwen, fast=False, asked=[each])
-    assert set(seen) == {1} and len(seen) == 20 * len(ASKED)
+    assert set(seen) == {1} and len(seen) == SCENES * len(ASKED)
     fast, slow = found(tmp_path / "fast"), found(tmp_path / "slow")
-    assert fast[0].height == 20 * (len(ASKED) - len(OPEN_QUESTIONS))
-    assert fast[1].height == len(ASKED) + 20 * len(OPEN_QUESTIONS)
+    assert fast[0].height == SCENES * (len(ASKED) - len(OPEN_QUESTIONS))
+    assert fast[1].height == len(ASKED) + SCENES * len(OPEN_QUESTIONS)
     assert fast[0].equals(slow[0])
     assert fast[1].equals(slow[1])
-    assert fast[1]["raw_reply"].n_unique() > 20, "random weights say different things of different pictures"
+    assert fast[1]["raw_reply"].n_unique() > SCENES, "random weights say different things of different pictures"

@@ -155,7 +155,8 @@ def test_killed_at_random_instants_runs_keep_within_the_budget_and_use_it(work: 
     assert not meter.passed, "the meter has never passed the cap"
     balance = work.settled()
     assert not balance.blocks
-    assert balance.used("month", next(iter(balance.months))) >= 0.95 * meter.cap, "and the cap is used"
+    least = 0.95 if FULL else 0.9  # a request that is still to fit is a twentieth of the smaller cap by itself
+    assert balance.used("month", next(iter(balance.months))) >= least * meter.cap, "and the cap is used"
     if FULL:  # else what was under way at the kills, and counts at its most, is too large a part of it
         assert meter.total >= 0.95 * meter.cap
     rows = work.catalog.scan("enrichments").select("uri", "cost_usd").collect()

@@ -57,7 +57,7 @@ def insert(
     )
     for column, score in (("regions", "mark.score"), ("tracks", "NULL")):
         writer.execute(
-            f"INSERT INTO marks SELECT id, ?, mark.label, {score} "
+            f"INSERT INTO marks SELECT id, ?, coalesce(mark.label, ''), {score} "
             f"FROM (SELECT id, unnest({column}) AS mark FROM batch WHERE {column} IS NOT NULL)",
             [file],
         )

@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 import pytest
 from deltalake import write_deltalake
-from sightflow.infra.gallery.media.previews import Media
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.infra.gallery.access import new_secret
 from sightflow.infra.gallery.app import Gallery
+from sightflow.infra.gallery.media.media import Media
 from sightflow.infra.gallery.media.preview_cache import PreviewCache
 from sightflow.infra.gallery.search.filters import Filter
 from sightflow.infra.gallery.search.index import CatalogIndex
