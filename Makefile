@@ -19,7 +19,9 @@ demo: .venv/ready ## run the whole job on this machine: S3, a real model, a cata
 
 test: .venv/ready .tools/azurite/ready .tools/browser/ready ## lint, types, import contracts and every test
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@# Those that drive the program from outside wait for it half of the time: three of them share two cores.
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m e2e
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e"
 
 test-unit: .venv/ready .tools/azurite/ready .tools/browser/ready ## the tests that start no server and no process of their own (under two minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e"

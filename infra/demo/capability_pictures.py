@@ -8,17 +8,19 @@ Needs the development packages (playwright).
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
+from PIL import Image
 
 from sightflow.infra.demo.bucket import MODEL_FOLDER, VIDEO_MODEL_FOLDER
 from sightflow.infra.demo.gallery_pictures import opened
 from sightflow.infra.demo.moving_scenes import draw_clip, write_video
 from sightflow.infra.demo.scenes import draw_scene
 
-_SCENE, _FILM = 4, 1
+_SCENE, _FILM = 32, 1
 """Seeds of a drawing with several shapes, and of a film in which two cross."""
 _ASKED = (
     {"capability": "image captioning", "name": "captioning"},
@@ -29,12 +31,12 @@ _ASKED = (
         "choices": ["1", "2", "3", "4"],
         "media": "image",
     },
-    {"capability": "visual grounding", "name": "grounding", "phrases": ["a yellow star"], "media": "image"},
+    {"capability": "visual grounding", "name": "grounding", "phrases": ["a purple star"], "media": "image"},
     {"capability": "object detection", "name": "detection", "media": "image"},
     {
         "capability": "segmentation",
         "name": "segmentation",
-        "labels": ["red circle", "yellow star"],
+        "labels": ["yellow circle", "purple star"],
         "media": "image",
     },
     {"capability": "object tracking", "name": "tracking", "model": "florence-2", "sampling": {"fps": 8}},
@@ -87,7 +89,12 @@ def take_pictures(folder: Path, browser: str) -> None:
                 page.evaluate(_ONLY, name)
                 page.locator(".stage").evaluate(_LAST_MOMENT)
                 page.wait_for_timeout(500)  # a film shows its frame
-                page.locator("div.object").screenshot(path=folder / f"capability-{name}.png")
+                _save(page.locator("div.object").screenshot(), folder / f"capability-{name}.png")
+
+
+def _save(picture: bytes, path: Path) -> None:
+    """Write a picture with the colours that a drawing needs, a third as large."""
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:

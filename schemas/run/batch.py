@@ -69,8 +69,8 @@ class BatchedRequest:
 class Batch:
     """A batch as it stands: the columns of its newest row but for what it holds.
 
-    `step`: how many steps it has taken. `reached_at`: when it took this one. `owner`: the process that did. `vendor_batch`,
-    `input_file`, `result_files`: their ids at the vendor.
+    `step`: how many steps it has taken. `reached_at`: when it took this one. `owner`: the process that did.
+    `vendor_batch`, `input_file`, `result_files`: their ids at the vendor.
     """
 
     batch_id: str

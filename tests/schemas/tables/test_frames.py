@@ -143,7 +143,7 @@ PINNED: dict[type[pa.DataFrameModel], list[tuple[str, pl.DataType]]] = {
         ("batch_id", pl.String()),
         ("step", pl.Int64()),
         ("state", pl.String()),
-        ("at", WHEN),
+        ("reached_at", WHEN),
         ("recorded_at", WHEN),
         ("owner", pl.String()),
         ("run_id", pl.String()),
