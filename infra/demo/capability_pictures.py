@@ -54,7 +54,10 @@ _LAST_MOMENT = "stage => { if (stage.player) stage.player.seek(stage.player.rang
 
 def take_pictures(folder: Path, browser: str) -> None:
     """Write `capability-NAME.png` for each into a folder."""
-    from sightflow.infra.cli.gallery import write
+    from sightflow.infra.gallery.media.media import Media
+    from sightflow.infra.gallery.search.filters import Filter
+    from sightflow.infra.gallery.search.index import CatalogIndex
+    from sightflow.infra.gallery.static_site import write_gallery
     from sightflow.infra.local_run import enrich_on
     from sightflow.infra.prefect_server import prefect_api
     from sightflow.schemas.spec_reader import read_spec
@@ -75,7 +78,12 @@ def take_pictures(folder: Path, browser: str) -> None:
         read = read_spec(work / "spec.yaml")
         with prefect_api() as server:
             enrich_on(server, read)
-        site = write(open_catalog(read), work / "site").index.parent
+        catalog = open_catalog(read)
+        index = CatalogIndex(catalog)
+        index.read_all()
+        uris = index.page(Filter(), 0, 10)
+        site = write_gallery(catalog, Media(catalog.store, catalog.uri), index, uris, work / "site").index.parent
+        index.close()
         with opened(browser, width=900, height=520) as page:
             for asked in _ASKED:
                 name = asked["name"]
