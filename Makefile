@@ -9,6 +9,8 @@ LOCK := $(UV) pip compile pyproject.toml --extra all --group dev --universal --g
 npm_ci = ["ci", "--prefix", "$(1)", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
+# The tests start hundreds of processes, each of which would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help docs demo test test-unit test-e2e test-postgres test-real fuzz kills check bench bench-gpu format lock relock clean
 help:     ## list the targets

@@ -35,7 +35,7 @@ ASKED = [
     ),
 ]
 SLOW_POLICY = {"shard_size": 1, "shards_ahead": 1, "commit_rows": 1}
-SCENES = 12
+SCENES = 8
 OF_THE_RUN = ("run_id", "inferred_at")
 
 
