@@ -29,8 +29,6 @@ _logger = logging.getLogger(__name__)
 What = Literal["reserve", "settle", "recover"]
 
 _ATTEMPTS = 200
-_QUICK_ATTEMPTS = 3
-"""After which is looked how far others have come, before the next entry is tried."""
 _NOTED_EVERY = 16
 """Entries; a reader begins at the newest that has been noted."""
 _TRUSTED_SECONDS = 600.0
@@ -100,8 +98,10 @@ class Ledger:
                     self._take(seen)
                     if seen.id == entry.id:  # written by a try whose answer was lost
                         return entry.balance
-                balance = self._known() if attempt < _QUICK_ATTEMPTS else self._read_on()
-                time.sleep(random.uniform(0, min(0.01 * 2**attempt, 1.0)))  # noqa: S311 - of waits
+                balance = self._known()
+                if attempt:  # others write too, or many have: then as far as there is anything to read
+                    time.sleep(random.uniform(0, min(0.005 * 2**attempt, 1.0)))  # noqa: S311 - of waits
+                    balance = self._read_on()
         raise StoreError(f"the ledger {self._folder} cannot be written: other processes came first every time")
 
     # --- entries ----------------------------------------------------------------------------------
