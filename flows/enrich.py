@@ -60,7 +60,7 @@ def enrich(spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunReport
         with (
             task_runner(spec.runner, needed=run_plan.to_compute > 0) as workers,
             spending(spec, run_id, selection, workers, run_plan.price),
-            Publisher(catalog, run_plan, spec.policy, workers.worker_count, workers.memory) as publisher,
+            Publisher(catalog, run_plan, spec.policy, workers.worker_count, workers.memory, run_id) as publisher,
         ):
             # Each stage is given the future of the one before it, which Prefect waits for.
             for shard in publisher.throttled(shards_of(run_plan, publisher.policy, publisher.shard_sizer)):

@@ -37,6 +37,7 @@ from sightflow.tasks.runtime.bills import Bills
 from sightflow.tasks.runtime.cancellation import HALT, RunStopped, ShardSkipped, is_asked_to_stop
 from sightflow.tasks.runtime.metrics import record_metrics, record_stage_seconds
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
+from sightflow.tasks.runtime.without_server import called, validated_answers
 from sightflow.tasks.validate import Validated
 
 _MOST_LOST_SHARDS = 3
@@ -73,6 +74,7 @@ class Publisher:
         policy: Policy,
         worker_count: int = 1,
         worker_memory: int | None = None,
+        run_id: str = "",
     ) -> None:
         fetched = memory_budget(policy, worker_memory).fetched
         self.catalog = catalog
@@ -91,7 +93,7 @@ class Publisher:
         self.spans: list[Span] = []
         self.errors: list[BaseException] = []
         self.stopped_early = False
-        self._run_plan = run_plan
+        self._run_plan, self._run_id = run_plan, run_id
         self._writer = RunWriter(catalog, run_plan.version)
         self._started_at = self._ended_at = time.time()
         self._commits_at_maintenance = 0
@@ -184,7 +186,7 @@ class Publisher:
 
     def _collect(self, shard: Shard, stages: tuple[PrefectFuture[Any], ...]) -> None:
         try:
-            validated = stages[-1].result()
+            validated = validated_answers(shard, stages, self._run_id)
             if validated.error is None:
                 self.shard_sizer.record(shard)
             else:
@@ -260,7 +262,7 @@ class Publisher:
         size = sum(map(_row_bytes, group))
         try:
             with timed(self.spans, Stage.PUBLISH):
-                self.commits += publish(self._writer, rows, failed, replaced)
+                self.commits += called(publish, self._writer, rows, failed, replaced)
         except Exception as error:  # whatever it is, it is raised where the run ends; later groups are tried too
             self.errors.insert(0, error)
             self._stop(error)

@@ -2,15 +2,22 @@
 
 # ruff: noqa: PT012 - it is leaving the publisher's block that raises
 
+import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.schemas.capability import Capability, MediaKind
+from sightflow.schemas.enrichment import TextResult
 from sightflow.schemas.failure import ModelError, StoreError
 from sightflow.schemas.policy import Policy, Upkeep
+from sightflow.schemas.run.plan import Shard
+from sightflow.schemas.vision import Replies
 from sightflow.tasks.runtime import publisher as publishing
-from sightflow.tasks.runtime.cancellation import RunStopped, ShardSkipped, is_halted
+from sightflow.tasks.runtime.cancellation import STOP, RunStopped, ShardSkipped, is_halted
 from sightflow.tasks.runtime.publisher import Publisher, concerns_the_run
 from tests.tasks.runtime.hand_made import (
     PLAN,
@@ -24,6 +31,7 @@ from tests.tasks.runtime.hand_made import (
     shards,
     uris,
 )
+from tests.tasks.test_validate import answer
 
 pytestmark = pytest.mark.usefixtures("commits")
 
@@ -55,6 +63,58 @@ def test_three_lost_shards_stop_the_run_and_what_is_in_flight_is_published(catal
             next(throttled)
         slow.succeed(row(0))
     assert published(catalog) == uris(0)
+
+
+def test_answers_are_published_though_prefect_cannot_run_what_comes_after_them(catalog: Catalog) -> None:
+    """Its server has gone between the question to the model and the beginning of the next task."""
+    lost = ConnectionError("All connection attempts failed")
+    given = answer(Capability.IMAGE_CAPTIONING, TextResult("a dog"), "s3://b/0")
+    with Publisher(catalog, PLAN, Policy(), run_id="run 7") as publisher:
+        (shard,) = publisher.throttled(shards(1))
+        asked = Shard(0, "gemini", MediaKind.IMAGE, shard.items, (given.resolved,))
+        last = HandMade()
+        publisher.publish(asked, HandMade().succeed(), HandMade().succeed(Replies([given], [])), last)
+        last.fail(lost)
+    assert published(catalog) == uris(0) and publisher.errors == []
+    assert catalog.scan("enrichments").collect()["run_id"].to_list() == ["run 7"]
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_group_is_committed_though_prefect_cannot_run_its_task(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    """Its server, of this run alone, has gone; of another error nothing is concluded."""
+    stop = threading.Event()
+    token = STOP.set(stop)
+    committed = publishing.publish
+
+    class Unable:
+        without_prefect = staticmethod(committed)
+
+        def __call__(self, *_: Any) -> int:
+            raise RuntimeError("Unable to acquire concurrency slots")
+
+    monkeypatch.setattr(publishing, "publish", Unable())
+    publisher = Publisher(catalog, PLAN, Policy())
+    try:
+        with nullcontext() if is_lost else pytest.raises(RuntimeError, match="Unable"), publisher:
+            (shard,) = publisher.throttled(shards(1))
+            if is_lost:
+                stop.set()
+            begin(publisher, shard).succeed(row(0))
+    finally:
+        STOP.reset(token)
+    assert published(catalog) == (uris(0) if is_lost else [])
+
+
+def test_what_was_never_answered_is_lost_with_its_error(catalog: Catalog) -> None:
+    publisher = Publisher(catalog, PLAN, Policy())
+    with pytest.raises(ConnectionError, match="failed"), publisher:
+        (shard,) = publisher.throttled(shards(1))
+        last = HandMade()
+        publisher.publish(shard, HandMade().succeed(), HandMade().fail(ConnectionError("failed")), last)
+        last.fail(ConnectionError("failed"))
+    assert published(catalog) == []
 
 
 @pytest.mark.parametrize("error", [StoreError("the keys are refused"), SystemExit(1), KeyboardInterrupt()])
