@@ -1,5 +1,5 @@
-"""Stands in for the package `vllm`, which needs a GPU: held to the recorded signatures of a published version
-(vllm_signatures.json), with transformers' own class of the same weights behind it.
+"""Stands in for the package `vllm`, which takes GBs and half a minute to start: held to the recorded signatures of a
+published version (vllm_signatures.json), with transformers' own class of the same weights behind it.
 
 What a prompt's media become is done as vLLM does it (multimodal/processing and the models' processors, 0.33): the
 processor of the weights is called on the media alone, with the keywords of `mm_processor_kwargs`, and the placeholder

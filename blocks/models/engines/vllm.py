@@ -88,7 +88,9 @@ class VllmEngine(Engine):
         self._llm: Any = None
         self._tokenizer: Any = None
         self._thinks_in_tokens = False
+        self._logged = 0
         self._unspelled: set[str] = set()
+        self._tokenized: dict[tuple[str, ...], list[list[int]]] = {}
 
     @staticmethod
     def settings_problem(system: VllmSystem) -> str | None:
@@ -143,7 +145,7 @@ class VllmEngine(Engine):
         system.refuse_another_model(path)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report what machine and model this is
         LOG.configure()
-        logged = LOG.size()
+        self._logged = LOG.size()
         try:
             from vllm import LLM
 
@@ -154,7 +156,7 @@ class VllmEngine(Engine):
             cache = {} if self._on_gpu or "gpu_memory_utilization" in system.model_fields_set else cache_on_cpu()
             self._llm = LLM(**settings, **cache, mm_processor_kwargs=system.processor_overrides(None) or None)
         except Exception as error:  # vLLM raises whatever its workers met
-            cause = LOG.cause_since(logged) or f"{type(error).__name__}: {error}"
+            cause = LOG.cause_since(self._logged) or f"{type(error).__name__}: {error}"
             message = " ".join(cause.split())[:500]
             reason = (
                 f"{system.system}: vLLM did not start with {path} ({message}); {LOG.keep()}; "
@@ -238,7 +240,7 @@ class VllmEngine(Engine):
     def _enforced(self, each: GenerationRequest) -> dict[str, Any]:
         """The form of a reply as vLLM takes it; nothing where there is none, or this vocabulary cannot spell it."""
         asked = each.prompt.reply_form
-        if not self._system.enforce_reply_form or described(asked) in self._unspelled:
+        if not self._system.enforce_reply_form or (self._unspelled and described(asked) in self._unspelled):
             return {}
         match asked:
             case Choices(options):
@@ -250,8 +252,11 @@ class VllmEngine(Engine):
                 return {"regex": pattern}
         return {}
 
-    def _choice_tokens(self, options: Sequence[str]) -> list[list[int]]:
-        return [list(self._tokenizer(option, add_special_tokens=False)["input_ids"]) for option in options]
+    def _choice_tokens(self, options: tuple[str, ...]) -> list[list[int]]:
+        if options not in self._tokenized:
+            spelled = [self._tokenizer(option, add_special_tokens=False)["input_ids"] for option in options]
+            self._tokenized[options] = [list(tokens) for tokens in spelled]
+        return self._tokenized[options]
 
     # --- what comes back ------------------------------------------------------------------------
 
@@ -277,7 +282,9 @@ class VllmEngine(Engine):
             if isinstance(error, EngineDeadError):
                 self._llm = None
                 remedy = "if memory was short, lower gpu_memory_utilization, max_model_len or max_concurrency"
-                raise ModelError(f"{self._system.system}: vLLM's engine died; {LOG.keep()}; {remedy}") from None
+                why = " ".join(LOG.cause_since(self._logged).split())[:500]
+                died = f"vLLM's engine died ({why})" if why else "vLLM's engine died"
+                raise ModelError(f"{self._system.system}: {died}; {LOG.keep()}; {remedy}") from None
             return _failure(error)
 
         return bisect_failures(submitted, attempt, to_failure)

@@ -1,5 +1,5 @@
-"""Local systems in vLLM, which cannot run without a GPU: a stand-in that is held to its published signatures, with
-transformers' own class behind it, so that what is said is what the engine `local` says of the same pixels.
+"""Local systems in vLLM, for which a stand-in answers that is held to its published signatures, with transformers' own
+class behind it, so that what is said is what the engine `local` says of the same pixels. vLLM itself: `make test-vllm`.
 """
 
 import copy
