@@ -103,7 +103,8 @@ class VllmEngine(Engine):
 
     @property
     def preferred_objects(self) -> int:
-        return max(LEAST_OBJECTS, 2 * self._system.max_concurrency)
+        # At the end of a call fewer and fewer replies are in flight: that is to be a small part of it.
+        return max(LEAST_OBJECTS, 4 * self._system.max_concurrency)
 
     def weights_digest(self) -> str:
         return weights_digest(self._system.ref)
@@ -191,6 +192,7 @@ class VllmEngine(Engine):
         outputs: dict[int, Output] = {}
         submitted: dict[int, tuple[GenerationRequest, Any]] = {}
         shown: dict[int, Any] = {}
+        tokens: dict[tuple[str, MediaKind], list[int]] = {}
         media = [_medium(each) for each in requests]
         # What is asked of one object stands together: its prefix and its encoding are then still there.
         for index in sorted(range(len(requests)), key=lambda k: media.index(media[k])):
@@ -198,7 +200,10 @@ class VllmEngine(Engine):
             try:
                 if medium not in shown:
                     shown[medium] = self._media_data(each)
-                submitted[index] = (each, {"prompt_token_ids": self._system.prompt_tokens(each)} | shown[medium])
+                asked = each.prompt.text, each.request.media.kind
+                if asked not in tokens:  # one placeholder stands for the media, whatever they are
+                    tokens[asked] = self._system.prompt_tokens(each)
+                submitted[index] = (each, {"prompt_token_ids": tokens[asked]} | shown[medium])
             except Exception as error:  # what the processor makes of odd media or words is that prompt's failure
                 outputs[index] = _failure(error)
         if submitted:
