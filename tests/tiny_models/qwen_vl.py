@@ -46,11 +46,16 @@ _TEXT: dict[str, Any] = {
 }
 
 
-def build(folder: Path, generation: str = "qwen2_vl", seed: int = 4) -> Path:
-    """Save the model and its processor; return the folder. Pictures are kept small: 64 to 400 patches."""
+def build(folder: Path, generation: str = "qwen2_vl", seed: int = 4, head: int = 8) -> Path:
+    """Save the model and its processor; return the folder. Pictures are kept small: 64 to 400 patches.
+
+    `head`: numbers of an attention head of the decoder, a multiple of 8.
+    """
     torch.manual_seed(seed)
     tokenizer = qwen_tokenizer()
-    text = _TEXT | {"vocab_size": len(tokenizer)}
+    width = _TEXT["num_attention_heads"] * head
+    text = _TEXT | {"vocab_size": len(tokenizer), "hidden_size": width}
+    sections = [head // 8, head // 8, head // 4]
     if generation == "qwen3_vl":
         pixels = {"shortest_edge": 4 * 32 * 32, "longest_edge": 64 * 32 * 32}
         image_processor = Qwen2VLImageProcessor(size=pixels, patch_size=16, merge_size=2)
@@ -62,8 +67,8 @@ def build(folder: Path, generation: str = "qwen2_vl", seed: int = 4) -> Path:
     match generation:
         case "qwen2_vl":
             config: Any = Qwen2VLConfig(
-                vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
-                text_config=text | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
+                vision_config={"depth": 2, "embed_dim": 32, "hidden_size": width, "num_heads": 2, "mlp_ratio": 2},
+                text_config=text | {"rope_parameters": {"rope_type": "default", "mrope_section": sections}},
                 tie_word_embeddings=True,
             )
             model: Any = Qwen2VLForConditionalGeneration(config)
@@ -73,13 +78,13 @@ def build(folder: Path, generation: str = "qwen2_vl", seed: int = 4) -> Path:
                 vision_config={
                     "depth": 2,
                     "hidden_size": 32,
-                    "out_hidden_size": 32,
+                    "out_hidden_size": width,
                     "intermediate_size": 64,
                     "num_heads": 2,
                     "window_size": 56,
                     "fullatt_block_indexes": [1],
                 },
-                text_config=text | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
+                text_config=text | {"rope_parameters": {"rope_type": "default", "mrope_section": sections}},
                 tie_word_embeddings=True,
             )
             model = Qwen2_5_VLForConditionalGeneration(config)
@@ -89,14 +94,14 @@ def build(folder: Path, generation: str = "qwen2_vl", seed: int = 4) -> Path:
                 vision_config={
                     "depth": 2,
                     "hidden_size": 32,
-                    "out_hidden_size": 32,
+                    "out_hidden_size": width,
                     "intermediate_size": 64,
                     "num_heads": 2,
                     "num_position_embeddings": 64,
                     "deepstack_visual_indexes": [0, 1],
                 },
                 text_config=text
-                | {"head_dim": 8, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}},
+                | {"head_dim": head, "rope_parameters": {"rope_type": "default", "mrope_section": sections[::-1]}},
                 tie_word_embeddings=True,
             )
             model = Qwen3VLForConditionalGeneration(config)

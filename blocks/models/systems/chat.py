@@ -20,7 +20,7 @@ from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.replies.box_forms import BOX_FORMS, BoxForm
 from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.reply_forms import FreeText
-from sightflow.blocks.models.systems.qwen2_vl import frames_at_times
+from sightflow.blocks.models.video.frame_prompts import frames_at_times
 from sightflow.blocks.models.weights import is_folder, model_type
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result

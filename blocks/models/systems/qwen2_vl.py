@@ -17,6 +17,7 @@ from sightflow.blocks.models.replies.fields import read_answer
 from sightflow.blocks.models.replies.json_regions import read_regions
 from sightflow.blocks.models.replies.qwen_boxes import MARKED_QUESTION, marked_form, read_marked_boxes
 from sightflow.blocks.models.replies.regions_schema import MOST_PIXELS, region_form
+from sightflow.blocks.models.video.frame_prompts import frames_at_times
 from sightflow.blocks.models.weights import model_type
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Result
@@ -257,15 +258,3 @@ def _limit(processor: Any, pixels: int) -> None:
 def _check_ratio(width: int, height: int) -> None:
     if max(width, height) > 200 * min(width, height):
         raise ReplyError(f"sides of {width} and {height} pixels: the ratio is past the model's 200", Cause.UNSUPPORTED)
-
-
-def frames_at_times(video: DecodedVideo) -> dict[str, Any]:
-    """A video's frames with the times at which they were taken, as transformers' metadata.
-
-    Frames are numbered in milliseconds, "at 1000 frames a second", which is exact also where the frame
-    rate varies; the length is such that frames over length is the mean rate of sampling.
-    """
-    indices = [round(second * 1000) for second in video.seconds]
-    count = len(indices)
-    spacing = (indices[-1] - indices[0]) / (count - 1) if count > 1 else 1000.0 / (video.frame_rate or 24.0)
-    return {"frames_indices": indices, "fps": 1000.0, "total_num_frames": max(round(count * spacing), 1)}

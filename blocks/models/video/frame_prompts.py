@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.instructions import instruction_prompts, region_instruction
 from sightflow.schemas.capability import Capability, MediaKind
@@ -15,6 +17,18 @@ _TRACK_FORM = '"track": a whole number, the same for the same object in every fr
 def frame_titles(video: DecodedVideo) -> list[str]:
     """The words that stand before each frame: its number, from 1, and its time."""
     return [f"Frame {k}, at {seconds:.2f} s:" for k, seconds in enumerate(video.seconds, start=1)]
+
+
+def frames_at_times(video: DecodedVideo) -> dict[str, Any]:
+    """A video's frames with the times at which they were taken, as transformers' metadata.
+
+    Frames are numbered in milliseconds, "at 1000 frames a second", which is exact also where the frame
+    rate varies; the length is such that frames over length is the mean rate of sampling.
+    """
+    indices = [round(second * 1000) for second in video.seconds]
+    count = len(indices)
+    spacing = (indices[-1] - indices[0]) / (count - 1) if count > 1 else 1000.0 / (video.frame_rate or 24.0)
+    return {"frames_indices": indices, "fps": 1000.0, "total_num_frames": max(round(count * spacing), 1)}
 
 
 def media_prompts(

@@ -26,9 +26,14 @@ class EncodedImage:
     height: int
 
     @property
+    def base64(self) -> str:
+        """The file in base 64 (RFC 4648)."""
+        return base64.b64encode(self.data).decode("ascii")
+
+    @property
     def data_url(self) -> str:
         """The file as a `data:` URL (RFC 2397)."""
-        return f"data:{self.mime_type};base64,{base64.b64encode(self.data).decode('ascii')}"
+        return f"data:{self.mime_type};base64,{self.base64}"
 
 
 def encode_image(image: Image.Image, size: Size) -> EncodedImage:

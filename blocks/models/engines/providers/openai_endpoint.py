@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from typing import Any, Protocol
+from collections import Counter
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -17,15 +18,17 @@ from pydantic import SecretStr
 from sightflow.blocks.models.contract import ENDPOINT_KEY_VARIABLE, Availability, Prompt
 from sightflow.blocks.models.engines.providers.account import Account
 from sightflow.blocks.models.engines.providers.enforced_schemas import response_format
+from sightflow.blocks.models.engines.providers.image_encoding import EncodedImage, encode_image
 from sightflow.blocks.models.engines.providers.messages import ProviderError, ProviderRequest, ProviderResponse
 from sightflow.blocks.models.engines.providers.openai_chat import OpenAIChat
 from sightflow.blocks.models.engines.providers.transport.bounded_answers import TIMEOUTS, TRUST, is_untrusted, within
 from sightflow.blocks.models.hosted_profiles import expected_tokens
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.reply_forms import Choices, JsonSchema, described
+from sightflow.blocks.models.video.frame_prompts import frames_at_times
 from sightflow.blocks.models.weights import is_folder, weights_digest
 from sightflow.schemas.enrichment import Enrichment, Result
-from sightflow.schemas.media import DecodedImage, Media
+from sightflow.schemas.media import DecodedImage, DecodedVideo, Media
 from sightflow.schemas.money.rates import FREE, Rates
 from sightflow.schemas.redaction import remember
 from sightflow.schemas.vision import ModelRef, VisionRequest
@@ -35,6 +38,8 @@ _PATIENCE = 5.0
 _TYPICAL_CELL = 28 * 28
 _FRAME_SIDE = 512
 """Longest side of a video's frames, in pixels."""
+_MOST_FAILED: Final = 3
+"""So many failures of the server with a form, each of them answered without, and it is not sent again."""
 _OF_OLDER_MODELS = re.compile(r"max_completion_tokens|\btemperature\b|\bmax_tokens\b")
 _PRIVATE_NAMES = (".local", ".internal", ".localhost")
 
@@ -50,6 +55,7 @@ class ServedSystem(Protocol):
     endpoint_url: str | None
     endpoint_key: SecretStr | None
     endpoint_timeout: float
+    endpoint_videos: str
     max_concurrency: int
     enforce_reply_form: bool
     max_attempts: int
@@ -103,9 +109,10 @@ class _AtAnEndpoint:
 class OpenAIEndpoint(OpenAIChat):
     """Gives a system's prompts to an endpoint that speaks OpenAI's chat completions.
 
-    Of a video the sampled frames are sent as images, each with its number and time. Choices and JSON are enforced by
-    a JSON schema and special tokens asked for where the server can do so; a server that knows neither, or not this
-    schema (it answers 400 or 422), is asked without from then on, and its answers are held to their form all the same.
+    Of a video the sampled frames are sent as images, each with its number and time, or by a setting as one video.
+    Choices and JSON are enforced by a JSON schema and special tokens asked for where the server can do so; a server
+    that knows neither, or not this schema (it answers 400 or 422), is asked without from then on, as is one that fails
+    at it (500) again and again; its answers are held to their form all the same.
     """
 
     enforced_forms = (Choices, JsonSchema)
@@ -118,6 +125,7 @@ class OpenAIEndpoint(OpenAIChat):
         self.takes_extras: bool | None = None
         """Whether the server knows what the protocol does not say; None until it has shown."""
         self._refused_forms: set[str] = set()
+        self._failed_forms = Counter[str]()
         self._reasons = False
 
     @staticmethod
@@ -138,7 +146,8 @@ class OpenAIEndpoint(OpenAIChat):
         return self._served.generation_settings() | {"template": self._served.template_settings}
 
     def fingerprint_parts(self) -> dict[str, Any]:
-        return {"engine": "endpoint"}
+        videos = self._served.endpoint_videos
+        return {"engine": "endpoint"} | ({} if videos == "frames" else {"videos": videos})
 
     def availability(self) -> Availability:
         """Whether a server answers there and takes the key; nothing is asked of the model."""
@@ -189,12 +198,26 @@ class OpenAIEndpoint(OpenAIChat):
         *tries, last = self._tries(request)
         for parameters in tries:
             try:
-                answer = self.complete(request, parameters)
+                return self._complete_learning(request, parameters)
             except (openai.BadRequestError, openai.UnprocessableEntityError):
                 continue
-            return self._learned(request, parameters, answer)
         # What the request itself is to blame for is raised here.
-        return self._learned(request, last, self.complete(request, last))
+        return self._complete_learning(request, last)
+
+    def _complete_learning(self, request: ProviderRequest, parameters: dict[str, Any]) -> ProviderResponse:
+        """The answer to these parameters, which shows what the server takes; without the form, if it fails at that."""
+        import openai
+
+        try:
+            return self._learned(request, parameters, self.complete(request, parameters))
+        except openai.InternalServerError as error:
+            # vLLM fails so at a form that the model's vocabulary cannot spell; any server may by chance.
+            if error.status_code != 500 or "response_format" not in parameters:
+                raise
+            bare = {name: value for name, value in parameters.items() if name != "response_format"}
+            answer, form = self.complete(request, bare), described(self.form(request))
+            self._failed_forms[form] += 1
+            return self._learned(request, bare if self._failed_forms[form] >= _MOST_FAILED else parameters, answer)
 
     def _tries(self, request: ProviderRequest) -> list[dict[str, Any]]:
         """The parameters that the server may take, the most that it may know first.
@@ -203,13 +226,15 @@ class OpenAIEndpoint(OpenAIChat):
         its strict subset, with an object outside. Either may lack a keyword of this schema.
         """
         plain, form = self.parameters(request), self.form(request)
-        extras, known = plain | self._extras(), described(form) in self._refused_forms
+        extras, known = plain | self._extras(request), described(form) in self._refused_forms
         open_weights = [extras] if known else [extras | response_format(form, strict=False)]
         protocol = [plain]
         if isinstance(form, JsonSchema) and not known:
             open_weights.append(extras)
             if form.schema.get("type") == "object":
                 protocol.insert(0, plain | response_format(form))
+        if self._whole_video(request.request.media) is not None:
+            return open_weights  # whose times are none of the protocol
         if self.takes_extras is not None:
             return open_weights if self.takes_extras else protocol
         return open_weights + protocol
@@ -228,7 +253,7 @@ class OpenAIEndpoint(OpenAIChat):
             return {"max_completion_tokens": request.prompt.max_new_tokens}
         return {"max_tokens": request.prompt.max_new_tokens, "temperature": 0.0}
 
-    def _extras(self) -> dict[str, Any]:
+    def _extras(self, request: ProviderRequest) -> dict[str, Any]:
         """What vLLM and SGLang know and the protocol does not say: boxes may be written in special tokens."""
         body: dict[str, Any] = {
             "skip_special_tokens": False,
@@ -237,7 +262,30 @@ class OpenAIEndpoint(OpenAIChat):
         }
         if settings := self._served.template_settings:
             body["chat_template_kwargs"] = settings
+        if (video := self._whole_video(request.request.media)) is not None:
+            # All of the frames are looked at, at the times at which they were taken.
+            taken = frames_at_times(video) | {"num_frames": -1, "do_sample_frames": False}
+            body["media_io_kwargs"] = {"video": taken}
         return {"extra_body": body}
+
+    # --- a video as one ---
+
+    def _whole_video(self, media: Media) -> DecodedVideo | None:
+        """The video, if it is sent as one."""
+        return media if isinstance(media, DecodedVideo) and self._served.endpoint_videos == "video_url" else None
+
+    def encode_media(self, request: VisionRequest) -> tuple[EncodedImage, ...]:
+        if (video := self._whole_video(request.media)) is None:
+            return super().encode_media(request)
+        return tuple(encode_image(frame, frame.size) for frame in video.frames)  # resized by the server's processor
+
+    def _messages(self, request: ProviderRequest) -> list[dict[str, Any]]:
+        messages = super()._messages(request)
+        if self._whole_video(request.request.media) is not None:
+            frames = ",".join(image.base64 for image in request.images)
+            video = {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}}
+            messages[0]["content"] = [video, {"type": "text", "text": request.prompt.text}]
+        return messages
 
 
 def _account_of(system: ServedSystem) -> Account:

@@ -15,7 +15,7 @@ from sightflow.blocks.models.contract import Prompt
 from sightflow.blocks.models.registry import open_model
 from sightflow.blocks.models.reply_forms import Choices, FreeText, JsonSchema
 from sightflow.blocks.models.systems.chat import Chat
-from sightflow.blocks.models.systems.qwen2_vl import frames_at_times
+from sightflow.blocks.models.video.frame_prompts import frames_at_times
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, RegionsResult, TextResult
 from sightflow.schemas.failure import ModelError

@@ -17,7 +17,7 @@ from tests.loopback.endpoint_api import EndpointOnLoopback
 from tests.loopback.gemini_api import check_supported
 from tests.loopback.hosted_systems import CHOOSE, EXTRACT, GENERATIONS, GPT, KEPT, QWEN, READ, named, request
 from tests.loopback.openai_api import check_strict
-from tests.loopback.server import Received, Say
+from tests.loopback.server import Reaction, Received, Say, Status, in_turn
 from tests.loopback.virtual_clock import VirtualClock
 
 SENT: dict[str, Any] = {
@@ -146,6 +146,29 @@ def test_a_server_that_knows_nothing_more_is_found_out_once_and_sent_the_protoco
     for received in server.received:
         sent = received.body["response_format"]["json_schema"]["schema"]
         assert sent["required"] == list(sent["properties"]) and "skip_special_tokens" not in received.body
+
+
+def test_a_form_that_the_server_fails_at_is_left_off_without_waiting_and_soon_for_good() -> None:
+    """vLLM answers 500 where the model's vocabulary cannot spell a form."""
+
+    def failing(received: Received) -> Reaction:
+        return Status(500, "internal_error") if "response_format" in received.body else answering(received)
+
+    with EndpointOnLoopback(failing) as server:
+        model = served(server)
+        replies = model.run([request(each) for each in (CHOOSE, CHOOSE, CHOOSE, CHOOSE, CHOOSE, EXTRACT)])
+        assert model.open_engine().clock.waits == []  # type: ignore[attr-defined]
+    assert [reply.failure for reply in replies] == [None] * 6
+    enforced = ["response_format" in received.body for received in server.received]
+    assert enforced == [True, False] * 3 + [False] * 2 + [True, False]
+
+
+def test_a_server_that_fails_by_chance_is_sent_the_form_again() -> None:
+    with EndpointOnLoopback(in_turn(Status(500), Status(500), Say('{"answer": "yes"}'))) as server:
+        replies = served(server).run([request(CHOOSE), request(CHOOSE)])
+    assert [reply.failure for reply in replies] == [None] * 2
+    enforced = ["response_format" in received.body for received in server.received]
+    assert enforced == [True, False, True, True]
 
 
 def test_an_endpoint_is_left_free_where_that_is_set() -> None:

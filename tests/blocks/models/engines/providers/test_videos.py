@@ -8,12 +8,14 @@ import pytest
 from google.genai import types
 
 from sightflow.blocks.models.engines.providers import gemini_files as gemini_videos
+from sightflow.blocks.models.systems.qwen2_vl import Qwen2VL
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, FrameSampling, RegionsResult, TextResult, TracksResult
 from sightflow.schemas.failure import Cause
 from sightflow.schemas.geometry import Box
 from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.vision import VisionRequest
+from tests.loopback.endpoint_api import EndpointOnLoopback
 from tests.loopback.hosted_systems import (
     GEMINI,
     GENERATIONS,
@@ -239,3 +241,37 @@ def test_the_strict_schema_of_a_video_names_frames_and_tracks() -> None:
     schema = received.body["response_format"]["json_schema"]["schema"]
     region = schema["properties"]["regions"]["items"]["properties"]
     assert set(region) == {"frame", "track", "label", "box"}
+
+
+# --- whole, at a server of open weights ---------------------------------------------------------
+
+
+def test_a_video_is_sent_to_vllm_as_one_with_all_its_frames_as_they_are_and_their_times() -> None:
+    film = video(frames=4)
+    with EndpointOnLoopback(lambda received: Say("a box moves")) as server:
+        model = Qwen2VL(engine="endpoint", endpoint_url=server.url, endpoint_videos="video_url")
+        (reply,) = model.run([ask(DESCRIBE, film)])
+    assert reply.outcome == TextResult("a box moves") and server.complaints == []
+    (received,) = server.received
+    (prompt,) = model.prompts(DESCRIBE, MediaKind.VIDEO)
+    assert received.texts == (prompt.text,)  # as a model that takes videos was trained, without titles
+    assert [image.tobytes() for image in received.images] == [frame.tobytes() for frame in film.frames]
+    told = received.body["media_io_kwargs"]["video"]
+    assert told["frames_indices"] == [round(second * 1000) for second in film.seconds]
+    assert (told["fps"], told["total_num_frames"], told["do_sample_frames"]) == (1000.0, 4000, False)
+
+
+def test_a_server_that_takes_no_times_is_sent_no_video_without_them() -> None:
+    with EndpointOnLoopback(lambda received: Say("a film"), knows_more=False) as server:
+        model = Qwen2VL(engine="endpoint", endpoint_url=server.url, endpoint_videos="video_url")
+        (reply,) = model.run([ask(DESCRIBE, video())])
+    assert reply.failure and "HTTP 400" in reply.failure.message
+    assert len(server.complaints) == 1
+
+
+def test_how_videos_are_sent_is_part_of_the_recipe_where_it_is_not_as_ever() -> None:
+    frames, plain, whole = (
+        Qwen2VL(engine="endpoint", endpoint_url="http://localhost:1/v1", **settings).recipe(DESCRIBE, MediaKind.VIDEO)
+        for settings in ({"endpoint_videos": "frames"}, {}, {"endpoint_videos": "video_url"})
+    )
+    assert frames == plain != whole
