@@ -57,9 +57,8 @@ def test_every_item_ends_once_and_is_paid_once(system: System, tmp_path: Path, m
     began = time.perf_counter()
     with system.on_loopback(behave) as provider:
         shard = max(ITEMS // 20, 5)
-        spec = spec_of(
-            tmp_path, system.name, provider.url, policy={"shard_size": shard, "budget": {"day": 50}}, id=system.id
-        )
+        policy = {"shard_size": shard, "budget": {"day": max(50, ITEMS // 10)}}  # more than all may cost at most
+        spec = spec_of(tmp_path, system.name, provider.url, policy=policy, id=system.id)
         books = Books(provider, system, spec)
         processes_are_gone(monkeypatch)
         service, lost = provider.batches, set[str]()
