@@ -274,6 +274,7 @@ class HostedModel(VisionModel):
         has_sound: bool = True,
         asked_together: int = 1,
     ) -> list[Usage]:
+        """As of every model. `asked_together`: how many enrichments share a request, each its part of the media."""
         if media_kind is MediaKind.IMAGE:
             media = Usage(self.image_tokens(self.sent_size(size)))
         else:

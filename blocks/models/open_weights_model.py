@@ -185,7 +185,6 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
         frames: int = 1,
         seconds: float = 0.0,
         has_sound: bool = True,
-        asked_together: int = 1,
     ) -> list[Usage]:
         if self.engine != "endpoint":
             return []

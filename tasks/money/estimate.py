@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.outside_systems import blamed_on
 from sightflow.blocks.models.prices.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.registry import open_model
@@ -47,7 +48,7 @@ class Estimator:
     def of(self, resolved: ResolvedEnrichment, route: Route, pending: pl.DataFrame, together: int = 1) -> Estimate:
         """What is expected of an enrichment of these objects (`object_index`), asked directly.
 
-        `together`: how many enrichments are asked of the same model and kind of media, itself among them.
+        `together`: how many enrichments are asked directly of the same model and kind of media, itself among them.
         """
         first, items = route.candidates[0], pending.height
         if not items:
@@ -119,7 +120,8 @@ def requests_about(
 
     `together`: how many enrichments are asked of it, which some models combine.
     """
-    shared: dict[str, Any] = {"asked_together": together} if getattr(model, "combine", False) else {}
+    combines = isinstance(model, HostedModel) and model.combine
+    shared: dict[str, Any] = {"asked_together": together} if combines else {}
     size = (shape.width, shape.height) if shape else TYPICAL_SIZE
     if kind is MediaKind.IMAGE:
         return model.request_usages(enrichment, kind, size, **shared)

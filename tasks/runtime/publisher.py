@@ -37,7 +37,7 @@ from sightflow.tasks.runtime.bills import Bills
 from sightflow.tasks.runtime.cancellation import HALT, RunStopped, ShardSkipped, is_asked_to_stop
 from sightflow.tasks.runtime.metrics import record_metrics, record_stage_seconds
 from sightflow.tasks.runtime.shard_sizing import ShardSizer
-from sightflow.tasks.runtime.without_server import called, validated_answers
+from sightflow.tasks.runtime.without_server import call_despite_lost_server, validated_answers
 from sightflow.tasks.validate import Validated
 
 _MOST_LOST_SHARDS = 3
@@ -262,7 +262,7 @@ class Publisher:
         size = sum(map(_row_bytes, group))
         try:
             with timed(self.spans, Stage.PUBLISH):
-                self.commits += called(publish, self._writer, rows, failed, replaced)
+                self.commits += call_despite_lost_server(publish, self._writer, rows, failed, replaced)
         except Exception as error:  # whatever it is, it is raised where the run ends; later groups are tried too
             self.errors.insert(0, error)
             self._stop(error)

@@ -33,7 +33,7 @@ def validated_answers(shard: Shard, stages: tuple[PrefectFuture[Any], ...], run_
     return validate.fn(shard, replies, run_id)
 
 
-def called(task: RetriedTask[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def call_despite_lost_server(task: RetriedTask[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """What a task gives that may be called twice; where the run's own server is gone, its function without Prefect."""
     try:
         return task(*args, **kwargs)

@@ -62,6 +62,18 @@ class FoundLabel:
             raise WrongLabel(f"it is not of the format: {type(error).__name__}: {error}") from None
 
 
+def label_of_file(
+    name: str, known: Mapping[str, Mapping[str, Any]], result: Callable[[Facts], dict[str, Any]], file: Path
+) -> FoundLabel:
+    """The label that a file of its own holds. `known`: by its name, what `objects.jsonl` says of the object; where it
+    says nothing, the name is looked for among the catalog's without suffixes.
+    """
+    about = known.get(name, {})
+    version = about.get("object_version")
+    uri = str(about.get("uri", name))
+    return FoundLabel(uri, "", result, str(file), version, without_suffix=name not in known)
+
+
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """A file as UTF-8. Raises UnreadableLabels if it is not there, no text, or larger than `most` bytes."""
     try:

@@ -14,6 +14,7 @@ from sightflow.blocks.exports.label_files.found import (
     UnreadableLabels,
     WrongLabel,
     clipped,
+    label_of_file,
     lines_of,
     number,
     objects_of,
@@ -35,15 +36,7 @@ def read_mot(path: Path) -> Iterator[FoundLabel]:
         raise UnreadableLabels(f"{path} has no SEQUENCE/gt/gt.txt")
     for file in files:
         sequence = file.parent.parent.name
-        about: Mapping[str, Any] = known.get(sequence, {})
-        yield FoundLabel(
-            str(about.get("uri", sequence)),
-            "",
-            partial(_result, file, names),
-            str(file),
-            about.get("object_version"),
-            without_suffix=sequence not in known,
-        )
+        yield label_of_file(sequence, known, partial(_result, file, names), file)
 
 
 def _result(file: Path, names: Mapping[int, str], facts: Facts) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sightflow.blocks.exports.label_files.found import (
     UnreadableLabels,
     WrongLabel,
     box_of,
+    label_of_file,
     lines_of,
     mask_of_polygons,
     number,
@@ -55,15 +56,7 @@ def read_yolo(path: Path) -> Iterator[FoundLabel]:
         raise UnreadableLabels(f"{folder} is not there; name the folder of data.yaml")
     for file in sorted(folder.rglob("*.txt")):
         stem = file.relative_to(folder).with_suffix("").as_posix()
-        about: Mapping[str, Any] = known.get(stem, {})
-        yield FoundLabel(
-            str(about.get("uri", stem)),
-            "",
-            partial(_result, file, names),
-            str(file),
-            about.get("object_version"),
-            without_suffix=stem not in known,
-        )
+        yield label_of_file(stem, known, partial(_result, file, names), file)
 
 
 def _names(file: Path) -> dict[int, str]:

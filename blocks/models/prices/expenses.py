@@ -45,13 +45,11 @@ class Expenses:
         frames: int = 1,
         seconds: float = 0.0,
         has_sound: bool = True,
-        asked_together: int = 1,
     ) -> list[Usage]:
         """The tokens that each request is expected to have by which an enrichment of one image of this size, or of one
         window of a video, is asked; empty where nobody knows.
 
-        `size`: pixels of the upright original. `frames`, `seconds`, `has_sound`: of the window. `asked_together`:
-        how many enrichments share the request, where this model combines them.
+        `size`: pixels of the upright original. `frames`, `seconds`, `has_sound`: of the window.
         """
         return []
 

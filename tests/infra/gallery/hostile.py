@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,12 @@ from PIL import Image, PngImagePlugin
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.demo.moving_scenes import draw_clip, write_video
+from sightflow.infra.gallery.app import Gallery
+from sightflow.infra.gallery.media.media import Media
+from sightflow.infra.gallery.media.preview_cache import PreviewCache
+from sightflow.infra.gallery.review.review import Review
+from sightflow.infra.gallery.search.index import CatalogIndex
+from sightflow.schemas.enrichment import Enrichment
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
 from sightflow.schemas.tables.quarantine import QUARANTINE_SCHEMA
 
@@ -79,3 +87,15 @@ def hostile_catalog(folder: Path) -> Catalog:
     }  # fmt: skip
     catalog.quarantine(pl.DataFrame([failed], schema=QUARANTINE_SCHEMA))
     return catalog
+
+
+@contextmanager
+def reviewed(catalog: Catalog, previews: Path, secret: str) -> Iterator[Any]:
+    """The application of `sightflow review` over a catalog, its index open meanwhile."""
+    index = CatalogIndex(catalog)
+    pages = Gallery(
+        catalog, Media(ObjectStore(), catalog.uri, cache=PreviewCache(previews)), index, (catalog.uri, None)
+    )
+    asked = [Enrichment(capability="captioning", name="caption"), Enrichment(capability="detection", name="objects")]
+    yield pages.application(secret, Review(pages, asked, "ann").routes)
+    index.close()

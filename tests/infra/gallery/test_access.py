@@ -17,11 +17,8 @@ from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.gallery.access import CONTENT_SECURITY_POLICY, new_secret
 from sightflow.infra.gallery.app import Gallery
 from sightflow.infra.gallery.media.media import Media
-from sightflow.infra.gallery.media.preview_cache import PreviewCache
-from sightflow.infra.gallery.review.review import Review
 from sightflow.infra.gallery.search.index import CatalogIndex
-from sightflow.schemas.enrichment import Enrichment
-from tests.infra.gallery.hostile import HOSTILE, hostile_catalog
+from tests.infra.gallery.hostile import HOSTILE, hostile_catalog, reviewed
 
 SECRET = new_secret()
 OURS = {"X-Sightflow": "1", "Content-Type": "application/json", "Sec-Fetch-Site": "same-origin"}
@@ -52,12 +49,8 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 @pytest.fixture(scope="module")
 def call(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
-    index = CatalogIndex(catalog)
-    media = Media(ObjectStore(), catalog.uri, cache=PreviewCache(tmp_path_factory.mktemp("previews")))
-    pages = Gallery(catalog, media, index, (catalog.uri, None))
-    asked = [Enrichment(capability="captioning", name="caption"), Enrichment(capability="detection", name="objects")]
-    yield Caller(pages.application(SECRET, Review(pages, asked, "ann").routes))
-    index.close()
+    with reviewed(catalog, tmp_path_factory.mktemp("previews"), SECRET) as application:
+        yield Caller(application)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -8,17 +8,10 @@ import pytest
 import uvicorn
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.infra.gallery.access import new_secret
-from sightflow.infra.gallery.app import Gallery
-from sightflow.infra.gallery.media.media import Media
-from sightflow.infra.gallery.media.preview_cache import PreviewCache
-from sightflow.infra.gallery.review.review import Review
-from sightflow.infra.gallery.search.index import CatalogIndex
 from sightflow.infra.gallery.server import address, listen
-from sightflow.schemas.enrichment import Enrichment
 from tests.infra.gallery.conftest import Watched
-from tests.infra.gallery.hostile import ALL, HOSTILE, hostile_catalog
+from tests.infra.gallery.hostile import ALL, HOSTILE, hostile_catalog, reviewed
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +22,14 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 @pytest.fixture(scope="module")
 def url(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The pages of this catalog, served from a thread."""
-    index = CatalogIndex(catalog)
-    media = Media(ObjectStore(), catalog.uri, cache=PreviewCache(tmp_path_factory.mktemp("previews")))
-    pages = Gallery(catalog, media, index, (catalog.uri, None))
-    asked = [Enrichment(capability="captioning", name="caption"), Enrichment(capability="detection", name="objects")]
     listener, secret = listen(0), new_secret()
-    application = pages.application(secret, Review(pages, asked, "ann").routes)
-    server = uvicorn.Server(uvicorn.Config(application, lifespan="off", log_config=None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    yield address(listener, secret)
-    server.should_exit = True
-    thread.join(10)
-    index.close()
+    with reviewed(catalog, tmp_path_factory.mktemp("previews"), secret) as application:
+        server = uvicorn.Server(uvicorn.Config(application, lifespan="off", log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        yield address(listener, secret)
+        server.should_exit = True
+        thread.join(10)
 
 
 def test_nothing_of_it_runs(catalog: Catalog, url: str, watched: Watched) -> None:
