@@ -72,10 +72,10 @@ def _plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection) ->
     if selection.limit is not None:
         pending = _of_first_objects(pending, objects, selection.limit)
     estimator = Estimator(spec, catalog, objects)
-    asked_of = [(route.candidates[0].system, resolved.media_kind) for resolved, route in routed]
+    asked_of = [(route.candidates[0].system, resolved.media_kind, resolved.delivery.by) for resolved, route in routed]
     together = Counter(asked for asked, part in zip(asked_of, pending, strict=True) if part.height)
     estimates = [
-        estimator.of(resolved, route, part, together[asked])
+        estimator.of(resolved, route, part, together[asked] if resolved.delivery.by == "direct" else 1)
         for (resolved, route), part, asked in zip(routed, pending, asked_of, strict=True)
     ]
     plans = [

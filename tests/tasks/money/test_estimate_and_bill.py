@@ -166,6 +166,23 @@ def test_what_is_asked_together_is_paid_once(tmp_path: Path, write_spec: Any, mo
     assert sum(validated.rows["cost_usd"]) == pytest.approx(provider.charged)
 
 
+def test_what_goes_by_batch_is_asked_one_by_one_whatever_is_combined(tmp_path: Path, write_spec: Any) -> None:
+    source = pictures(tmp_path / "media", SIZES[:3])
+    enrichments = [{"capability": "image captioning", "name": name, "model": "gpt-4o"} for name in ("one", "two")]
+    tokens = []
+    for combine in (False, True):
+        spec = read_spec(
+            write_spec(
+                source,
+                models={"gpt-4o": {"id": "gpt-4o", "combine": combine}},
+                enrichments=enrichments,
+                policy={"hosted": "allow", "delivery": "batch"},
+            )
+        )
+        tokens.append([each.estimate.input_tokens for each in planned(spec).plans])
+    assert tokens[0] == tokens[1]
+
+
 def video(path: Path, seconds: float, sound: bool) -> None:
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream("libx264", rate=10)
