@@ -7,8 +7,6 @@ import os
 import sys
 import time
 import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -117,6 +115,9 @@ def is_healthy(api_url: str) -> bool:
 
 def answered_status(api_url: str, path: str, auth_string: str | None) -> int | None:
     """The status of the answer to a GET, with `auth_string` (`user:password`) if given; None without an answer."""
+    import urllib.error  # with the library of TLS, which is needed where a server is configured
+    import urllib.request
+
     request = urllib.request.Request(f"{api_url.rstrip('/')}/{path}")  # noqa: S310
     if auth_string:
         # Not sent on to where an answer redirects to.

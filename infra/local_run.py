@@ -9,8 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from sightflow.infra.configured_server import configured_url
-from sightflow.infra.prefect_server import prefect_api
-from sightflow.schemas.run.plan import RunPlan
+from sightflow.schemas.run.plan import RoutedEnrichment, RunPlan
 from sightflow.schemas.run.report import RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.run.timing import Span, StartStep, process_name, timed
@@ -58,6 +57,8 @@ def run_enrich(
     elif _plan_ahead(start, spec, chosen, watcher).changes_nothing(spec.policy.prune):
         return _report_of_nothing(start, spec)
     started_at = time.time()
+    from sightflow.infra.prefect_server import prefect_api
+
     with prefect_api() as server:
         return enrich_on(server, spec, chosen, watcher, start, started_at)
 
@@ -110,6 +111,8 @@ def run_collect(spec: EnrichmentSpec) -> RunReport | None:
         ended = all(batch.state.is_settled for batch in BatchLog(open_catalog(spec)).batches())
         if ended and not holds_of(spec).held():
             return None
+    from sightflow.infra.prefect_server import prefect_api
+
     with prefect_api() as server:
         if server is not None:
             server.wait()
@@ -121,10 +124,10 @@ def run_collect(spec: EnrichmentSpec) -> RunReport | None:
             return collect(spec)
 
 
-def _resolve(spec: EnrichmentSpec) -> None:
+def _resolve(spec: EnrichmentSpec) -> tuple[RoutedEnrichment, ...]:
     from sightflow.tasks.route import resolve_enrichments
 
-    resolve_enrichments(spec)
+    return resolve_enrichments(spec)
 
 
 def _is_known_by_prefect(spec: EnrichmentSpec) -> bool:
@@ -139,10 +142,10 @@ def _plan_ahead(start: RunStart, spec: EnrichmentSpec, chosen: Selection, watche
     from sightflow.tasks.discover import discover
     from sightflow.tasks.plan import plan
 
-    _resolve(spec)
+    routed = _resolve(spec)
     watcher.say("listing the source and planning")
     discovered = discover.without_prefect(spec, chosen, check=False)
-    start.run_plan = plan.without_prefect(discovered, spec, chosen)
+    start.run_plan = plan.without_prefect(discovered, spec, chosen, routed)
     if not start.run_plan.changes_nothing(spec.policy.prune):
         Inventory.validate(discovered.inventory)
     return start.run_plan

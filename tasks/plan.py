@@ -35,8 +35,15 @@ _NO_ORPHANS = pl.DataFrame(schema=dict.fromkeys(("uri", "enrichment", "fingerpri
 
 
 @retried_task()
-def plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection = EVERYTHING) -> RunPlan:
+def plan(
+    discovered: Discovered,
+    spec: EnrichmentSpec,
+    selection: Selection = EVERYTHING,
+    routed: Sequence[RoutedEnrichment] | None = None,
+) -> RunPlan:
     """Compare what was found with the catalog on what determines each result; return what is left to do.
+
+    `routed`: what `resolve_enrichments` has just said of the spec, if it was asked already.
 
     Reads four columns of the catalog, more where rows are stale, to say why, and of media the first bytes of a sample,
     where what they cost depends on their size; the catalog streams past the inventory, so that memory grows with the
@@ -44,13 +51,15 @@ def plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection = EV
     """
     spans: list[Span] = []
     with timed(spans, StartStep.PLANNING):
-        made = _plan(discovered, spec, selection)
+        made = _plan(discovered, spec, selection, routed or resolve_enrichments(spec))
     return replace(made, spans=(*discovered.spans, *spans))
 
 
-def _plan(discovered: Discovered, spec: EnrichmentSpec, selection: Selection) -> RunPlan:
+def _plan(
+    discovered: Discovered, spec: EnrichmentSpec, selection: Selection, resolved_routes: Sequence[RoutedEnrichment]
+) -> RunPlan:
     catalog, inventory = open_catalog(spec), discovered.inventory
-    routed = _without_unlisted_kinds(resolve_enrichments(spec), inventory)
+    routed = _without_unlisted_kinds(resolved_routes, inventory)
     partial = selection.manifest is not None or spec.partial or not discovered.skips.complete
     objects = selection.of(inventory).with_row_index("object_index")
     # Read before the rows: what is collected in this moment is then among these or those, and asked by neither.

@@ -32,8 +32,12 @@ from sightflow.blocks.models.contract import (
 )
 from sightflow.blocks.models.prices.expenses import Expenses
 from sightflow.blocks.models.replies.combine import combine
-from sightflow.blocks.models.video.association import ASSOCIATION_VERSION
-from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment, frame_requests, merge_frame_replies
+from sightflow.blocks.models.video.frame_by_frame import (
+    ASSOCIATION_VERSION,
+    as_frame_enrichment,
+    frame_requests,
+    merge_frame_replies,
+)
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import OUTPUT_SCHEMA_VERSION, Enrichment, FrameSampling, Result
 from sightflow.schemas.failure import Cause, Failure, ModelError

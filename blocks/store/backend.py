@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import polars as pl
 
@@ -15,6 +15,9 @@ from sightflow.schemas.failure import Cause, Failure, Stage
 from sightflow.schemas.media import MediaFile
 from sightflow.schemas.object_uri import ObjectUri
 from sightflow.schemas.run.discovered import Skips
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,19 @@ class ConcurrencyLimit:
     """Does something to many objects at once, on the event loop of fsspec: at most `limit` over all calls together."""
 
     def __init__(self, limit: int) -> None:
-        self.semaphore = asyncio.Semaphore(limit)
+        self._most = limit
+
+    @cached_property
+    def semaphore(self) -> asyncio.Semaphore:
+        """What holds the calls back that are on that loop, where it is first asked for."""
+        import asyncio  # with the library of TLS, which a plan of local files can do without
+
+        return asyncio.Semaphore(self._most)
 
     def map(self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
         """What `call` makes of each item, in order. Raises what it raises first."""
+        import asyncio
+
         from fsspec.asyn import get_loop, sync
 
         async def one(item: Item) -> Result:
@@ -125,6 +137,12 @@ class ConcurrencyLimit:
             return await asyncio.gather(*(one(item) for item in items))
 
         return sync(get_loop(), gather)  # type: ignore[no-any-return]
+
+    def map_in_threads(self, call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """As `map`, of a call that waits."""
+        import asyncio
+
+        return self.map(lambda item: asyncio.to_thread(call, item), items)
 
 
 def too_large(size: int, max_bytes: int) -> Failure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import os
@@ -34,6 +33,15 @@ Result = TypeVar("Result")
 
 
 _PROBE_BYTES = 1 << 16
+_FEW_FILES = 1000
+_CASTS = pl.ScanCastOptions(  # as for any table of Delta: what other writers put into their files
+    integer_cast="upcast",
+    float_cast=["upcast", "downcast"],
+    datetime_cast=["nanosecond-downcast", "millisecond-upcast", "convert-timezone"],
+    missing_struct_fields="insert",
+    extra_struct_fields="ignore",
+    categorical_to_string="allow",
+)
 
 
 class LocalSettings(Protocol):
@@ -74,13 +82,13 @@ class LocalBackend:
         return found
 
     def head_many(self, uris: Sequence[str]) -> list[ListedObject | Failure | None]:
-        return self._limit.map(lambda uri: asyncio.to_thread(_stat, uri), uris)
+        return self._limit.map_in_threads(_stat, uris)
 
     def read_many(self, wanted: Sequence[ObjectVersion], max_bytes: int) -> list[bytes | Failure]:
         def read(stream: BufferedReader) -> bytes:
             return stream.read(max_bytes + 1)
 
-        return self._limit.map(lambda one: asyncio.to_thread(_read_version, one, max_bytes, read), wanted)
+        return self._limit.map_in_threads(lambda one: _read_version(one, max_bytes, read), wanted)
 
     def read_part(self, one: ObjectVersion, start: int, length: int) -> bytes | Failure:
         def read(stream: BufferedReader) -> bytes:
@@ -98,10 +106,10 @@ class LocalBackend:
                 return digest
             return MediaFile(Path(ObjectUri.parse(one[0]).local_path), digest)
 
-        return self._limit.map(lambda one: asyncio.to_thread(file, one), wanted)
+        return self._limit.map_in_threads(file, wanted)
 
     def read_starts(self, uris: Sequence[str], length: int) -> list[bytes | None]:
-        return self._limit.map(lambda uri: asyncio.to_thread(_read_start, uri, length), uris)
+        return self._limit.map_in_threads(lambda uri: _read_start(uri, length), uris)
 
     def read(self, uri: ObjectUri) -> bytes | None:
         path = Path(uri.local_path)
@@ -161,10 +169,32 @@ class LocalBackend:
         # for the text of files that delta-rs' own merge has written.
         if quote(folder.local_path) != folder.local_path:
             return pl.scan_pyarrow_dataset(table.to_pyarrow_dataset(), allow_pyarrow_filter=False)
-        return pl.scan_delta(table)
+        files = table.file_uris()
+        if len(files) > _FEW_FILES or table.protocol().min_reader_version > 1:
+            return pl.scan_delta(table)
+        return _scan_files(files, pl.Schema(table.schema()), table.metadata().partition_columns)
 
     def redact(self, text: str) -> str:
         return text
+
+
+def _scan_files(files: list[str], schema: pl.Schema, partitions: Sequence[str]) -> pl.LazyFrame:
+    """What `polars.scan_delta` makes of the files of a table without special features. It loads pyarrow first, which
+    takes as long as to look into a thousand of them, and passes over those that the log's statistics rule out.
+    """
+    if not files:
+        return pl.LazyFrame(schema=schema)
+    rows = pl.scan_parquet(
+        files,
+        glob=False,
+        schema={name: kind for name, kind in schema.items() if name not in partitions},
+        hive_partitioning=bool(partitions),
+        hive_schema={name: schema[name] for name in partitions} or None,
+        missing_columns="insert",
+        extra_columns="ignore",
+        cast_options=_CASTS,
+    )
+    return rows.select(schema.names())
 
 
 def _roots(patterns: Sequence[str]) -> list[str]:

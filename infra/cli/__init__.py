@@ -5,17 +5,21 @@ Heavy libraries are imported inside the commands, so that `--help` answers at on
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import threading
 import time
 import warnings
 from typing import TextIO, cast
 
 BEGAN_AT = time.time()
+_UNCOLLECTED_SECONDS = 2.0
 
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 2 bad usage or spec, 3 quarantine above policy, 4 budget, 1 else."""
+    _collect_later()
     from sightflow.infra.loopback import bypass_proxies
 
     bypass_proxies()
@@ -33,16 +37,28 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    from sightflow.infra.cli.app import app
+    from sightflow.infra.cli.app import command_line
     from sightflow.infra.cli.screen import RedactedStream
-    from sightflow.infra.prefect_server import leave_if_server_lost
     from sightflow.schemas.redaction import redact_logs
 
     redact_logs()
     sys.stderr = cast("TextIO", RedactedStream(sys.stderr))  # warnings, threads that fail, and what libraries print
 
     try:
-        app()
+        command_line(sys.argv[1] if sys.argv[1:] else None)()
     except SystemExit as end:
-        leave_if_server_lost(end.code)
+        if server := sys.modules.get("sightflow.infra.prefect_server"):  # loaded where one was needed
+            server.leave_if_server_lost(end.code)
         raise
+    finally:
+        gc.freeze()  # at its end Python looks over everything once more, which takes as long
+
+
+def _collect_later() -> None:
+    """Collect no garbage in the first seconds: what is imported then stays, and to look it over again and again takes a
+    tenth of a run with nothing to do.
+    """
+    gc.disable()
+    timer = threading.Timer(_UNCOLLECTED_SECONDS, gc.enable)
+    timer.daemon = True
+    timer.start()

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from sightflow.infra.cli import budget, catalog, demo, doctor, gallery, models, plan, replay, run
-from sightflow.infra.cli.batches import collect, look
-from sightflow.infra.cli.exchange import export, labels
 from sightflow.infra.cli.screen import Commands, console
-from sightflow.infra.cli.serving import bridge, deploy, serve, worker
 
-app = typer.Typer(
-    name="sightflow",
-    cls=Commands,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="""
+# Where each is: a function, or an app with commands of its own.
+_COMMANDS: Mapping[str, str] = {
+    "demo": "demo:demo",
+    "plan": "plan:plan",
+    "run": "run:run",
+    "budget": "budget:budget",
+    "collect": "batches.collect:collect",
+    "batches": "batches.look:app",
+    "serve": "serving.serve:serve",
+    "deploy": "serving.deploy:deploy",
+    "worker": "serving.worker:worker",
+    "bridge": "serving.bridge:bridge",
+    "replay": "replay:replay",
+    "catalog": "catalog:app",
+    "quarantine": "catalog:quarantine_app",
+    "models": "models:app",
+    "export": "exchange.export:export",
+    "label": "exchange.labels:app",
+    "route": "models:route",
+    "gallery": "gallery:gallery",
+    "review": "gallery:review",
+    "doctor": "doctor:doctor",
+}
+_HELP = """
 Turn a bucket of images and videos into a validated, queryable catalog with vision-language models.
 
 Start with `sightflow demo`. Then write a spec (see docs/spec.md), look at `sightflow plan SPEC`, and
@@ -26,8 +41,30 @@ Start with `sightflow demo`. Then write a spec (see docs/spec.md), look at `sigh
 
 Exit codes: 0 done, 2 bad usage or spec, 3 more failures than the policy allows, 4 the budget is met,
 1 anything else.
-""",
-)
+"""
+
+
+def command_line(word: str | None = None) -> typer.Typer:
+    """The commands: all of them, or the one whose name `word` is, without the modules of the others."""
+    app = typer.Typer(
+        name="sightflow",
+        cls=Commands,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        help=_HELP,
+    )
+    app.callback()(_options)
+    for name, place in _COMMANDS.items():
+        if word in _COMMANDS and name != word:
+            continue
+        module, _, attribute = place.partition(":")
+        found = getattr(import_module(f"sightflow.infra.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
 
 
 def _version(asked: bool) -> None:
@@ -38,32 +75,9 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def main(
+def _options(
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Options that stand before a command."""
-
-
-app.command("demo")(demo.demo)
-app.command("plan")(plan.plan)
-app.command("run")(run.run)
-app.command("budget")(budget.budget)
-app.command("collect")(collect.collect)
-app.add_typer(look.app, name="batches")
-app.command("serve")(serve.serve)
-app.command("deploy")(deploy.deploy)
-app.command("worker")(worker.worker)
-app.command("bridge")(bridge.bridge)
-app.command("replay")(replay.replay)
-app.add_typer(catalog.app, name="catalog")
-app.add_typer(catalog.quarantine_app, name="quarantine")
-app.add_typer(models.app, name="models")
-app.command("export")(export.export)
-app.add_typer(labels.app, name="label")
-app.command("route")(models.route)
-app.command("gallery")(gallery.gallery)
-app.command("review")(gallery.review)
-app.command("doctor")(doctor.doctor)

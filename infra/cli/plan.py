@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.infra.cli.budget import budget_outlook
 from sightflow.infra.cli.screen import console, flag, safe, show_next, show_table
 from sightflow.schemas.failure import SightflowError
 from sightflow.schemas.money.words import count_of_tokens, length_of_time, money
@@ -81,7 +80,11 @@ def plan(
             run_plan = counted_by_vendors(run_plan, read)
         problem = catalog_problem(open_catalog(read)) if run_plan.to_compute else ""
         budget = read.policy.budget
-        outlook = budget_outlook(open_catalog(read), budget, run_plan.price) if budget else ""
+        outlook = ""
+        if budget:
+            from sightflow.infra.cli.budget import budget_outlook
+
+            outlook = budget_outlook(open_catalog(read), budget, run_plan.price)
     if as_json:
         console.print_json(json.dumps(plan_document(run_plan) | {"catalog_problem": problem, "budget": outlook}))
         return

@@ -7,17 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Annotated, Self
-
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from typing import TYPE_CHECKING, Annotated, Self
 
 from sightflow.infra.cli.plan import Limit, Prefix, Sample, Since, SpecFile, selection, show_notices, show_skipped
 from sightflow.infra.cli.screen import console, flag, problems, safe, show_next, show_table
@@ -26,6 +16,9 @@ from sightflow.schemas.run.plan import RunPlan, not_asked
 from sightflow.schemas.run.report import QuarantineExceeded, RunOverBudget, RunReport
 from sightflow.schemas.run.selection import EVERYTHING, Selection
 from sightflow.schemas.spec import EnrichmentSpec
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def run(
@@ -142,6 +135,16 @@ def progress() -> Iterator[ProgressBar | ProgressLines]:
         with ProgressLines() as lines:
             yield lines
         return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

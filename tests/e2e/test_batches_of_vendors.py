@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.collect import collect
 from sightflow.flows.enrich import enrich
-from sightflow.infra.cli.app import app
 from sightflow.infra.service.deployments import deploy
 from sightflow.schemas.run.report import QuarantineExceeded
+from tests.command_line import app
 from tests.loopback.hosted_systems import GEMINI, GPT, KEY
 from tests.loopback.server import Received, Say
 from tests.tasks.batches.stages import VARIABLES, images, spec_of

@@ -13,7 +13,6 @@ from sightflow import plan
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.money.ledger import Ledger
 from sightflow.flows.enrich import enrich
-from sightflow.infra.cli.app import app
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.run.report import RunOverBudget
 from sightflow.schemas.run.selection import Selection
@@ -21,6 +20,7 @@ from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.route import resolve_enrichments
 from sightflow.tasks.runtime import loaded_models
+from tests.command_line import app
 from tests.e2e.test_deployments import found
 from tests.e2e.test_ugly_inputs import encoded
 from tests.loopback.billing.metered_openai import MeteredOpenAI

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.flows.enrich import enrich
-from sightflow.infra.cli.app import app
 from sightflow.schemas.spec_reader import read_spec
 from tests.clouds import Cloud
+from tests.command_line import app
 from tests.e2e.test_incremental import flat
 from tests.e2e.test_killed import ASKED, QUICK, asked, content, published, start
 

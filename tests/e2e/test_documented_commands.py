@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.infra.cli.app import app
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
+from tests.command_line import app
 from tests.infra.docs_site.test_pages import PAGES, commands
 from tests.schemas.tables.test_catalog import receipt
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
-from sightflow.infra.cli.app import app
 from sightflow.schemas.tables.catalog import CATALOG_SCHEMA
+from tests.command_line import app
 from tests.conftest import Bucket
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sightflow.infra.cli.app import app
 from sightflow.infra.cli.screen import console
+from tests.command_line import app
 from tests.e2e.test_command_line import sightflow
 from tests.e2e.test_incremental import flat
 

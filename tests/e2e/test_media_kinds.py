@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from sightflow.blocks.catalog.catalog import Catalog
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.flows.enrich import enrich
-from sightflow.infra.cli.app import app
 from sightflow.schemas.run.selection import Selection
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.discover import discover
+from tests.command_line import app
 from tests.e2e.test_incremental import flat
 from tests.videos import write_video
 

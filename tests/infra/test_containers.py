@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sightflow.infra.cli.app import app
 from sightflow.schemas.spec_reader import read_spec
+from tests.command_line import app
 
 INFRA = Path(__file__).parents[2] / "infra"
 BIN = Path(sys.executable).parent

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from sightflow.infra.cli.app import app
 from sightflow.infra.cli.screen import RedactedStream
+from tests.command_line import app
 
 KEYED = "http://me:canary-1@127.0.0.1:9"
 

@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import polars as pl
 import pytest
+from typer.main import get_command
 
 from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.infra.cli.app import command_line
 from sightflow.infra.server_process import PrefectServer
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.discover import discover
@@ -97,6 +99,21 @@ def test_what_reads_the_catalog_or_plans_loads_neither_prefect_nor_a_model_s_lib
     found, printed = loaded(*commands, PREFECT_HOME=str(done.parent / "none"))
     assert found == [set()] * len(commands)
     assert '{"held": 3}' in printed and "nothing to do" in printed
+
+
+def test_a_command_loads_no_other_and_all_are_there_without_one() -> None:
+    everything = set(get_command(command_line()).commands)  # type: ignore[attr-defined]
+    assert len(everything) == 20 and set(get_command(command_line("no such command")).commands) == everything  # type: ignore[attr-defined]
+    for name in everything:
+        assert set(get_command(command_line(name)).commands) == {name}  # type: ignore[attr-defined]
+    heavy = {f"sightflow.infra.cli.{other}" for other in ("demo", "doctor", "gallery", "budget", "serving.serve")}
+    assert loaded(("run", "--help"), heavy=heavy)[0] == [set()]
+
+
+def test_garbage_is_collected_again_after_the_first_seconds() -> None:
+    program = "import gc, time; from sightflow.infra.cli import _collect_later; _collect_later(); "
+    program += "assert not gc.isenabled(); time.sleep(3); assert gc.isenabled()"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_a_run_with_nothing_to_do_is_over_before_prefect_is_loaded(done: Path) -> None:

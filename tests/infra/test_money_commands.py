@@ -9,9 +9,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from sightflow.infra.cli.app import app
 from sightflow.schemas.money import calendar_day
 from sightflow.schemas.money.words import count_of_tokens, length_of_time, money
+from tests.command_line import app
 from tests.loopback.hosted_systems import KEY
 from tests.loopback.server import Say
 from tests.tasks.money.meter import MeteredOpenAI

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.infra.cli.app import app
 from sightflow.infra.cli.query import csv_cell, distinct, json_text
 from tests.blocks.catalog.test_catalog import held, rows
+from tests.command_line import app
 from tests.e2e.test_command_line import sightflow
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sightflow.blocks.catalog.catalog import SCHEMAS, Catalog
-from sightflow.infra.cli.app import app
+from tests.command_line import app
 
 
 @pytest.mark.parametrize(

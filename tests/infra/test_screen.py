@@ -123,7 +123,7 @@ def test_a_run_says_where_all_its_seconds_went() -> None:
 
 @pytest.mark.parametrize("command", [("run",), ("plan",), ("quarantine", "list"), ("deploy",), ("route",)])
 def test_a_flag_looks_like_one(command: tuple[str, ...]) -> None:
-    from sightflow.infra.cli.app import app
+    from tests.command_line import app
 
     text = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100"}).output
     flags = [line for line in text.splitlines() if any(name in line for name in ("--json", "--on-upload", "--hosted"))]

@@ -1,11 +1,13 @@
 """A source has one form, however it is spelled, and what looks like a pattern and is a name is that name."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fsspec.utils import glob_translate
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -182,6 +184,22 @@ def test_all_that_a_pattern_matches_begins_with_its_literal_prefix(pattern: str,
         assert not source_filter([f"s3://bucket/{pattern}"])(uri) or uri.startswith(
             literal_prefix(f"s3://bucket/{pattern}")
         )
+
+
+pieces = st.text(st.sampled_from("ab./\n*"), max_size=6)
+
+
+@example("in/", "", "in/")
+@example("in/", "b", "in/b")
+@example("a", "a", "a")
+@given(pieces, pieces, pieces)
+def test_one_star_is_what_fsspec_makes_of_it(before: str, after: str, text: str) -> None:
+    pattern = f"s3://bucket/{before}*{after}"
+    if "**" in pattern or pattern.endswith("/"):
+        return
+    expression = re.compile(glob_translate(pattern))
+    for uri in (f"s3://bucket/{text}", f"s3://bucket/{before}{text}{after}", f"s3://bucket/{before}{after}"):
+        assert source_filter([pattern])(uri) == (expression.match(uri) is not None), (pattern, uri)
 
 
 parts = st.sampled_from(["media", "link", "deep", "data [v2]", "/", "/", "..", ".", "*", "{a,b}", "~", "x", " "])

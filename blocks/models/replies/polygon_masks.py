@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from sightflow.schemas.enrichment import Region
 from sightflow.schemas.geometry import Box, GeometryError
-from sightflow.schemas.masks import encode_polygons, is_empty
 
 _LEAST_AREA = 1.0
 """Square pixels of the original: what encloses less is a point or a line."""
@@ -20,6 +19,8 @@ def mask_region(
     Raises GeometryError if one encloses less than a pixel (too few points, all on one line, or hardly apart), or if
     they cover none: an outline that is drawn twice encloses twice as much as it covers.
     """
+    from sightflow.schemas.masks import encode_polygons, is_empty  # with the libraries of arrays, as in frame_by_frame
+
     for polygon in polygons:
         if enclosed_area(polygon) < _LEAST_AREA:
             raise GeometryError(f"a polygon of {len(polygon) // 2} points encloses nothing")

@@ -13,7 +13,6 @@ from sightflow.blocks.models.hosted_model import HostedModel
 from sightflow.blocks.models.hosted_profiles import HostedProfile
 from sightflow.blocks.models.image_sizes import Size, fit_within
 from sightflow.blocks.models.replies.json_regions import ReadMask
-from sightflow.blocks.models.replies.png_masks import read_probability_mask
 from sightflow.blocks.models.replies.regions_schema import POINTS, region_properties
 from sightflow.blocks.models.reply_forms import JsonSchema
 from sightflow.blocks.models.token_rules import gemini as rules
@@ -179,4 +178,6 @@ class Gemini(HostedModel):
 
     @property
     def mask_reader(self) -> ReadMask:
+        from sightflow.blocks.models.replies.png_masks import read_probability_mask  # with those of pictures
+
         return read_probability_mask

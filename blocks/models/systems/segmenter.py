@@ -10,7 +10,6 @@ from pydantic import Field, PrivateAttr
 
 from sightflow.blocks.models import weights
 from sightflow.blocks.models.contract import Availability, BatchGenerator, LoadedWeights, Prompt
-from sightflow.blocks.models.detection.masks import Least, Sam2Generator, Sam3Generator
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.region_finder import FRACTIONS, RegionFinder
 from sightflow.blocks.models.replies.detections import Detection, write_detections
@@ -113,6 +112,8 @@ class Segmenter(RegionFinder, OpenWeightsModel):
             self._source.prepare()
 
     def batch_generator(self, weights: LoadedWeights) -> BatchGenerator:
+        from sightflow.blocks.models.detection.masks import Least, Sam2Generator, Sam3Generator
+
         least = Least(self.threshold, self.mask_threshold)
         return Sam2Generator(weights, least) if self.takes_boxes else Sam3Generator(weights, least)
 

@@ -2,7 +2,8 @@
 
 Two assignments, each the cheapest as a whole (the linear sum assignment problem, scipy's): from frame to frame, a
 detection goes to the tracklet whose expected place, label and colours it fits best; then tracklets are joined where
-the end of one, followed onwards, meets the beginning of another, followed back.
+the end of one, followed onwards, meets the beginning of another, followed back. Whoever changes how counts up
+`ASSOCIATION_VERSION`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,6 @@ from typing import Any, Final
 import numpy as np
 
 from sightflow.schemas.enrichment import Region
-
-ASSOCIATION_VERSION: Final = 2
-"""Part of the fingerprint of tracks that are linked here: another way of linking makes them stale."""
 
 # Distances: half of how far apart the centres are in mean diagonals, and half of how little the boxes overlap.
 _FARTHEST: Final = 0.6  # of a detection from where its object is expected

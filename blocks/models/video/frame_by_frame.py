@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
-from sightflow.blocks.models.video.tracking import link
 from sightflow.schemas.capability import Capability
 from sightflow.schemas.enrichment import (
     Enrichment,
@@ -21,6 +21,9 @@ from sightflow.schemas.enrichment import (
 from sightflow.schemas.failure import Failure
 from sightflow.schemas.media import DecodedImage, DecodedVideo
 from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
+
+ASSOCIATION_VERSION: Final = 2
+"""Part of the fingerprint of tracks that are linked here: another way of linking makes them stale."""
 
 _MAY_FAIL = 0.05  # of the frames
 _OF_A_FRAME = {
@@ -76,6 +79,8 @@ def merge_frame_replies(request: VisionRequest, video: DecodedVideo, replies: Se
 
 
 def _linked(video: DecodedVideo, times: Sequence[tuple[int, float]], regions: Sequence[Region]) -> tuple[Track, ...]:
+    from sightflow.blocks.models.video.tracking import link  # with the libraries of arrays, which a plan can do without
+
     images = dict(zip(video.indices, video.frames, strict=True))
     return link(times, regions, images, (video.width, video.height))
 

@@ -14,8 +14,8 @@ import yaml
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
-from sightflow.infra.cli.app import app
 from sightflow.infra.docs_site.columns_page import PAGE, columns_page
+from tests.command_line import app
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

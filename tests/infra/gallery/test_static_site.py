@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from sightflow.infra.cli.app import app
+from tests.command_line import app
 from tests.infra.gallery.conftest import Demo, Watched, until
 from tests.infra.gallery.hostile import hostile_catalog
 
