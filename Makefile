@@ -47,7 +47,7 @@ fuzz: .venv/ready ## hostile inputs for the readers of replies, messages, specs,
 	@SIGHTFLOW_FUZZ_SECONDS=$(FOR) $(BIN)/python -m pytest -n 2 tests/fuzz
 
 TIMES ?= 100
-kills: .venv/ready ## writers of a catalog killed TIMES=100 times in all, in a folder, in S3 or at CATALOG=address; runs under a budget
+kills: .venv/ready .tools/azurite/ready ## writers of a catalog killed TIMES=100 times in all, in a folder, S3 and Azurite or at CATALOG=address; runs under a budget
 	@SIGHTFLOW_KILLS=$(TIMES) SIGHTFLOW_KILLS_CATALOG=$(CATALOG) $(BIN)/python -m pytest -n 2 -rP tests/kills
 
 check: .venv/ready docs ## ruff, formatting, mypy --strict, import contracts, and the site of docs/

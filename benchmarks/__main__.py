@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import orchestration, sharing
+from benchmarks import orchestration
 from benchmarks.parts.images import fill
 from benchmarks.parts.slow_store import slow_store
 from benchmarks.planning import inventory_of, rows_of, spec_for
@@ -107,6 +107,8 @@ def length(size: Size) -> Iterator[Row]:
 
 def shared(size: Size) -> Iterator[Row]:
     """Several prompts about one picture over one."""
+    from benchmarks import sharing  # with torch, whose pages a contender would share with this process
+
     yield from sharing.rows(repetitions=9)
 
 

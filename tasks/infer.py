@@ -23,7 +23,6 @@ from sightflow.schemas.vision import Answer, Replies, VisionReply, VisionRequest
 from sightflow.tasks.fetch import Fetched
 from sightflow.tasks.media.reply_assembler import ReplyAssembler
 from sightflow.tasks.media.request_batches import InferenceItem, image_batches
-from sightflow.tasks.media.video_batches import video_batches
 from sightflow.tasks.memory.limit import memory_budget
 from sightflow.tasks.memory.pixel_budget import PixelBudget
 from sightflow.tasks.runtime.cancellation import ShardSkipped, is_asked_to_stop, is_halted
@@ -108,9 +107,12 @@ def _answer(
 def _batches(
     shard: Shard, fetched: Fetched, policy: Policy, model: VisionModel, spans: list[Span]
 ) -> Iterator[list[InferenceItem]]:
-    batches = video_batches if shard.media_kind is MediaKind.VIDEO else image_batches
     budget = PixelBudget(memory_budget(policy).pixels)
-    return batches(shard, fetched, policy.limits, model, spans, budget)
+    if shard.media_kind is MediaKind.VIDEO:
+        from sightflow.tasks.media.video_batches import video_batches  # with FFmpeg, which images do not need
+
+        return video_batches(shard, fetched, policy.limits, model, spans, budget)
+    return image_batches(shard, fetched, policy.limits, model, spans, budget)
 
 
 def _failed_answer(item: InferenceItem, model: VisionModel) -> Answer:

@@ -9,9 +9,9 @@ from typing import Final
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
 _ARENAS: Final = 2  # one for the main thread, one for all the others: more of them cost memory and gained no time
-_LARGE: Final = 16 * 2**20
-"""Bytes of a block that goes back to the system when it is freed: an image of four megapixels. Tensors of a CPU are
-mostly smaller, and are faster where the process keeps their memory."""
+_LARGE: Final = 4 * 2**20
+"""Bytes of a block that goes back to the system when it is freed: an image of a megapixel. Most tensors of a CPU are
+smaller, and are faster where the process keeps their memory: from a quarter of that on a run takes longer."""
 
 
 def keep_little() -> bool:

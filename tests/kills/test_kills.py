@@ -17,7 +17,9 @@ from uuid import uuid4
 import pytest
 
 from sightflow.blocks.catalog.catalog import Catalog
+from tests.clouds import azure_cloud
 from tests.kills.writing import Job, check_read, run, wanted, write
+from tests.loopback.stores.azurite import KEY
 
 pytestmark = pytest.mark.e2e
 KILLS = int(os.environ.get("SIGHTFLOW_KILLS", "3"))
@@ -25,19 +27,22 @@ SEED = int(os.environ.get("SIGHTFLOW_KILLS_SEED", "1"))
 GIVEN = os.environ.get("SIGHTFLOW_KILLS_CATALOG")
 
 
-PLACES = ["given"] if GIVEN else ["local", "s3"]
+PLACES = ["given"] if GIVEN else ["local", "s3", "azurite"]
 ALL = [(place, writers) for place in PLACES for writers in (1, 2, 3)]
-CASES = ALL if "SIGHTFLOW_KILLS" in os.environ else [("local", 3)]  # an emulator of S3 takes a minute more
+CASES = ALL if "SIGHTFLOW_KILLS" in os.environ else [("local", 3)]  # an emulator takes a minute more
 
 
 @pytest.fixture
 def job(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
     if request.param == "given":
-        return Job(f"{GIVEN}/{uuid4().hex}", os.environ.get("SIGHTFLOW_KILLS_ENDPOINT"), 0, SEED)
+        return Job(f"{GIVEN}/{uuid4().hex}", {"endpoint_url": os.environ.get("SIGHTFLOW_KILLS_ENDPOINT")}, 0, SEED)
     if request.param == "s3":
         bucket = request.getfixturevalue("bucket")
-        return Job(f"s3://{bucket.name}/catalog", bucket.endpoint, 0, SEED)
-    return Job(f"file://{tmp_path}/catalog", None, 0, SEED)
+        return Job(f"s3://{bucket.name}/catalog", {"endpoint_url": bucket.endpoint}, 0, SEED)
+    if request.param == "azurite":
+        cloud = azure_cloud(request.getfixturevalue("azurite"))
+        return Job(cloud.uri("catalog"), {**cloud.settings, "azure_account_key": KEY}, 0, SEED)
+    return Job(f"file://{tmp_path}/catalog", {}, 0, SEED)
 
 
 def content(catalog: Catalog) -> tuple[dict[str, str], set[str]]:

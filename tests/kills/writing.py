@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -31,7 +33,7 @@ class Job:
     """One of so many `writers` at once. `generation`: from 0 on; `attempt`: how often it was started before."""
 
     uri: str
-    endpoint: str | None
+    store: Mapping[str, Any]  # of an `ObjectStore`
     generation: int
     seed: int
     writer: int = 0
@@ -40,7 +42,7 @@ class Job:
 
     @property
     def catalog(self) -> Catalog:
-        return Catalog(uri=self.uri, store=ObjectStore(endpoint_url=self.endpoint))
+        return Catalog(uri=self.uri, store=ObjectStore(**self.store))
 
 
 def uri_of(key: int) -> str:
