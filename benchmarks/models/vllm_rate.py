@@ -1,11 +1,12 @@
-"""Our rate through vLLM over that of a bare loop on vLLM, with the same weights, pictures and words, in one process.
+"""Our rate through vLLM and at servers over that of a bare loop, with the same weights, pictures and words.
 
     make bench-vllm        (python -m benchmarks.models.vllm_rate in vLLM's environment)
+    python -m benchmarks.models.vllm_rate --only transformers        (`transformers serve`, in any environment)
 
-In process: `engine: vllm` beside one call of `vllm.LLM.generate` on the same instance. At the server: `engine:
-endpoint` beside the published client in as many threads. Each loop is given decoded pictures and ends with captions;
-what vLLM keeps of pictures and prompts is cleared before each. They take turns, and the best of each counts, by the
-clock and by the time of the processors, which a busy machine disturbs less.
+In process: `engine: vllm` beside one call of `vllm.LLM.generate` on the same instance. At vLLM's server and at that of
+transformers: `engine: endpoint` beside the published client in as many threads. Each loop is given decoded pictures and
+ends with captions; what vLLM keeps of pictures and prompts is cleared before each. They take turns, and the best of each
+counts, by the clock and by the time of the processors, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -77,36 +78,51 @@ def in_process(images: Sequence[Image.Image], weights: str) -> Iterator[tuple[st
 
 
 def at_the_server(images: Sequence[Image.Image], weights: str) -> Iterator[tuple[str, Loop, Loop, Callable[[], None]]]:
-    """Ours and the bare client, and what clears the server's caches."""
-    import openai
-
+    """Ours and the bare client, and what clears the caches of vLLM's server."""
     with runs.server(weights, MAX_MODEL_LEN, VLLM_SERVER_DEV_MODE="1") as server:
-        model = Qwen2VL(id=weights, engine="endpoint", endpoint_url=server.url)
-        model.prepare()
-        (prompt,) = model.prompts(CAPTION, MediaKind.IMAGE)
-        client = openai.OpenAI(base_url=server.url, api_key="none")
-
-        def one(image: Image.Image) -> str:
-            file = io.BytesIO()
-            image.save(file, "PNG")
-            url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-            content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt.text}]
-            messages: Any = [{"role": "user", "content": content}]
-            made = client.chat.completions.create(
-                model=weights, messages=messages, temperature=0.0, max_tokens=prompt.max_new_tokens
-            )
-            return (made.choices[0].message.content or "").strip()
-
-        def bare() -> list[str]:
-            with ThreadPoolExecutor(model.max_concurrency) as pool:
-                return list(pool.map(one, images))
 
         def clear() -> None:
             for cache in ("mm", "prefix"):
                 address = f"{server.url.removesuffix('/v1')}/reset_{cache}_cache"
                 urllib.request.urlopen(urllib.request.Request(address, method="POST"), timeout=60).close()
 
-        yield "engine: endpoint over openai's client", lambda: through(model, images), bare, clear
+        yield "engine: endpoint over openai's client, vLLM's server", *_asked_at(server.url, images, weights), clear
+
+
+def at_transformers(
+    images: Sequence[Image.Image], weights: str
+) -> Iterator[tuple[str, Loop, Loop, Callable[[], None]]]:
+    """Ours and the bare client at `transformers serve`, which keeps nothing of what it was asked."""
+    with runs.transformers_server(weights) as server:
+        loops = _asked_at(server.url, images, weights)
+        yield "engine: endpoint over openai's client, transformers serve", *loops, lambda: None
+
+
+def _asked_at(url: str, images: Sequence[Image.Image], weights: str) -> tuple[Loop, Loop]:
+    """Ours, and the published client in as many threads."""
+    import openai
+
+    model = Qwen2VL(id=weights, engine="endpoint", endpoint_url=url)
+    model.prepare()
+    (prompt,) = model.prompts(CAPTION, MediaKind.IMAGE)
+    client = openai.OpenAI(base_url=url, api_key="none")
+
+    def one(image: Image.Image) -> str:
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        data = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        content = [{"type": "image_url", "image_url": {"url": data}}, {"type": "text", "text": prompt.text}]
+        messages: Any = [{"role": "user", "content": content}]
+        made = client.chat.completions.create(
+            model=weights, messages=messages, temperature=0.0, max_tokens=prompt.max_new_tokens
+        )
+        return (made.choices[0].message.content or "").strip()
+
+    def bare() -> list[str]:
+        with ThreadPoolExecutor(model.max_concurrency) as pool:
+            return list(pool.map(one, images))
+
+    return lambda: through(model, images), bare
 
 
 class Turn(NamedTuple):
@@ -138,13 +154,14 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--weights", default=runs.DEMO)
-    parser.add_argument("--only", choices=["process", "server"])
+    parser.add_argument("--only", choices=["process", "server", "transformers"])
     given = parser.parse_args()
     images = pictures(given.pictures)
     print(f"{given.pictures} pictures, {len(os.sched_getaffinity(0))} cores")
     print("| ratio | of processor time | what | ours, pictures/s | bare, pictures/s | same captions |")
     print("| --: | --: | --- | --: | --: | --: |")
-    for name, measured in (("process", in_process), ("server", at_the_server)):
+    ways = {"process": in_process, "server": at_the_server, "transformers": at_transformers}
+    for name, measured in ways.items():
         for what, ours, bare, clear in measured(images, given.weights) if given.only in (None, name) else ():
             wanted = len(images)
             turn(ours, clear, wanted)  # what is done once is done

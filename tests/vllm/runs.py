@@ -1,4 +1,4 @@
-"""Runs vLLM of the environment that `make test-vllm` builds: in a process that asks it, and as a server."""
+"""Runs vLLM of the environment that `make test-vllm` builds, in a process or as a server, and `transformers serve`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -64,23 +66,37 @@ def server(weights: str, max_model_len: int, **variables: str) -> Iterator[Serve
     """vLLM's server with these weights, started as its documentation says, but by the module: the command `vllm` asks
     for a distribution of that name.
     """
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = _free_port()
     command: list[Any] = [ENVIRONMENT / "bin" / "python", "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", weights, "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(max_model_len)]
     command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
     command += ["--trust-request-mm-kwargs", "--enable-prompt-tokens-details"]
     own = environment(VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1", VLLM_LOGGING_LEVEL="WARNING", **variables)
-    log = ENVIRONMENT / f"server-{port}.log"
+    with _served(command, port, own, ENVIRONMENT / f"server-{port}.log"):
+        yield Server(f"http://127.0.0.1:{port}/v1", weights)
+
+
+@contextmanager
+def transformers_server(weights: str) -> Iterator[Server]:
+    """`transformers serve` of this environment with these weights, on one thread of the CPU."""
+    port = _free_port()
+    command: list[Any] = [Path(sys.executable).with_name("transformers"), "serve", weights, "--device", "cpu"]
+    command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
+    with tempfile.TemporaryDirectory() as folder, _served(command, port, environment(), Path(folder, "server.log")):
+        yield Server(f"http://127.0.0.1:{port}/v1", weights)
+
+
+@contextmanager
+def _served(command: list[Any], port: int, variables: dict[str, str], log: Path) -> Iterator[None]:
+    """Run a server until the block ends; wait until it answers."""
     with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=file, stderr=file, start_new_session=True)
     try:
         deadline = time.monotonic() + _LONGEST_START
         while not _answers(f"http://127.0.0.1:{port}/health"):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.5)
-        yield Server(f"http://127.0.0.1:{port}/v1", weights)
+        yield
     finally:
         process.terminate()
         try:
@@ -89,6 +105,12 @@ def server(weights: str, max_model_len: int, **variables: str) -> Iterator[Serve
             process.kill()
             process.wait()
         log.unlink()
+
+
+def _free_port() -> int:
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        return int(chosen.getsockname()[1])
 
 
 def _answers(url: str) -> bool:
