@@ -5,8 +5,8 @@
 
 In process: `engine: vllm` beside one call of `vllm.LLM.generate` on the same instance. At vLLM's server and at that of
 transformers: `engine: endpoint` beside the published client in as many threads. Each loop is given decoded pictures and
-ends with captions; what vLLM keeps of pictures and prompts is cleared before each. They take turns, and the best of each
-counts, by the clock and by the time of the processors, which a busy machine disturbs less.
+ends with captions; what vLLM keeps of pictures and prompts is cleared before each. They take turns, and the best of
+each counts, by the clock and by the time of the processors, which a busy machine disturbs less.
 """
 
 from __future__ import annotations

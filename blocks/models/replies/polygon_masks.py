@@ -32,6 +32,19 @@ def mask_region(
     return Region(label, Box(min(xs), min(ys), max(xs), max(ys)), score, counts)
 
 
+def region_if_any(label: str, polygons: Sequence[Sequence[float]], width: int, height: int) -> Region | None:
+    """As `mask_region`, without the outlines that enclose nothing; None if no pixel is left.
+
+    For a model that has no other scale than its own bins: such an outline then says that there is nothing; one of
+    a model that writes numbers may be in another scale.
+    """
+    drawn = [polygon for polygon in polygons if enclosed_area(polygon) >= _LEAST_AREA]
+    try:
+        return mask_region(label, drawn, width, height) if drawn else None
+    except GeometryError:  # drawn twice, and covers nothing
+        return None
+
+
 def enclosed_area(polygon: Sequence[float]) -> float:
     """The area of a simple polygon `[x1, y1, x2, y2, ...]` (the shoelace formula), in square units."""
     xs, ys = polygon[0::2], polygon[1::2]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sightflow.blocks.models.contract import Generated, GenerationRequest, LoadedWeights, Prompt, ReplyError
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
-from sightflow.blocks.models.replies.polygon_masks import mask_region
+from sightflow.blocks.models.replies.polygon_masks import region_if_any
 from sightflow.blocks.models.replies.text import read_text
 from sightflow.blocks.models.reply_forms import Grammar, one_of
 from sightflow.schemas.capability import Capability, MediaKind
@@ -131,8 +131,8 @@ class Florence2(OpenWeightsModel):
                     raise ReplyError(f"{len(bins)} numbers are not a polygon: {ring[:80]!r}")
                 points = [self.box_format.point_to_pixels(bins[k : k + 2], transform) for k in range(0, len(bins), 2)]
                 polygons.append([number for point in points for number in point])
-            if polygons:
-                regions.append(mask_region(label, polygons, transform.width, transform.height))
+            if (region := region_if_any(label, polygons, transform.width, transform.height)) is not None:
+                regions.append(region)
         return regions
 
 

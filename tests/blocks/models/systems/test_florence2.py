@@ -106,6 +106,20 @@ def test_a_polygon_becomes_a_mask_of_the_original_s_size() -> None:
     assert mask.sum() == pytest.approx(0.5 * 256 * 192, rel=0.02)
 
 
+OUTLINE = "<loc_100><loc_100><loc_500><loc_100><loc_500><loc_500>"
+POINT, LINE = "<loc_7>" * 6, "<loc_1><loc_1><loc_500><loc_500><loc_900><loc_900>"
+
+
+@pytest.mark.parametrize("nothing", [POINT, LINE, f"<poly>{POINT}</poly><poly>{LINE}</poly>", f"{POINT}<sep>{LINE}"])
+def test_an_outline_that_encloses_nothing_is_no_region(nothing: str) -> None:
+    assert parse(SEGMENT, nothing, "red circle") == RegionsResult(())
+
+
+@pytest.mark.parametrize("text", [f"{POINT}<sep>{OUTLINE}", f"<poly>{OUTLINE}</poly><poly>{LINE}</poly>"])
+def test_and_takes_nothing_from_what_is_outlined_beside_it(text: str) -> None:
+    assert parse(SEGMENT, text, "red circle") == parse(SEGMENT, OUTLINE, "red circle")
+
+
 PIECES = st.sampled_from([*"ab <>/", "<loc_5>", "<loc_900>", "<poly>", "</poly>", "<sep>", "</s>"])
 
 
