@@ -152,7 +152,7 @@ def test_a_track_ends_where_its_object_does_and_goes_on_where_it_comes_back(
 
 
 def test_a_box_of_what_is_followed_begins_nothing(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the boxes in a frame one is paired with the object there; one more at its place shows it again."""
+    """A box of a part of the object is paired with it; one more at its place shows it again."""
     model = opened(folders["sam2_video"])
     shown: list[tuple[int, Any]] = []
     real = model._processor.add_inputs_to_inference_session
@@ -173,8 +173,10 @@ def test_a_box_of_what_is_followed_begins_nothing(folders: dict[str, Path], monk
 
     monkeypatch.setattr(network, "forward", everywhere)
     covered: Place = (0, 0, 26, 40)
-    model.run([request(TRACK, marked([covered] * 3, [None, None, (34, 2, 58, 38)]))])
-    assert shown == [(0, [0]), (2, [1])]
+    part: Place = (0, 0, 12, 40)
+    video = marked([covered, covered, part, covered], [None, (2, 2, 24, 38), None, (34, 2, 58, 38)])
+    model.run([request(TRACK, video)])
+    assert shown == [(0, [0]), (3, [1])]
 
 
 @BOTH
