@@ -94,7 +94,7 @@ class Sam2Tracker:
         with ExitStack() as opened:
             sessions: list[Any] = []
             for place in range(len(frames)):
-                seen = [found for session in sessions for found in self._seen(session, place, begun, frames)]
+                seen = [point for session in sessions for point in self._seen(session, place, begun, frames)]
                 boxes = [box for box in asked if box.frame == place + 1]
                 new = not_followed(boxes, seen)
                 if new:
