@@ -40,10 +40,10 @@ class Batch:
 
 
 class Sam3Generator:
-    """Each request is about one text; the image is encoded once for all of them."""
+    """Each request is about one text; the image is encoded once for all of them. `model`: a `Sam3Model`."""
 
-    def __init__(self, weights: LoadedWeights, least: Least) -> None:
-        self.weights, self._least = weights, least
+    def __init__(self, weights: LoadedWeights, model: Any, least: Least) -> None:
+        self.weights, self._model, self._least = weights, model, least
 
     def preprocess(self, batch: Sequence[GenerationRequest]) -> Batch:
         images, places = distinct_images(batch)
@@ -55,7 +55,7 @@ class Sam3Generator:
     def generate(self, batch: Sequence[GenerationRequest], inputs: Batch) -> list[Generated]:
         import torch
 
-        model = self.weights.model
+        model = self._model
         vision = model.get_vision_features(inputs.inputs["pixel_values"].to(model.device, model.dtype))
         place = torch.tensor(inputs.places, device=model.device)
         shared = type(vision)(
@@ -95,23 +95,26 @@ _OF_VISION = ("last_hidden_state", "pooler_output", "fpn_hidden_states", "fpn_po
 
 
 class Sam2Generator:
-    """Each request brings the boxes of its image; each is cut out by one mask, whose box is that of the region."""
+    """Each request brings the boxes of its image; each is cut out by one mask, whose box is that of the region.
 
-    def __init__(self, weights: LoadedWeights, least: Least) -> None:
-        self.weights, self._least = weights, least
+    `model`: a `Sam2Model`.
+    """
+
+    def __init__(self, weights: LoadedWeights, model: Any, least: Least) -> None:
+        self.weights, self._model, self._least = weights, model, least
 
     def preprocess(self, batch: Sequence[GenerationRequest]) -> Batch:
         images, places = distinct_images(batch)
         return Batch(self.weights.processor.image_processor(images=images, return_tensors="pt"), places)
 
     def generate(self, batch: Sequence[GenerationRequest], inputs: Batch) -> list[Generated]:
-        model, processor = self.weights.model, self.weights.processor
+        model, processor = self._model, self.weights.processor
         embedded = model.get_image_embeddings(inputs.inputs["pixel_values"].to(model.device, model.dtype))
         replies = []
         for each, place in zip(batch, inputs.places, strict=True):
             asked = read_detections(each.prompt.text)
             width, height = image_of(each).size
-            corners = [[_pixels(found.box, width, height) for found in asked]]
+            corners = [[in_pixels(found.box, width, height) for found in asked]]
             boxes = processor(input_boxes=corners, original_sizes=[[height, width]], return_tensors="pt")["input_boxes"]
             outputs = model(
                 image_embeddings=[level[place : place + 1] for level in embedded],
@@ -178,7 +181,8 @@ def refuse_what_is_no_number(*numbers: Any) -> None:
         raise FloatingPointError("the network gave what is no number (NaN); try dtype: float32")
 
 
-def _pixels(box: Sequence[float], width: int, height: int) -> list[float]:
+def in_pixels(box: Sequence[float], width: int, height: int) -> list[float]:
+    """A box in fractions of the sides of an image, in its pixels."""
     return [box[0] * width, box[1] * height, box[2] * width, box[3] * height]
 
 

@@ -18,13 +18,16 @@ class Detection:
     """One region that a detector found.
 
     `box`: four numbers as the box format of its system says. `score`: 0 to 1, or None. `mask`: the `counts` of a COCO
-    RLE of the original's height and width, which covers a pixel at least.
+    RLE of the original's height and width, which covers a pixel at least. Of a video that is looked at as a whole,
+    `frame`: the number of the sampled frame, from 1; `track`: the number of the object, the same in every frame.
     """
 
     label: str
     box: Sequence[float]
     score: float | None = None
     mask: str | None = None
+    frame: int | None = None
+    track: int | None = None
 
 
 def write_detections(detections: Iterable[Detection]) -> str:
@@ -37,6 +40,7 @@ def write_detections(detections: Iterable[Detection]) -> str:
         item["box"] = [round(float(number), _DECIMALS) for number in each.box]
         if each.mask is not None:
             item["mask"] = each.mask
+        item |= {key: number for key, number in (("frame", each.frame), ("track", each.track)) if number is not None}
         items.append(item)
     return json.dumps(items, ensure_ascii=False)
 
@@ -55,9 +59,10 @@ def read_detections(text: str) -> list[Detection]:
 def _detection(item: Any) -> Detection:
     match item:
         case {"label": str(label), "box": [*box]} if label and all(map(_is_number, box)):
-            score, mask = item.get("score"), item.get("mask")
-            if (score is None or _is_number(score)) and (mask is None or isinstance(mask, str)):
-                return Detection(label, box, score, mask)
+            score, mask, frame, track = (item.get(key) for key in ("score", "mask", "frame", "track"))
+            numbers_are_whole = all(n is None or (isinstance(n, int) and _is_number(n)) for n in (frame, track))
+            if (score is None or _is_number(score)) and (mask is None or isinstance(mask, str)) and numbers_are_whole:
+                return Detection(label, box, score, mask, frame, track)
     raise ReplyError(f"{str(item)[:80]!r} is no detection")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +14,20 @@ from sightflow.blocks.models.contract import Availability, BatchGenerator, Loade
 from sightflow.blocks.models.open_weights_model import OpenWeightsModel
 from sightflow.blocks.models.region_finder import FRACTIONS, RegionFinder
 from sightflow.blocks.models.replies.detections import Detection, write_detections
+from sightflow.blocks.models.video.frame_by_frame import frame_requests, merge_frame_replies
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import Capability, MediaKind
-from sightflow.schemas.enrichment import Enrichment, RegionsResult
+from sightflow.schemas.enrichment import Enrichment, RegionsResult, Result
 from sightflow.schemas.failure import Failure, ModelError
 from sightflow.schemas.geometry import ImageTransform
+from sightflow.schemas.media import DecodedVideo
 from sightflow.schemas.rating import Rating, unrated
 from sightflow.schemas.vision import ModelRef, VisionRequest
 
-_CLASSES = {"sam2": "Sam2Model", "sam2_video": "Sam2Model", "sam3": "Sam3Model", "sam3_video": "Sam3Model"}
+_CLASSES = {"sam2": "Sam2Model", "sam2_video": "Sam2VideoModel", "sam3": "Sam3Model", "sam3_video": "Sam3VideoModel"}
 """The class in transformers by the `model_type` of the config; weights for videos hold those for images."""
+_TRACKING_VERSION = 1
+"""Part of the fingerprint of tracks that the model itself follows: another way of asking it makes them stale."""
 _SCORE = 0.3
 """The least score of a region, as transformers has it for SAM 3."""
 
@@ -30,8 +35,8 @@ _SCORE = 0.3
 class Segmenter(RegionFinder, OpenWeightsModel):
     """SAM 3 by text (masks, or boxes alone), and SAM 2 by the boxes of another model, `boxes_from`.
 
-    A mask without a pixel is no region, and left out. Of a video each sampled frame is looked at, and tracks are linked
-    from what is found.
+    A mask without a pixel is no region, and left out. Of a video each sampled frame is looked at; weights for videos
+    follow objects themselves, with others tracks are linked from what is found.
     """
 
     _block_type_name = "Sightflow segmenter"
@@ -113,9 +118,24 @@ class Segmenter(RegionFinder, OpenWeightsModel):
 
     def batch_generator(self, weights: LoadedWeights) -> BatchGenerator:
         from sightflow.blocks.models.detection.masks import Least, Sam2Generator, Sam3Generator
+        from sightflow.blocks.models.detection.video_tracking import (
+            Sam2Tracker,
+            Sam3Tracker,
+            TrackingGenerator,
+            image_model_of,
+        )
 
-        least = Least(self.threshold, self.mask_threshold)
-        return Sam2Generator(weights, least) if self.takes_boxes else Sam3Generator(weights, least)
+        least, model = Least(self.threshold, self.mask_threshold), weights.model
+        match self.model_type():
+            case "sam2":
+                return Sam2Generator(weights, model, least)
+            case "sam2_video":
+                images = Sam2Generator(weights, image_model_of(model), least)
+                return TrackingGenerator(weights, images, Sam2Tracker(weights, least))
+            case "sam3_video":
+                by_text = Sam3Generator(weights, model.detector_model, least)
+                return TrackingGenerator(weights, by_text, Sam3Tracker(weights, least))
+        return Sam3Generator(weights, model, least)
 
     # --- what is asked --------------------------------------------------------------------------
 
@@ -137,25 +157,48 @@ class Segmenter(RegionFinder, OpenWeightsModel):
         reason = self._source.unsupported_reason(self._box_question(enrichment), MediaKind.IMAGE)
         return f"boxes_from: {reason}" if reason else None
 
+    def follows(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
+        """Whether the model itself follows objects from frame to frame."""
+        tracking = media_kind is MediaKind.VIDEO and enrichment.capability is Capability.OBJECT_TRACKING
+        return tracking and self.model_type().endswith("_video")
+
+    def runs_per_frame(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
+        return super().runs_per_frame(enrichment, media_kind) and not self.follows(enrichment, media_kind)
+
     def prompts(self, enrichment: Enrichment, media_kind: MediaKind) -> tuple[Prompt, ...]:
-        if self.takes_boxes:
+        if self.takes_boxes or self.follows(enrichment, media_kind):
             return (Prompt("; ".join(self.wanted(enrichment))),)
         return tuple(Prompt(label, subject=label) for label in self.wanted(enrichment))
 
     def prompts_about(self, requests: Sequence[VisionRequest]) -> Sequence[tuple[Prompt, ...] | Failure]:
-        """For SAM 2 the boxes that the other model finds in each image."""
+        """For SAM 2 the boxes that the other model finds in each image, or in each frame of a video."""
         if not self.takes_boxes or self._source is None:
             return super().prompts_about(requests)
         questions = [VisionRequest(r.uri, self._box_question(r.enrichment), r.media) for r in requests]
-        replies = self._source.run(questions)
-        return [self._prompts_of(r, reply.outcome) for r, reply in zip(requests, replies, strict=True)]
+        apart = [frame_requests(q, q.media) if isinstance(q.media, DecodedVideo) else [q] for q in questions]
+        replies = iter(self._source.run([each for frames in apart for each in frames]))
+        prompts = []
+        for question, frames in zip(questions, apart, strict=True):
+            given = [next(replies) for _ in frames]
+            video = question.media if isinstance(question.media, DecodedVideo) else None
+            reply = merge_frame_replies(question, video, given) if video else given[0]
+            prompts.append(self._prompts_of(question, reply.outcome))
+        return prompts
 
-    def _prompts_of(self, request: VisionRequest, outcome: object) -> tuple[Prompt, ...] | Failure:
+    def _prompts_of(self, question: VisionRequest, outcome: object) -> tuple[Prompt, ...] | Failure:
         if isinstance(outcome, Failure):
             return Failure(outcome.cause, f"boxes_from: {outcome.message}", raw_reply=outcome.raw_reply)
         regions = outcome.regions if isinstance(outcome, RegionsResult) else ()
-        whole = ImageTransform.whole(request.media.width, request.media.height)
-        boxes = [Detection(each.label, FRACTIONS.from_pixels(each.box, whole), each.score) for each in regions]
+        media = question.media
+        whole = ImageTransform.whole(media.width, media.height)
+        indices = media.indices if isinstance(media, DecodedVideo) else ()
+        numbers: dict[int | None, int] = {index: number for number, index in enumerate(indices, start=1)}
+        boxes = [
+            Detection(
+                each.label, FRACTIONS.from_pixels(each.box, whole), each.score, frame=numbers.get(each.frame_index)
+            )
+            for each in regions
+        ]
         return (Prompt(write_detections(boxes)),) if boxes else ()
 
     def _box_question(self, enrichment: Enrichment) -> Enrichment:
@@ -171,3 +214,18 @@ class Segmenter(RegionFinder, OpenWeightsModel):
             return settings
         question = Enrichment(capability=Capability.OBJECT_DETECTION, labels=("x",))
         return settings | {"boxes_from": self._source.recipe(question, MediaKind.IMAGE)}
+
+    def recipe(self, enrichment: Enrichment, media_kind: MediaKind) -> str:
+        recipe = super().recipe(enrichment, media_kind)
+        if not self.follows(enrichment, media_kind):
+            return recipe
+        return hashlib.sha256(f"{recipe} followed {_TRACKING_VERSION}".encode()).hexdigest()[:16]
+
+    # --- what is answered -----------------------------------------------------------------------
+
+    def parse(self, request: VisionRequest, prompt: Prompt, text: str) -> Result:
+        if not isinstance(request.media, DecodedVideo):
+            return super().parse(request, prompt, text)
+        from sightflow.blocks.models.detection.video_tracking import read_tracks
+
+        return read_tracks(text, request.media, self.box_format)

@@ -191,9 +191,7 @@ def _without_doubles(tracklets: Sequence[Tracklet]) -> list[Tracklet]:
     for each in sorted(tracklets, key=lambda tracklet: -len(tracklet.detections)):
         own = [(detection.seconds, detection.box) for detection in each.detections]
         doubled = sum(
-            any(
-                seconds in other and _overlaps(other[seconds][None], box[None])[0, 0] > _SAME_PLACE for other in by_time
-            )
+            any(seconds in other and overlaps(other[seconds][None], box[None])[0, 0] > _SAME_PLACE for other in by_time)
             for seconds, box in own
         )
         if doubled <= len(own) / 2:
@@ -210,10 +208,10 @@ def distances(here: Any, there: Any) -> Any:
     centres = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (here, there)]
     mean = np.maximum((diagonals[0][:, None] + diagonals[1][None]) / 2, 1e-6)
     apart = np.linalg.norm(centres[0][:, None] - centres[1][None], axis=2) / mean
-    return 0.5 * apart + 0.5 * (1 - _overlaps(here, there))
+    return 0.5 * apart + 0.5 * (1 - overlaps(here, there))
 
 
-def _overlaps(here: Any, there: Any) -> Any:
+def overlaps(here: Any, there: Any) -> Any:
     """Intersection over union of boxes, (n, 4) and (m, 4), as (n, m)."""
     low, high = np.maximum(here[:, None, :2], there[None, :, :2]), np.minimum(here[:, None, 2:], there[None, :, 2:])
     common = np.clip(high - low, 0, None).prod(axis=2)

@@ -45,7 +45,7 @@ def link(
         corners = np.array([box.x_min, box.y_min, box.x_max, box.y_max])
         found[index].append(Detection(region, times[index], corners, colours))
     members = [[d.region for d in each.detections] for each in associate(frames, found, _LONGEST_GAP_SECONDS)]
-    return _numbered([Track(0, _label(points), _with_gaps(points, times)) for points in members])
+    return numbered([Track(0, _label(points), _with_gaps(points, times)) for points in members])
 
 
 def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
@@ -67,7 +67,7 @@ def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
             before = joined[pairs[index]]
             later = tuple(point for point in track.points if point.frame_index > before.points[-1].frame_index)
             joined[pairs[index]] = replace(before, points=before.points + later)
-    return _numbered(joined)
+    return numbered(joined)
 
 
 def _label(regions: Sequence[Region]) -> str:
@@ -106,6 +106,7 @@ def _agreement(a: Track, b: Track) -> float:
     return float(np.mean(overlaps)) if overlaps else 0.0
 
 
-def _numbered(tracks: Sequence[Track]) -> tuple[Track, ...]:
+def numbered(tracks: Sequence[Track]) -> tuple[Track, ...]:
+    """The tracks, numbered from 1 in the order of their first frames, then left to right."""
     ordered = sorted(tracks, key=lambda track: (track.points[0].frame_index, track.points[0].box.x_min, track.label))
     return tuple(replace(track, track_id=k) for k, track in enumerate(ordered, start=1))
