@@ -4,16 +4,14 @@
     python -m benchmarks.models.vllm_rate --only transformers        (`transformers serve`, in any environment)
 
 In process: `engine: vllm` beside one call of `vllm.LLM.generate` on the same instance. At vLLM's server and at that of
-transformers: `engine: endpoint` beside the published client in as many threads. Each loop is given decoded pictures and
-ends with captions; what vLLM keeps of pictures and prompts is cleared before each. They take turns, and the best of
-each counts, by the clock and by the time of the processors, which a busy machine disturbs less.
+transformers: `engine: endpoint` beside the published client in as many threads, with the same files. Each loop is given
+decoded pictures and ends with captions; what vLLM keeps of pictures and prompts is cleared before each. They take
+turns, and the best of each counts, by the clock and by the time of the processors, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import os
 import time
 import urllib.request
@@ -29,6 +27,7 @@ from sightflow.infra.demo.scenes import draw_scene
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, TextResult
 from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.policy import Policy
 from sightflow.schemas.vision import VisionRequest
 from tests.vllm import runs
 
@@ -43,13 +42,15 @@ def pictures(count: int) -> list[Image.Image]:
 
 
 def through(model: Qwen2VL, images: Sequence[Image.Image]) -> list[str]:
-    """Captions by a model of ours, as many objects at a time as a run gives it."""
+    """Captions by a model of ours, as many objects and calls at a time as a run gives it with its shards."""
     asked = [
         VisionRequest(f"s3://b/{k}", CAPTION, DecodedImage(image, *image.size, "0" * 64))
         for k, image in enumerate(images)
     ]
     at_once = model.objects_at_once
-    replies = [reply for k in range(0, len(asked), at_once) for reply in model.run(asked[k : k + at_once])]
+    calls = [asked[k : k + at_once] for k in range(0, len(asked), at_once)]
+    with ThreadPoolExecutor(model.runs_at_once or Policy().shards_ahead) as pool:
+        replies = [reply for answered in pool.map(model.run, calls) for reply in answered]
     return [reply.outcome.text for reply in replies if isinstance(reply.outcome, TextResult)]
 
 
@@ -99,7 +100,7 @@ def at_transformers(
 
 
 def _asked_at(url: str, images: Sequence[Image.Image], weights: str) -> tuple[Loop, Loop]:
-    """Ours, and the published client in as many threads."""
+    """Ours, and the published client in as many threads, whose pictures are made into the same files."""
     import openai
 
     model = Qwen2VL(id=weights, engine="endpoint", endpoint_url=url)
@@ -107,11 +108,12 @@ def _asked_at(url: str, images: Sequence[Image.Image], weights: str) -> tuple[Lo
     (prompt,) = model.prompts(CAPTION, MediaKind.IMAGE)
     client = openai.OpenAI(base_url=url, api_key="none")
 
+    engine: Any = model.open_engine()
+
     def one(image: Image.Image) -> str:
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        data = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": data}}, {"type": "text", "text": prompt.text}]
+        request = VisionRequest("s3://b", CAPTION, DecodedImage(image, *image.size, "0" * 64))
+        url = engine.encode_media(request)[0].data_url
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt.text}]
         messages: Any = [{"role": "user", "content": content}]
         made = client.chat.completions.create(
             model=weights, messages=messages, temperature=0.0, max_tokens=prompt.max_new_tokens
