@@ -51,7 +51,7 @@ def plan(
     """
     spans: list[Span] = []
     with timed(spans, StartStep.PLANNING):
-        made = _plan(discovered, spec, selection, routed or resolve_enrichments(spec))
+        made = _plan(discovered, spec, selection, resolve_enrichments(spec) if routed is None else routed)
     return replace(made, spans=(*discovered.spans, *spans))
 
 

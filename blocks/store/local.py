@@ -31,7 +31,6 @@ from sightflow.schemas.source_pattern import alternatives, is_literal, literal_p
 
 Result = TypeVar("Result")
 
-
 _PROBE_BYTES = 1 << 16
 _FEW_FILES = 1000
 _CASTS = pl.ScanCastOptions(  # as for any table of Delta: what other writers put into their files
@@ -179,8 +178,8 @@ class LocalBackend:
 
 
 def _scan_files(files: list[str], schema: pl.Schema, partitions: Sequence[str]) -> pl.LazyFrame:
-    """What `polars.scan_delta` makes of the files of a table without special features. It loads pyarrow first, which
-    takes as long as to look into a thousand of them, and passes over those that the log's statistics rule out.
+    """The rows of the files of a table without special features, as `polars.scan_delta` gives them; it loads pyarrow
+    first, which takes as long as to look into a thousand files, and passes over those that the log rules out.
     """
     if not files:
         return pl.LazyFrame(schema=schema)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from sightflow.schemas.failure import SpecError
 from sightflow.schemas.policy import Policy
 from sightflow.schemas.spec import EnrichmentSpec
@@ -63,8 +65,6 @@ def memory_limit(root: Path = _ROOT) -> int:
 
     `root`: where `proc` and `sys` lie. https://docs.kernel.org/admin-guide/cgroup-v2.html, cgroup-v1/memory.html
     """
-    import psutil
-
     return min([int(psutil.virtual_memory().total), *_of_groups(root), *_of_dask_worker()])
 
 

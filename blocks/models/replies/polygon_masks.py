@@ -19,7 +19,7 @@ def mask_region(
     Raises GeometryError if one encloses less than a pixel (too few points, all on one line, or hardly apart), or if
     they cover none: an outline that is drawn twice encloses twice as much as it covers.
     """
-    from sightflow.schemas.masks import encode_polygons, is_empty  # with the libraries of arrays, as in frame_by_frame
+    from sightflow.schemas.masks import encode_polygons, is_empty  # with numpy, which a plan can do without
 
     for polygon in polygons:
         if enclosed_area(polygon) < _LEAST_AREA:

@@ -178,6 +178,6 @@ class Gemini(HostedModel):
 
     @property
     def mask_reader(self) -> ReadMask:
-        from sightflow.blocks.models.replies.png_masks import read_probability_mask  # with those of pictures
+        from sightflow.blocks.models.replies.png_masks import read_probability_mask  # with numpy and Pillow
 
         return read_probability_mask

@@ -79,7 +79,7 @@ def merge_frame_replies(request: VisionRequest, video: DecodedVideo, replies: Se
 
 
 def _linked(video: DecodedVideo, times: Sequence[tuple[int, float]], regions: Sequence[Region]) -> tuple[Track, ...]:
-    from sightflow.blocks.models.video.tracking import link  # with the libraries of arrays, which a plan can do without
+    from sightflow.blocks.models.video.tracking import link  # with numpy, which a plan can do without
 
     images = dict(zip(video.indices, video.frames, strict=True))
     return link(times, regions, images, (video.width, video.height))
