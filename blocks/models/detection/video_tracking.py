@@ -25,8 +25,8 @@ from sightflow.blocks.models.detection.masks import (
 )
 from sightflow.blocks.models.region_finder import RegionFinder
 from sightflow.blocks.models.replies.detections import Detection, read_detections, write_detections
-from sightflow.blocks.models.video.association import overlaps
 from sightflow.blocks.models.video.tracking import numbered
+from sightflow.blocks.models.video.tracklets import overlaps
 from sightflow.schemas.enrichment import Track, TrackPoint, TracksResult
 from sightflow.schemas.geometry import BoxFormat, ImageTransform
 from sightflow.schemas.media import DecodedVideo

@@ -1,21 +1,21 @@
 """Which detections in the frames of a video are one object's: the whole video is known, so both sides of a gap are.
 
-Two assignments, each the cheapest as a whole (the linear sum assignment problem, scipy's): from frame to frame, a
+Assignments, each the cheapest as a whole (the linear sum assignment problem, scipy's): from frame to frame, a
 detection goes to the tracklet whose expected place, label and colours it fits best; then tracklets are joined where
-the end of one, followed onwards, meets the beginning of another, followed back. Whoever changes how counts up
-`ASSOCIATION_VERSION`.
+the end of one, followed onwards, meets the beginning of another, followed back. When all of a video is linked, its
+detections are dealt once more, to the paths that are now known before and after each frame, and what is left over is
+linked and joined likewise. Whoever changes how counts up `ASSOCIATION_VERSION`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from sightflow.schemas.enrichment import Region
+from sightflow.blocks.models.video.tracklets import Detection, Tracklet, distances, overlaps
 
 # Distances: half of how far apart the centres are in mean diagonals, and half of how little the boxes overlap.
 _FARTHEST: Final = 0.6  # of a detection from where its object is expected
@@ -26,70 +26,10 @@ _FARTHEST_JOINED: Final = 0.7  # of two tracklets that are followed towards each
 _OTHER_LABEL: Final = 0.3
 _OTHER_LABEL_JOINED: Final = 0.5
 _PATIENCE_SECONDS: Final = 0.5  # for which the frame-to-frame assignment waits for an object
-_MOTION_SECONDS: Final = 1.0  # over which a velocity is fitted
-_LEAST_FITTED: Final = 5  # detections to fit it to, if frames are far apart
-_COLOUR_DETECTIONS: Final = 6  # whose colours are averaged
 _SAME_PLACE: Final = 0.5  # intersection over union above which two tracklets show one object
+_SAME_DETECTION: Final = 0.7  # above which two detections of one label in a frame show one object
 _DENSE_SECONDS: Final = 0.5  # between frames; an object that is there is then found more than once
 _NEVER: Final = 1e3
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One region in the frame at `seconds`. `box`: x_min, y_min, x_max, y_max in pixels. `colours`: its `appearance`,
-    or None without pictures.
-    """
-
-    region: Region
-    seconds: float
-    box: Any
-    colours: Any = None
-
-
-@dataclass
-class Tracklet:
-    """Detections of one object, ascending in time."""
-
-    detections: list[Detection] = field(default_factory=list)
-
-    @property
-    def begins(self) -> float:
-        return self.detections[0].seconds
-
-    @property
-    def ends(self) -> float:
-        return self.detections[-1].seconds
-
-    def labels(self) -> Counter[str]:
-        return Counter(each.region.label for each in self.detections)
-
-    def expected(self, seconds: float, step: float, onwards: bool = True) -> Any:
-        """Its box (x_min, y_min, x_max, y_max in pixels) at a time after its end, or before its beginning: a straight
-        line fitted to its last, or first, centres, with the median of their sizes.
-
-        A ridge of one squared frame distance keeps the velocity of a short tracklet small.
-        """
-        near = self._motion(onwards)
-        times = np.array([each.seconds for each in near])
-        boxes = np.array([each.box for each in near])
-        centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        shifted = times - times.mean()
-        velocity = shifted @ (centres - centres.mean(axis=0)) / max((shifted**2).sum() + step**2, 1e-12)
-        edge = -1 if onwards else 0
-        centre, half = centres[edge] + velocity * (seconds - times[edge]), np.median(sizes, axis=0) / 2
-        return np.concatenate([centre - half, centre + half])
-
-    def _motion(self, onwards: bool) -> list[Detection]:
-        if onwards:
-            within = [each for each in self.detections if each.seconds >= self.ends - _MOTION_SECONDS]
-            return within if len(within) >= _LEAST_FITTED else self.detections[-_LEAST_FITTED:]
-        within = [each for each in self.detections if each.seconds <= self.begins + _MOTION_SECONDS]
-        return within if len(within) >= _LEAST_FITTED else self.detections[:_LEAST_FITTED]
-
-    def colours(self) -> Any:
-        """The colours of its last detections, as one unit vector."""
-        mean = np.mean([each.colours for each in self.detections[-_COLOUR_DETECTIONS:]], axis=0)
-        return mean / max(float(np.linalg.norm(mean)), 1e-12)
 
 
 def associate(
@@ -98,14 +38,22 @@ def associate(
     """One tracklet an object, of the detections in frames given as `(index, seconds)` ascending.
 
     `longest_gap`: the seconds after which an object that comes back is another; one missed frame is always bridged.
-    Dropped are what lies on a longer tracklet in most of its frames, and, where frames are dense, what is found once.
+    Dropped are what lies on a longer tracklet in most of its frames, what begins on a detection of the same label, and,
+    where frames are dense, what is found once.
     """
     times = [seconds for _, seconds in frames]
     step = float(np.median(np.diff(times))) if len(times) > 1 else longest_gap
-    tracklets = _from_frame_to_frame(frames, found, step)
-    if step <= _DENSE_SECONDS and len(frames) > 1:
-        tracklets = [each for each in tracklets if len(each.detections) > 1]
-    return _without_doubles(_joined(tracklets, step, max(longest_gap, 2 * step)))
+    longest = max(longest_gap, 2 * step) + 1e-6
+    least = 2 if step <= _DENSE_SECONDS and len(frames) > 1 else 1
+    tracklets = _objects(_from_frame_to_frame(frames, found, step), step, longest, least)
+    taken, rest = _along_paths(tracklets, frames, found, step)
+    parts = [part for each in taken for part in _apart(each, longest)]
+    return _objects(parts + _from_frame_to_frame(frames, rest, step), step, longest, least)
+
+
+def _objects(tracklets: Sequence[Tracklet], step: float, longest_gap: float, least: int) -> list[Tracklet]:
+    """What is left of tracklets with at least so many detections when they are joined and doubles dropped."""
+    return _without_doubles(_joined([t for t in tracklets if len(t.detections) >= least], step, longest_gap))
 
 
 def _from_frame_to_frame(
@@ -119,15 +67,64 @@ def _from_frame_to_frame(
         done += lost
         live = [each for each in live if all(each is not other for other in lost)]
         here, before = list(found[index]), seconds
-        taken = _cheapest(_costs(live, here, seconds, step)) if live and here else {}
+        taken = _cheapest(_costs_of_following(live, here, seconds, step)) if live and here else {}
         for row, column in taken.items():
             live[row].detections.append(here[column])
-        fresh = set(range(len(here))) - set(taken.values())
-        live += [Tracklet([here[column]]) for column in sorted(fresh)]
+        live += [Tracklet([each]) for each in _unseen(here, set(taken.values()))]
     return done + live
 
 
-def _costs(live: Sequence[Tracklet], here: Sequence[Detection], seconds: float, step: float) -> Any:
+def _along_paths(
+    tracklets: Sequence[Tracklet],
+    frames: Sequence[tuple[int, float]],
+    found: Mapping[int, Sequence[Detection]],
+    step: float,
+) -> tuple[list[Tracklet], dict[int, list[Detection]]]:
+    """The detections dealt anew, now that it is known where each object comes from and where it goes: of each frame to
+    the tracklets whose paths pass there; and by frame those that no path takes.
+    """
+    paths = [each.path(frames, step) for each in tracklets]
+    labels = [each.labels() for each in tracklets]
+    coloured = any(each.colours is not None for here in found.values() for each in here)
+    colours = [each.colours(whole=True) if coloured else None for each in tracklets]
+    dealt = [Tracklet() for _ in tracklets]
+    rest: dict[int, list[Detection]] = {}
+    for index, _ in frames:
+        here = list(found[index])
+        passing = [k for k, path in enumerate(paths) if index in path]
+        taken = {}
+        if passing and here:
+            apart = distances(np.array([paths[k][index] for k in passing]), np.array([each.box for each in here]))
+            taken = _cheapest(_costs(apart, [labels[k] for k in passing], [colours[k] for k in passing], here))
+        for row, column in taken.items():
+            dealt[passing[row]].detections.append(here[column])
+        rest[index] = _unseen(here, set(taken.values()))
+    return [each for each in dealt if each.detections], rest
+
+
+def _unseen(here: Sequence[Detection], taken: Collection[int]) -> list[Detection]:
+    """The detections of a frame that show an object of their own: not taken, and on none of the same label that is."""
+    kept = list(taken)
+    for column, each in enumerate(here):
+        if column in taken:
+            continue
+        others = [here[k].box for k in kept if here[k].region.label == each.region.label]
+        if not others or overlaps(each.box[None], np.array(others)).max() <= _SAME_DETECTION:
+            kept.append(column)
+    return [here[k] for k in sorted(set(kept) - set(taken))]
+
+
+def _apart(tracklet: Tracklet, longest_gap: float) -> list[Tracklet]:
+    """A tracklet's parts between gaps that are too long for one object."""
+    parts = [Tracklet()]
+    for each in tracklet.detections:
+        if parts[-1].detections and each.seconds - parts[-1].ends > longest_gap:
+            parts.append(Tracklet())
+        parts[-1].detections.append(each)
+    return parts
+
+
+def _costs_of_following(live: Sequence[Tracklet], here: Sequence[Detection], seconds: float, step: float) -> Any:
     boxes = np.array([each.box for each in here])
     apart = distances(np.array([each.expected(seconds, step) for each in live]), boxes)
     # A velocity is not known before a third detection: where it was last is as good a guess.
@@ -135,10 +132,17 @@ def _costs(live: Sequence[Tracklet], here: Sequence[Detection], seconds: float, 
     if young:
         where = np.array([live[k].detections[-1].box for k in young])
         apart[young] = np.minimum(apart[young], distances(where, boxes))
-    labels = [each.region.label for each in here]
-    costs = apart + _OTHER_LABEL * np.array([_strangeness(each.labels(), labels) for each in live])
+    coloured = here[0].colours is not None
+    colours = [each.colours() if coloured else None for each in live]
+    return _costs(apart, [each.labels() for each in live], colours, here)
+
+
+def _costs(apart: Any, labels: Sequence[Counter[str]], colours: Sequence[Any], here: Sequence[Detection]) -> Any:
+    """What it costs to take each detection of a frame for each object, of which labels and colours are given."""
+    told = [each.region.label for each in here]
+    costs = apart + _OTHER_LABEL * np.array([_strangeness(known, told) for known in labels])
     if here[0].colours is not None:
-        alike = np.array([each.colours() for each in live]) @ np.array([each.colours for each in here]).T
+        alike = np.array(colours) @ np.array([each.colours for each in here]).T
         costs += np.sqrt(np.clip(1 - alike, 0, None))  # the Hellinger distance
     return np.where((apart <= _FARTHEST) & (costs <= _COSTLIEST), costs, _NEVER)
 
@@ -154,9 +158,7 @@ def _joined(tracklets: Sequence[Tracklet], step: float, longest_gap: float) -> l
     while True:
         costs = np.full((len(rest), len(rest)), _NEVER)
         for row, before in enumerate(rest):
-            later = [
-                k for k, after in enumerate(rest) if 0 < after.begins - before.ends <= longest_gap + 1e-6 and k != row
-            ]
+            later = [k for k, after in enumerate(rest) if 0 < after.begins - before.ends <= longest_gap and k != row]
             for k in later:
                 costs[row, k] = _meeting(before, rest[k], step)
         following = _cheapest(np.where(costs <= _FARTHEST_JOINED, costs, _NEVER))
@@ -198,25 +200,6 @@ def _without_doubles(tracklets: Sequence[Tracklet]) -> list[Tracklet]:
             kept.append(each)
             by_time.append(dict(own))
     return kept
-
-
-def distances(here: Any, there: Any) -> Any:
-    """How far apart boxes are, (n, 4) and (m, 4) in pixels, as (n, m): 0 for the same box, 0.5 for boxes of one centre
-    without a common pixel or that touch half a diagonal away, past it without bound.
-    """
-    diagonals = [np.linalg.norm(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (here, there)]
-    centres = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (here, there)]
-    mean = np.maximum((diagonals[0][:, None] + diagonals[1][None]) / 2, 1e-6)
-    apart = np.linalg.norm(centres[0][:, None] - centres[1][None], axis=2) / mean
-    return 0.5 * apart + 0.5 * (1 - overlaps(here, there))
-
-
-def overlaps(here: Any, there: Any) -> Any:
-    """Intersection over union of boxes, (n, 4) and (m, 4), as (n, m)."""
-    low, high = np.maximum(here[:, None, :2], there[None, :, :2]), np.minimum(here[:, None, 2:], there[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (here, there)]
-    return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-12)
 
 
 def _cheapest(costs: Any) -> dict[int, int]:

@@ -22,7 +22,7 @@ from sightflow.schemas.failure import Failure
 from sightflow.schemas.media import DecodedImage, DecodedVideo
 from sightflow.schemas.vision import Usage, VisionReply, VisionRequest
 
-ASSOCIATION_VERSION: Final = 2
+ASSOCIATION_VERSION: Final = 3
 """Part of the fingerprint of tracks that are linked here: another way of linking makes them stale."""
 
 _MAY_FAIL = 0.05  # of the frames

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from sightflow.blocks.models.video.appearance import appearance
-from sightflow.blocks.models.video.association import Detection, associate
+from sightflow.blocks.models.video.association import associate
+from sightflow.blocks.models.video.smoothing import smoothed
+from sightflow.blocks.models.video.tracklets import Detection
 from sightflow.schemas.enrichment import Region, Track, TrackPoint
 from sightflow.schemas.geometry import Box
 
@@ -25,15 +27,19 @@ def link(
     frames: Sequence[tuple[int, float]],
     regions: Sequence[Region],
     images: Mapping[int, Image.Image] | None = None,
-    size: tuple[int, int] = (1, 1),
+    size: tuple[int, int] | None = None,
 ) -> tuple[Track, ...]:
     """Link the regions found in sampled frames, given as `(index, seconds)` ascending, into tracks.
 
-    `images`: the frames by index, for the colours of what was found; `size`: width and height in pixels of the upright
-    original, in which the boxes are given. A track's label is the one that most of its regions have. An object that is
-    not found for at most two seconds (and at least one frame) keeps its track, and its boxes in between are
-    interpolated and marked as gap. What is found in one frame only, where frames are at most half a second apart, is no
-    track. Tracks are numbered from 1 in the order of their first frames, then left to right.
+    `images`: the frames by index, for the colours of what was found; with them, `size`: width and height in pixels of
+    the upright original, in which the boxes are given and past which none is put.
+
+    A track's label is the one that most of its regions have. Its boxes are those of the regions after `smoothed`: a
+    point that is no gap tells that the object was found in this frame, and its box where it is by all frames. Boxes of
+    regions with a mask stay theirs. An object that is not found for at most two seconds (and at least one frame) keeps
+    its track, and its boxes in between are interpolated and marked as gap. What is found in one frame only, where
+    frames are at most half a second apart, is no track. Tracks are numbered from 1 in the order of their first frames,
+    then left to right.
     """
     found: dict[int, list[Detection]] = {index: [] for index, _ in frames}
     times = dict(frames)
@@ -41,11 +47,11 @@ def link(
         if region.frame_index is None:
             continue
         index, box = region.frame_index, region.box
-        colours = appearance(images[index], box, *size) if images is not None else None
+        colours = appearance(images[index], box, *size) if images is not None and size is not None else None
         corners = np.array([box.x_min, box.y_min, box.x_max, box.y_max])
         found[index].append(Detection(region, times[index], corners, colours))
     members = [[d.region for d in each.detections] for each in associate(frames, found, _LONGEST_GAP_SECONDS)]
-    return numbered([Track(0, _label(points), _with_gaps(points, times)) for points in members])
+    return numbered([Track(0, _label(each), _with_gaps(_smoothed(each, size), times)) for each in members])
 
 
 def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
@@ -72,6 +78,13 @@ def stitch(windows: Sequence[Sequence[Track]]) -> tuple[Track, ...]:
 
 def _label(regions: Sequence[Region]) -> str:
     return Counter(region.label for region in regions).most_common(1)[0][0]
+
+
+def _smoothed(regions: Sequence[Region], size: tuple[int, int] | None) -> list[Region]:
+    """A track's regions with smoothed boxes; a box that is its mask's stays."""
+    found = [(each.box.x_min, each.box.y_min, each.box.x_max, each.box.y_max) for each in regions]
+    boxes = smoothed(found, [each.seconds for each in regions], size).tolist()
+    return [r if r.mask is not None else replace(r, box=Box(*box)) for r, box in zip(regions, boxes, strict=True)]
 
 
 def _with_gaps(regions: Sequence[Region], times: Mapping[int, float]) -> tuple[TrackPoint, ...]:

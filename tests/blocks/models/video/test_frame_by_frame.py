@@ -6,7 +6,12 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from sightflow.blocks.models import vision_model
+from sightflow.blocks.models.systems.florence2 import Florence2
+from sightflow.blocks.models.systems.gpt_4o import GPT4o
 from sightflow.blocks.models.video.frame_by_frame import frame_requests, merge_frame_replies
+from sightflow.blocks.models.vision_model import VisionModel
+from sightflow.infra.demo.bucket import MODEL_FOLDER
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, Region, RegionsResult, Segment, TextResult, TracksResult
 from sightflow.schemas.failure import Cause, Failure
@@ -87,3 +92,16 @@ def test_one_frame_in_twenty_may_fail_and_is_told(lost: int, survives: bool) -> 
         assert reply.failure == replace(
             failure, message="at 5.00 s: no boxes (and 1 more of 20 frames)", raw_reply=reply.raw_reply
         )
+
+
+def test_another_way_of_linking_makes_stale_the_tracks_that_are_linked_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, hosted = Florence2(id=str(MODEL_FOLDER)), GPT4o()
+    asked: list[tuple[VisionModel, Enrichment, MediaKind]]
+    asked = [(here, each, MediaKind.VIDEO) for each in (TRACK, DETECT, DESCRIBE)]
+    asked += [(here, DETECT, MediaKind.IMAGE), (hosted, TRACK, MediaKind.VIDEO)]
+    before = [model.recipe(enrichment, kind) for model, enrichment, kind in asked]
+    monkeypatch.setattr(vision_model, "ASSOCIATION_VERSION", 99)
+    after = [model.recipe(enrichment, kind) for model, enrichment, kind in asked]
+    assert [old != new for old, new in zip(before, after, strict=True)] == [True, False, False, False, False]
