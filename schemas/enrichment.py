@@ -68,7 +68,7 @@ _PARAMETERS: dict[Capability, frozenset[str]] = {
     Capability.VISUAL_GROUNDING: frozenset({"phrases"}),
     Capability.OBJECT_DETECTION: frozenset({"labels", "sampling"}),
     Capability.SEGMENTATION: frozenset({"labels", "sampling"}),
-    Capability.OBJECT_TRACKING: frozenset({"labels", "sampling"}),
+    Capability.OBJECT_TRACKING: frozenset({"labels", "sampling", "masks"}),
     Capability.VIDEO_CAPTIONING: frozenset({"detail", "prompt", "language", "sampling"}),
     Capability.STRUCTURED_EXTRACTION: frozenset({"schema", "prompt", "language"}),
 }
@@ -108,6 +108,7 @@ class Enrichment(BaseModel):
         description="the fields, as JSON Schema; in a spec also a file or a class",
     )
     sampling: FrameSampling | None = None
+    masks: bool = Field(default=False, description="a mask beside each box of a track; needs labels")
     media: MediaKind | None = Field(default=None, description="ask only of this kind of media")
     model: str | None = Field(default=None, description="the system to use; unset, the router chooses")
     delivery: Delivery | None = Field(default=None, description="how hosted models are asked; unset, policy.delivery")
@@ -148,6 +149,8 @@ class Enrichment(BaseModel):
         for key in _REQUIRED.get(self.capability, ()):
             if not getattr(self, _FIELDS.get(key, key)):
                 raise ValueError(f"{self.capability} needs {key}")
+        if self.masks and not self.labels:
+            raise ValueError(f"{self.capability} with masks needs labels")
         if self.name in RESERVED_NAMES:
             raise ValueError(f"an enrichment cannot be called {self.name}, as a column of the view `catalog` is")
         if len(self.choices) == 1:
@@ -199,13 +202,18 @@ class Segment:
 
 @dataclass(frozen=True)
 class TrackPoint:
-    """Where a tracked object is in one sampled frame; `gap` marks a place that was interpolated."""
+    """Where a tracked object is in one sampled frame; `gap` marks a place that was interpolated.
+
+    `mask`, where masks were asked for: the `counts` of a COCO RLE over the original's height and width. An interpolated
+    place has none.
+    """
 
     frame_index: int
     seconds: float
     box: Box
     score: float | None = None
     gap: bool = False
+    mask: str | None = None
 
 
 @dataclass(frozen=True)

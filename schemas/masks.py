@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 Bitmap = npt.NDArray[np.bool_]
@@ -25,6 +26,19 @@ def encode_polygons(polygons: Sequence[Sequence[float]], width: int, height: int
     """The union of polygons, each `[x1, y1, x2, y2, ...]` in pixels, as the `counts` of a COCO RLE."""
     encoded = coco_mask.merge(coco_mask.frPyObjects([list(p) for p in polygons], height, width))
     return str(encoded["counts"].decode("ascii"))
+
+
+def enlarged(bitmap: Bitmap, width: int, height: int) -> Bitmap:
+    """A bitmap, (h, w), at a larger size, (height, width): set where, between its pixels, more than half is.
+
+    One that is not empty stays so: a single pixel may be less than half everywhere, and is then enlarged as it is.
+    """
+    if bitmap.shape == (height, width):
+        return bitmap
+    drawn = Image.fromarray(bitmap.astype(np.uint8) * 255)
+    between, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+    large = np.asarray(drawn.resize((width, height), between)) > 127
+    return large if large.any() else np.asarray(drawn.resize((width, height), nearest)) > 127
 
 
 def is_empty(counts: str, width: int, height: int) -> bool:

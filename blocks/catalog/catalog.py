@@ -21,7 +21,7 @@ from sightflow.blocks.block_links import documentation
 from sightflow.blocks.catalog.data_files import KEY, DataFiles
 from sightflow.blocks.catalog.rewrite import Rewrite, replace
 from sightflow.blocks.catalog.storage_errors import DAMAGED_LOG, REFUSAL, first_line
-from sightflow.blocks.catalog.table_writes import append_rows, delta_schema
+from sightflow.blocks.catalog.table_writes import append_rows, delta_schema, later_columns
 from sightflow.blocks.lazy_block import LazyBlock
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError, StoreRefusal
@@ -143,11 +143,15 @@ class Catalog(LazyBlock):
         table = self.table(name, version)
         if table is None:
             return pl.LazyFrame(schema=SCHEMAS[name]), None
-        there = {field.name for field in table.schema().fields}
-        later = {column: kind for column, kind in SCHEMAS[name].items() if column not in there}
         rows = self.store.scan_delta(self.table_uri(name), table)
-        if later:  # a table of an earlier version of this program, which has not been written since
-            rows = rows.with_columns(pl.lit(None, kind).alias(column) for column, kind in later.items())
+        fields = table.schema().fields
+        if later := later_columns(SCHEMAS[name], fields):
+            # A table of an earlier version of this program, which has not been written since.
+            there = {field.name for field in fields}
+            rows = rows.with_columns(
+                (pl.col(column) if column in there else pl.lit(None)).cast(kind).alias(column)
+                for column, kind in later.items()
+            )
         return rows, table.version()
 
     def read(self, rows: pl.LazyFrame) -> pl.DataFrame:
@@ -269,14 +273,14 @@ class Catalog(LazyBlock):
     def open_or_create(self, name: TableName) -> Any:
         """The table, made empty if it does not exist, with what its columns mean.
 
-        One that an earlier version of this program has made gets the columns that have come since, null in its rows.
+        One that an earlier version of this program has made gets the columns, and the fields within columns, that have
+        come since; they are null in its rows.
         """
         from deltalake import DeltaTable
 
         if (table := self.table(name)) is not None:
-            there = {field.name for field in table.schema().fields}
-            if later := [field for field in delta_schema(MODELS[name]).fields if field.name not in there]:
-                table.alter.add_columns(later)
+            if later := later_columns(SCHEMAS[name], table.schema().fields):
+                table.alter.add_columns([field for field in delta_schema(MODELS[name]).fields if field.name in later])
             return table
         self.store.makedirs(self.uri)
         return DeltaTable.create(

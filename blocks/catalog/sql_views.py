@@ -12,7 +12,7 @@ import duckdb
 import polars as pl
 
 from sightflow.blocks.catalog.catalog import SCHEMAS, TABLES, Catalog, TableName
-from sightflow.blocks.catalog.table_writes import sql_literal
+from sightflow.blocks.catalog.table_writes import later_columns, sql_literal
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
 from sightflow.schemas.enrichment import NAME_PATTERN, OBJECT_COLUMNS, RESERVED_NAMES
 from sightflow.schemas.extraction.columns import structure
@@ -65,6 +65,8 @@ def _source(catalog: Catalog, name: TableName, version: int | None) -> Any:
     table = catalog.table(name, version)
     if table is None:
         return pl.DataFrame(schema=SCHEMAS[name]).to_arrow()
+    if later_columns(SCHEMAS[name], table.schema().fields):
+        return catalog.scan(name, version)  # as an earlier version has made it: what has come since is null
     dataset = table.to_pyarrow_dataset()
     with catalog.reading(), ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         footers = list(pool.map(lambda file: file.physical_schema, dataset.get_fragments()))

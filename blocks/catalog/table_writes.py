@@ -6,6 +6,7 @@ pyarrow, by which pandas and DuckDB read too, cannot filter such a column.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -25,6 +26,29 @@ def delta_schema(model: type[DataFrameModel]) -> Any:
     comments = column_comments(model)
     columns = pl.DataFrame(schema=polars_schema(model)).to_arrow().schema
     return Schema.from_arrow(pa.schema([each.with_metadata({"comment": comments[each.name]}) for each in columns]))
+
+
+def later_columns(wanted: Mapping[str, pl.DataType], fields: Sequence[Any]) -> dict[str, pl.DataType]:
+    """The columns which a table (its fields as `deltalake.Field`) has not, or not with every field within them."""
+    there = {path for field in fields for path in _paths_in_table(field.name, field.type)}
+    return {name: kind for name, kind in wanted.items() if not there.issuperset(_paths(name, kind))}
+
+
+def _paths(name: str, kind: Any) -> Iterator[str]:
+    """A column and every field within it, by the names that lead there."""
+    yield name
+    while isinstance(kind, pl.List):
+        kind = kind.inner
+    for field in kind.fields if isinstance(kind, pl.Struct) else ():
+        yield from _paths(f"{name}.{field.name}", field.dtype)
+
+
+def _paths_in_table(name: str, kind: Any) -> Iterator[str]:
+    yield name
+    while element := getattr(kind, "element_type", None):
+        kind = element
+    for field in getattr(kind, "fields", ()):
+        yield from _paths_in_table(f"{name}.{field.name}", field.type)
 
 
 def append_rows(table: Any, rows: pl.DataFrame) -> None:

@@ -21,6 +21,7 @@ ROW_COLUMNS = (
 
 
 MASKS_BESIDE_BOXES = "masks of regions that are no segmentation, beside their boxes"
+MASKS_OF_TRACKS = "masks of tracks, beside their boxes"
 
 
 def masks_beside_boxes(row: Row) -> int:
@@ -28,6 +29,11 @@ def masks_beside_boxes(row: Row) -> int:
     if row["capability"] == Capability.SEGMENTATION:
         return 0
     return sum(region["mask"] is not None for region in row["regions"])
+
+
+def masks_of_tracks(row: Row) -> int:
+    """How many masks a format leaves out which takes the boxes of tracks alone."""
+    return sum(point["mask"] is not None for track in row["tracks"] for point in track["points"])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sightflow.blocks.models.region_finder import RegionFinder
 from sightflow.blocks.models.replies.detections import Detection, write_detections
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.failure import Cause, Failure
-from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.media import DecodedImage, Media
 
 __all__ = ["Detection", "OwnDetector"]
 
@@ -31,7 +31,7 @@ class OwnDetector(RegionFinder):
         """What is found in each image (RGB, upright), in their order.
 
         `labels`: what is looked for, or nothing for all that is known. A box is `x_min, y_min, x_max, y_max` in pixels
-        of the image given, which may be smaller than the original; a mask is the COCO RLE of the original's size.
+        of the image given, which may be smaller than the original; so is a mask, a COCO RLE (`encode_mask`).
         Raises ReplyError for what cannot be asked of it, any other exception for images it cannot deal with.
         """
 
@@ -83,16 +83,22 @@ class _OwnCode(Engine):
         if len(found) != len(images):
             raise ValueError(f"detect gave {len(found)} answers about {len(images)} images")
         return [
-            Generated(write_detections(_in_fractions(each, image.size) for each in detections))
-            for image, detections in zip(images, found, strict=True)
+            Generated(write_detections(_of_the_original(one, image.size, each.request.media) for one in detections))
+            for each, image, detections in zip(batch, images, found, strict=True)
         ]
 
 
-def _in_fractions(detection: Detection, size: tuple[int, int]) -> Detection:
+def _of_the_original(detection: Detection, size: tuple[int, int], original: Media) -> Detection:
+    """What was found in an image of a size: its box in fractions, its mask of the original's size."""
     x_min, y_min, x_max, y_max = map(float, detection.box)
     width, height = size
     box = (x_min / width, y_min / height, x_max / width, y_max / height)
-    return Detection(str(detection.label), box, detection.score, detection.mask)
+    mask = detection.mask
+    if mask is not None and size != (original.width, original.height):
+        from sightflow.schemas.masks import decode_mask, encode_mask, enlarged
+
+        mask = encode_mask(enlarged(decode_mask(mask, width, height), original.width, original.height))
+    return Detection(str(detection.label), box, detection.score, mask)
 
 
 def _to_failure(error: Exception, part: Sequence[int]) -> Failure:

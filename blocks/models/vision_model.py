@@ -85,13 +85,8 @@ class VisionModel(Expenses, LazyBlock):
         """What Prefect's UI shows of how a saved block is used."""
         rating: Rating | None = getattr(cls, "rating", None)
         used = f"In a spec: `models: {{{rating.system}: {{block: NAME}}}}`" if rating else ""  # this class has none
-        return (
-            "```python\n"
-            f"from sightflow.blocks import {cls.__name__}\n\n"
-            f'model = {cls.__name__}.load("NAME")\n'
-            "print(model.availability())\n"
-            f"```\n{used}"
-        )
+        opened = f'from sightflow.blocks import {cls.__name__}\n\nmodel = {cls.__name__}.load("NAME")'
+        return f"```python\n{opened}\nprint(model.availability())\n```\n{used}"
 
     @property
     def system(self) -> str:
@@ -141,7 +136,14 @@ class VisionModel(Expenses, LazyBlock):
             return f"{self.system} takes no {media_kind}"
         if enrichment.prompt and not self.supports_custom_prompt:
             return f"{self.system} answers fixed tasks and takes no prompt of your own"
+        if enrichment.masks and not self.gives_track_masks(enrichment, media_kind):
+            return f"{self.system} gives no masks of tracks"
         return None
+
+    def gives_track_masks(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
+        """Whether its tracks can have masks: those that are linked from frames, if it cuts out what is in a frame."""
+        in_frame = as_frame_enrichment(enrichment)
+        return self.runs_per_frame(enrichment, media_kind) and not self.unsupported_reason(in_frame, MediaKind.IMAGE)
 
     def runs_per_frame(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
         """Whether each frame of a video is asked about alone."""
@@ -340,10 +342,8 @@ class VisionModel(Expenses, LazyBlock):
             return Failure(Cause.TRUNCATED, message)
         try:
             return self.parse(request, prompt, generated.text)
-        except ReplyError as error:
-            return Failure(error.cause, str(error))
-        except GeometryError as error:
-            return Failure(Cause.MALFORMED, str(error))
+        except (ReplyError, GeometryError) as error:
+            return Failure(error.cause if isinstance(error, ReplyError) else Cause.MALFORMED, str(error))
         except Exception as error:  # a parser's bug costs the reply that met it, and is written down with its traceback
             _logger.exception("%s: the parser failed on a reply to %s", self.system, request.uri)
             message = f"the reply could not be parsed: {type(error).__name__}: {error}"

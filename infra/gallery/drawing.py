@@ -71,11 +71,13 @@ def shapes_of(regions: Sequence[Mapping[str, Any]] | None, width: int, height: i
     ]
 
 
-def tracks_of(tracks: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """Tracks as the page's script takes them; a point is seconds, box, and whether the place was interpolated.
+def tracks_of(tracks: Sequence[Mapping[str, Any]] | None, width: int, height: int) -> list[dict[str, Any]]:
+    """Tracks as the page's script takes them; a point is seconds, box, whether the place was interpolated and, if it
+    has a mask that can be drawn, its SVG path.
 
     The first two thousand, and of these 200,000 points in all.
     """
+    masks = _Masks(width, height)
     left = _MOST_POINTS
     shown = []
     for track in (tracks or [])[:_MOST_SHAPES]:
@@ -91,6 +93,7 @@ def tracks_of(tracks: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]
                     round(point["seconds"], 4),
                     *(round(point[edge], 2) for edge in ("x_min", "y_min", "x_max", "y_max")),
                     1 if point["gap"] else 0,
+                    *([path] if (path := masks.path(point["mask"])) else ()),
                 ]
                 for point in track["points"]
             ],

@@ -49,7 +49,7 @@ def panel(row: Mapping[str, Any]) -> dict[str, Any]:
         **_shortened(row),
         "asked": _asked(row["parameters"]),
         "shapes": shapes_of(row["regions"], row["width"], row["height"]),
-        "tracks": tracks_of(row["tracks"]),
+        "tracks": tracks_of(row["tracks"], row["width"], row["height"]),
         "fields": fields_of(row["extracted"]),
         "has_regions": row["regions"] is not None,
         "has_tracks": row["tracks"] is not None,

@@ -39,6 +39,7 @@ TRACK_POINT = pl.Struct(
         **BOX_FIELDS,
         "score": pl.Float64(),
         "gap": pl.Boolean(),
+        "mask": pl.String(),
     }
 )
 TRACK = pl.Struct({"track_id": pl.Int64(), "label": pl.String(), "points": pl.List(TRACK_POINT)})
@@ -98,7 +99,8 @@ class CatalogRow(pa.DataFrameModel):
         description="boxes in pixels of the upright original; score 0..1; mask: counts of a COCO RLE of that size",
     )
     tracks: Annotated[pl.List, TRACK] = pa.Field(
-        nullable=True, description="objects through a video: a track_id, a label and a box for each sampled frame"
+        nullable=True,
+        description="objects through a video: a track_id, a label and a box for each sampled frame; mask as in regions",
     )
     extracted: str = pa.Field(
         nullable=True, description="the fields of structured extraction, as a JSON object of the schema in `parameters`"
@@ -201,6 +203,10 @@ class CatalogRow(pa.DataFrameModel):
     @pa.dataframe_check(name="tracks_are_sound")
     def tracks_are_sound(cls, data: pa.PolarsData) -> pl.LazyFrame:
         return row_checks.check_rows(data, ("tracks", "width", "height", "duration"), row_checks.tracks_are_sound)
+
+    @pa.dataframe_check(name="tracks_have_the_masks_asked_for")
+    def tracks_have_masks(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        return row_checks.check_rows(data, ("tracks", "parameters"), row_checks.tracks_have_the_masks_asked)
 
 
 CATALOG_SCHEMA = polars_schema(CatalogRow)

@@ -65,7 +65,7 @@ def segments_are_inside(row: Row) -> bool:
 
 
 def tracks_are_sound(row: Row) -> bool:
-    """No empty track, ids unique, times ordered and inside the video, boxes inside the frame."""
+    """No empty track, ids unique, times ordered and inside the video, boxes inside the frame, masks of its size."""
     tracks = row["tracks"] or ()
     if len({track["track_id"] for track in tracks}) != len(tracks):
         return False
@@ -80,7 +80,26 @@ def _track_is_sound(track: Row, row: Row) -> bool:
         return False
     if times[0] < 0 or times[-1] > (row["duration"] or 0) + END_TOLERANCE_SECONDS or not track["label"].strip():
         return False
-    return all(_point_is_inside(point, row["width"], row["height"]) for point in points)
+    return all(
+        _point_is_inside(point, row["width"], row["height"]) and _mask_fits(point["mask"], row) for point in points
+    )
+
+
+def tracks_have_the_masks_asked(row: Row) -> bool:
+    """Where masks were asked for, each place of a track that was seen has one, and an interpolated one none; else none
+    has.
+    """
+    asked = bool(json.loads(row["parameters"]).get("masks")) if row["tracks"] else False
+    points = (point for track in row["tracks"] or () for point in track["points"])
+    return all((point["mask"] is not None) == (asked and not point["gap"]) for point in points)
+
+
+def _mask_fits(mask: str | None, row: Row) -> bool:
+    if mask is None:
+        return True
+    from sightflow.schemas.masks import mask_fits
+
+    return mask_fits(mask, row["width"], row["height"])
 
 
 def _point_is_inside(point: Row, width: int, height: int) -> bool:

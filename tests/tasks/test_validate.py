@@ -99,7 +99,7 @@ def test_all_that_is_known_of_an_answer_stands_in_its_row() -> None:
 REGION = Region("dog", BOX, 0.5, None, 2, 1.5)
 FLAT_REGION = {"label": "dog", **FLAT_BOX, "score": 0.5, "mask": None, "frame_index": 2, "seconds": 1.5}
 POINT = TrackPoint(2, 1.5, BOX, 0.5, gap=True)
-FLAT_POINT = {"frame_index": 2, "seconds": 1.5, **FLAT_BOX, "score": 0.5, "gap": True}
+FLAT_POINT = {"frame_index": 2, "seconds": 1.5, **FLAT_BOX, "score": 0.5, "gap": True, "mask": None}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,14 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from sightflow.blocks.exports.contract import Export, ExportFormat
-from sightflow.blocks.exports.exported import MASKS_BESIDE_BOXES, ExportedObject, Row, masks_beside_boxes
+from sightflow.blocks.exports.exported import (
+    MASKS_BESIDE_BOXES,
+    MASKS_OF_TRACKS,
+    ExportedObject,
+    Row,
+    masks_beside_boxes,
+    masks_of_tracks,
+)
 from sightflow.blocks.exports.media_files import AT_ONCE
 from sightflow.blocks.exports.outlines import outline, with_outlines
 from sightflow.schemas.capability import TEXT_CAPABILITIES, Capability
@@ -101,6 +108,7 @@ def _results(row: Row, export: Export) -> Iterator[dict[str, Any]]:
         text = row["text"] if row["text"] is not None else row["extracted"]
         yield {"id": row["enrichment"], **shared, "type": "textarea", "value": {"text": [text]}}
     elif row["tracks"] is not None:
+        export.left_out.add(MASKS_OF_TRACKS, masks_of_tracks(row))
         for track in row["tracks"]:
             yield {"id": f"{row['enrichment']}-{track['track_id']}", **shared, **_track(track, row)}
     elif row["media_kind"] == "video":

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 
 from sightflow.blocks.exports.contract import Export, ExportFormat
-from sightflow.blocks.exports.exported import ExportedObject, Row
+from sightflow.blocks.exports.exported import MASKS_OF_TRACKS, ExportedObject, Row, masks_of_tracks
 from sightflow.blocks.exports.formats.yolo import object_line
 from sightflow.schemas.capability import Capability
 
@@ -31,6 +31,7 @@ class Mot(ExportFormat):
         "scores, but among the results in trackers/; an interpolated place is one of visibility 0",
         "white space in labels, but for single blanks; times: they are read from the frame's number and the frame rate",
         "boxes are left, top, width, height: their far edges come back to within the rounding of a double",
+        "masks beside boxes",
         "the frames as images: the video itself lies in videos/",
         "which model said it, what it cost, the raw reply, and what was asked beyond the labels",
     )
@@ -45,6 +46,7 @@ class Mot(ExportFormat):
                 sequence = sequence_name(each)
                 sequences.append(sequence)
                 objects.write(object_line(each, row).replace('{"file": ', f'{{"sequence": "{sequence}", "file": ', 1))
+                export.left_out.add(MASKS_OF_TRACKS, masks_of_tracks(row))
                 _write_sequence(export, row, f"{SPLIT}/{sequence}", classes)
                 export.media.place([each], "videos")
         with export.folder.file("labels.txt") as file:

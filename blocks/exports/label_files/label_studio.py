@@ -127,6 +127,7 @@ def _track(result: Result, number_of_track: int, facts: Facts) -> dict[str, Any]
                 **clipped(_edges(each, facts), facts),
                 "score": None,
                 "gap": False,
+                "mask": None,
             }
         )
     track_id = int(own) if own.isascii() and own.isdigit() and len(own) < 16 else number_of_track

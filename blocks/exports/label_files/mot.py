@@ -76,5 +76,6 @@ def _point(parts: Sequence[str], names: Mapping[int, str], facts: Facts, place: 
         **clipped((x, y, x + width, y + height), facts),
         "score": None,
         "gap": seen == 0,
+        "mask": None,
     }
     return track, label, point

@@ -29,6 +29,7 @@ from sightflow.blocks.models.video.tracking import numbered
 from sightflow.blocks.models.video.tracklets import overlaps
 from sightflow.schemas.enrichment import Track, TrackPoint, TracksResult
 from sightflow.schemas.geometry import BoxFormat, ImageTransform
+from sightflow.schemas.masks import Bitmap, encode_mask, enlarged
 from sightflow.schemas.media import DecodedVideo
 
 _LEAST_PAIRED: Final = 0.1
@@ -94,7 +95,7 @@ class Sam2Tracker:
         with ExitStack() as opened:
             sessions: list[Any] = []
             for place in range(len(frames)):
-                seen = [point for session in sessions for point in self._seen(session, place, begun, frames)]
+                seen = [point for session in sessions for point in self._seen(each, session, place, begun, frames)]
                 boxes = [box for box in asked if box.frame == place + 1]
                 new = not_followed(boxes, seen)
                 if new:
@@ -104,7 +105,7 @@ class Sam2Tracker:
                     sessions.append(session)
                     self._show(session, place, new, frames, first=len(begun))
                     begun += new
-                    seen += self._seen(session, place, begun, frames)
+                    seen += self._seen(each, session, place, begun, frames)
                 found += seen
         return found
 
@@ -115,7 +116,9 @@ class Sam2Tracker:
             session, frame_idx=place, obj_ids=numbers, input_boxes=corners
         )
 
-    def _seen(self, session: Any, place: int, begun: Sequence[Detection], frames: SampledFrames) -> Iterator[Detection]:
+    def _seen(
+        self, each: GenerationRequest, session: Any, place: int, begun: Sequence[Detection], frames: SampledFrames
+    ) -> Iterator[Detection]:
         """The objects of a session in a frame; one whose mask has no pixel there is not seen."""
         outputs = self.weights.model(inference_session=session, frame_idx=place)
         refuse_what_is_no_number(outputs.pred_masks, outputs.object_score_logits)
@@ -123,7 +126,7 @@ class Sam2Tracker:
         for number, mask, score in zip(outputs.object_ids, outputs.pred_masks[:, 0], scores, strict=True):
             bitmap = at_size(mask, frames.width, frames.height) > logit(self._least.mask)
             if bitmap.any():
-                yield Detection(begun[number].label, box_of(bitmap), score, frame=place + 1, track=number)
+                yield _followed(each, begun[number].label, bitmap, score, place + 1, number)
         forget(session, self.weights.model.config)
 
 
@@ -160,10 +163,17 @@ class Sam3Tracker:
                     bitmap = mask.cpu().numpy()
                     if bitmap.any() and float(score) >= self._least.score:
                         label = session.prompts[session.obj_id_to_prompt_id[number]]
-                        place = outputs.frame_idx + 1
-                        found.append(Detection(label, box_of(bitmap), float(score), frame=place, track=number))
+                        found.append(_followed(each, label, bitmap, float(score), outputs.frame_idx + 1, number))
                 forget(session, model.config.tracker_config)
         return found
+
+
+def _followed(each: GenerationRequest, label: str, bitmap: Bitmap, score: float, frame: int, track: int) -> Detection:
+    """An object in a frame: the box around its mask, which is of the frame's size; the mask itself if that is asked."""
+    if not each.request.enrichment.masks:
+        return Detection(label, box_of(bitmap), score, frame=frame, track=track)
+    large = enlarged(bitmap, each.request.media.width, each.request.media.height)
+    return Detection(label, box_of(large), score, encode_mask(large), frame, track)
 
 
 def not_followed(boxes: Sequence[Detection], seen: Sequence[Detection]) -> list[Detection]:
@@ -191,7 +201,7 @@ def read_tracks(text: str, video: DecodedVideo, box_format: BoxFormat) -> Tracks
         if each.track is None or each.frame is None or not 0 < each.frame <= len(video.frames):
             raise ReplyError(f"what is followed is in a frame and has a number: {str(each)[:80]}")
         index, seconds = video.indices[each.frame - 1], video.seconds[each.frame - 1]
-        point = TrackPoint(index, seconds, box_format.to_pixels(each.box, transform), each.score)
+        point = TrackPoint(index, seconds, box_format.to_pixels(each.box, transform), each.score, mask=each.mask)
         members.setdefault(each.track, []).append(point)
         labels[each.track] = each.label
     tracks = [Track(number, labels[number], tuple(points)) for number, points in members.items()]

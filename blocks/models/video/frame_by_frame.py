@@ -33,9 +33,13 @@ _OF_A_FRAME = {
 
 
 def as_frame_enrichment(enrichment: Enrichment) -> Enrichment:
-    """What is asked of each frame: of tracking the detection, of a video's caption that of a picture."""
+    """What is asked of each frame: of tracking the detection, or of masks too the segmentation; of a video's caption
+    that of a picture.
+    """
     capability = _OF_A_FRAME.get(enrichment.capability, enrichment.capability)
-    return enrichment.model_copy(update={"capability": capability})
+    if enrichment.masks:
+        capability = Capability.SEGMENTATION
+    return enrichment.model_copy(update={"capability": capability, "masks": False})
 
 
 def frame_requests(request: VisionRequest, video: DecodedVideo) -> list[VisionRequest]:
@@ -69,6 +73,8 @@ def merge_frame_replies(request: VisionRequest, video: DecodedVideo, replies: Se
             for region in r.outcome.regions
         ]
         tracking = request.enrichment.capability is Capability.OBJECT_TRACKING
+        if tracking and not request.enrichment.masks:  # a detector may give them unasked
+            placed = [replace(region, mask=None) for region in placed]
         outcome = TracksResult(_linked(video, times, placed)) if tracking else RegionsResult(tuple(placed))
     raw = "\n".join(_raw(seconds, reply) for seconds, reply in zip(video.seconds, replies, strict=True)) or None
     if isinstance(outcome, Failure):

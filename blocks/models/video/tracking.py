@@ -92,7 +92,7 @@ def _with_gaps(regions: Sequence[Region], times: Mapping[int, float]) -> tuple[T
     points: list[TrackPoint] = []
     for region in regions:
         assert region.frame_index is not None and region.seconds is not None
-        point = TrackPoint(region.frame_index, region.seconds, region.box, region.score)
+        point = TrackPoint(region.frame_index, region.seconds, region.box, region.score, mask=region.mask)
         if points:
             before = points[-1]
             missing = [k for k in times if before.frame_index < k < point.frame_index]

@@ -148,13 +148,16 @@
         shape.setAttribute("class", `shape c${track.colour}`);
         shape.dataset.track = key;
         const box = document.createElementNS(SVG, "rect"), text = document.createElementNS(SVG, "text");
+        const mask = document.createElementNS(SVG, "path");
         box.setAttribute("class", "box");
+        mask.setAttribute("class", "mask");
         text.textContent = track.label;
-        shape.append(box, text);
+        shape.append(box, mask, text);
         all(".layer", this.svg).find((layer) => layer.dataset.layer === name).append(shape);
         this.shown.set(key, shape);
       }
-      const [[x0, y0, x1, y1], exact] = found, box = shape.firstChild;
+      const [[x0, y0, x1, y1], exact, path] = found, [box, mask] = shape.children;
+      mask.setAttribute("d", path || "");
       for (const [edge, value] of [["x", x0], ["y", y0], ["width", x1 - x0], ["height", y1 - y0]]) box.setAttribute(edge, value);
       shape.classList.remove("off");
       shape.classList.toggle("between", !exact);
@@ -163,6 +166,7 @@
   }
 
   // Where a track is at a time: at a point that was said, or between two of them; nowhere before, after or in a hole.
+  // A mask is drawn at its own point alone.
   function where(points, seconds, near) {
     if (!points.length) return null;
     const usual = points.length > 1 ? (points[points.length - 1][0] - points[0][0]) / (points.length - 1) : 1;
@@ -172,7 +176,7 @@
       return seconds < last[0] + usual - near ? [last.slice(1, 5), false] : null;
     }
     const next = points[after];
-    if (Math.abs(next[0] - seconds) <= near) return [next.slice(1, 5), !next[5]];
+    if (Math.abs(next[0] - seconds) <= near) return [next.slice(1, 5), !next[5], next[6]];
     const before = points[after - 1];
     if (!before || next[0] - before[0] > 3 * usual) return null;
     const share = (seconds - before[0]) / (next[0] - before[0]);

@@ -131,7 +131,7 @@ class Review:
             "savedBy": standing["labelled_by"] if usable and standing is not None else None,
             "result": {column: begun[column] for column in RESULT_COLUMNS},
             "blank": row["fingerprint"] is None,
-            "tracks": tracks_of(begun["tracks"]),
+            "tracks": tracks_of(begun["tracks"], row["width"], row["height"]),
             "labels": [label for label, _ in facets][:_MOST_NAMES],
         }
 

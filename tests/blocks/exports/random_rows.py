@@ -69,7 +69,7 @@ def region(draw: Draw, about: Row, with_mask: bool, timed: bool) -> Row:
     }
 
 
-def track(draw: Draw, track_id: int, about: Row) -> Row:
+def track(draw: Draw, track_id: int, about: Row, with_masks: bool) -> Row:
     indices = sorted(draw(st.sets(st.integers(0, 40), min_size=1, max_size=4)))
     points = [
         {
@@ -77,7 +77,8 @@ def track(draw: Draw, track_id: int, about: Row) -> Row:
             "seconds": index / 25,
             **box(draw, about["width"], about["height"]),
             "score": draw(SCORES),
-            "gap": draw(st.booleans()),
+            "gap": (gap := draw(st.booleans())),
+            "mask": mask(draw, about["width"], about["height"]) if with_masks and not gap else None,
         }
         for index in indices
     ]
@@ -106,8 +107,10 @@ def rows_of_object(draw: Draw, uri: str) -> list[Row]:
         fields = {"enrichment": "fields", "capability": "structured_extraction", "extracted": '{"total": 1.5}'}
         some.append(row(**facts | fields | {"parameters": PARAMETERS}))
     if is_video or not some:
-        tracks = [track(draw, number, facts) for number in range(1, draw(st.integers(1, 3)))]
+        masks = draw(st.booleans())
+        tracks = [track(draw, number, facts, masks) for number in range(1, draw(st.integers(1, 3)))]
         asked = {"enrichment": "tracks", "capability": "object_tracking", "tracks": tracks}
+        asked |= {"parameters": json.dumps({"labels": ["dog"], "masks": True})} if masks else {}
         some.append(row(**facts | asked) if is_video else row(**facts | {"regions": []}))
     return some
 

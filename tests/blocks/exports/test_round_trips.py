@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from sightflow.blocks.exports.export import export_format
@@ -146,7 +147,7 @@ def tracks(row: Row, label: Callable[[str], str], point: Callable[[Row], Row]) -
 @given(catalogs().filter(lambda rows: some_of(rows, "tracks", "video")))
 def test_mot_holds_tracks_and_interpolated_places(rows: list[Row]) -> None:
     def expected(row: Row) -> dict[str, Any]:
-        return tracks(row, lambda label: " ".join(label.split()), lambda place: {"score": None})
+        return tracks(row, lambda label: " ".join(label.split()), lambda place: {"score": None, "mask": None})
 
     check(rows, "mot", expected, "tracks")
 
@@ -156,7 +157,7 @@ def test_mot_holds_tracks_and_interpolated_places(rows: list[Row]) -> None:
 def test_label_studio_holds_texts_places_and_tracks(rows: list[Row]) -> None:
     def expected(row: Row) -> dict[str, Any] | None:
         if row["tracks"]:
-            return tracks(row, in_xml, lambda place: {"score": None, "gap": False})
+            return tracks(row, in_xml, lambda place: {"score": None, "gap": False, "mask": None})
         if row["regions"] and row["media_kind"] == "image":
             is_mask = row["capability"] == "segmentation"
             bare = [with_box_of_mask(each, row) if is_mask else each | {"mask": None} for each in row["regions"]]
@@ -178,3 +179,11 @@ def test_what_coco_leaves_out_is_counted(rows: list[Row]) -> None:
     videos = sum(each["media_kind"] == "video" for each in rows)
     fields = sum(each["capability"] == "structured_extraction" for each in rows)
     assert told.get("rows of videos", 0) == videos and told.get("rows of structured_extraction", 0) == fields
+
+
+@settings(max_examples=EXAMPLES)
+@given(catalogs().filter(lambda rows: some_of(rows, "tracks", "video")), st.sampled_from(["mot", "label-studio"]))
+def test_masks_of_tracks_that_are_left_out_are_counted(rows: list[Row], format: str) -> None:
+    points = [point for each in rows for track in each["tracks"] or () for point in track["points"]]
+    told = dict(left_out(rows, format, "tracks"))
+    assert told.get("masks of tracks, beside their boxes", 0) == sum(point["mask"] is not None for point in points)

@@ -4,9 +4,11 @@ import importlib
 import pickle
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,7 +18,9 @@ from sightflow.blocks.models.registry import open_model, system_class
 from sightflow.schemas.capability import Capability, MediaKind
 from sightflow.schemas.enrichment import Enrichment, RegionsResult, TracksResult
 from sightflow.schemas.failure import Cause, SpecError
+from sightflow.schemas.masks import decode_mask, encode_mask
 from sightflow.schemas.media import DecodedImage
+from sightflow.schemas.rating import Rating, unrated
 from sightflow.schemas.spec import EnrichmentSpec
 from sightflow.schemas.spec_reader import read_spec
 from sightflow.tasks.route import check_models, resolve_enrichments
@@ -198,3 +202,47 @@ def test_tracks_and_labels_in_pixels_of_the_original_are_inherited() -> None:
     (reply,) = Faulty().run([request(DETECT, half)])
     assert isinstance(reply.outcome, RegionsResult)
     assert reply.outcome.regions[0].box.x_max == pytest.approx(8)
+
+
+class Cutter(OwnDetector):
+    """Cuts out a square, in pixels of the image that it is given."""
+
+    rating = Rating(
+        system="cutter",
+        capabilities=unrated(Capability.OBJECT_DETECTION, Capability.SEGMENTATION, Capability.OBJECT_TRACKING),
+        deployment="easy",
+        getting_started="fast",
+        weights="open",
+        strength="exact",
+    )
+    default = system_class("detector").default
+
+    def detect(self, images: Any, labels: Any) -> Any:
+        found = []
+        for image in images:
+            mask = np.zeros((image.height, image.width), dtype=bool)
+            mask[2:6, 1:5] = True
+            found.append([Detection(label, (1, 2, 5, 6), 0.5, encode_mask(mask)) for label in labels])
+        return found
+
+
+@pytest.mark.parametrize("larger", [1, 3])
+def test_masks_of_images_and_tracks_are_of_the_size_of_the_original(larger: int) -> None:
+    small = noisy_video(4)
+    width, height = larger * small.width, larger * small.height
+    video = replace(small, width=width, height=height)
+    wanted = np.zeros((height, width), dtype=bool)
+    wanted[2 * larger : 6 * larger, larger : 5 * larger] = True
+    track = Enrichment(capability=Capability.OBJECT_TRACKING, labels=("square",), masks=True)
+    (reply,) = Cutter().run([request(track, video)])
+    assert isinstance(reply.outcome, TracksResult)
+    (found,) = reply.outcome.tracks
+    cut = Enrichment(capability=Capability.SEGMENTATION, labels=("square",))
+    (reply,) = Cutter().run([request(cut, DecodedImage(small.frames[0], width, height, "0" * 64))])
+    assert isinstance(reply.outcome, RegionsResult)
+    for mask in [point.mask for point in found.points] + [reply.outcome.regions[0].mask]:
+        different = decode_mask(mask or "", width, height) != wanted
+        assert different.sum() <= 4 * (larger - 1), "corners alone are rounded"
+    (reply,) = Cutter().run([request(track.model_copy(update={"masks": False}), video)])
+    assert isinstance(reply.outcome, TracksResult)
+    assert {point.mask for each in reply.outcome.tracks for point in each.points} == {None}

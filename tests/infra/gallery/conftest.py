@@ -73,6 +73,14 @@ class Demo:
                 {"capability": "object detection", "name": "objects", "media": "image"},
                 {"capability": "segmentation", "name": "masks", "labels": list(SEGMENTED), "media": "image"},
                 {"capability": "object tracking", "name": "tracks", "sampling": {"fps": 4}, "model": "florence-2"},
+                {
+                    "capability": "object tracking",
+                    "name": "tracks_with_masks",
+                    "labels": sorted({f"{mover.colour} {mover.shape}" for mover in self.clip.movers}),
+                    "masks": True,
+                    "sampling": {"fps": 4},
+                    "model": "florence-2",
+                },
             ],
         }
         self.spec.write_text(yaml.safe_dump(spec))

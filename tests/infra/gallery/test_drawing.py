@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as st_numpy
 from PIL import Image, ImageDraw
 
 from sightflow.infra.gallery.differences import Side, compared
-from sightflow.infra.gallery.drawing import outline, shapes_of
+from sightflow.infra.gallery.drawing import outline, shapes_of, tracks_of
 from sightflow.infra.gallery.media.preview_cache import PreviewCache
 from sightflow.infra.gallery.panels import fields_of, price
 from sightflow.infra.gallery.visible_text import visible, visible_html
@@ -46,6 +46,26 @@ def test_an_outline_encloses_the_pixels_of_its_mask_and_no_other(mask: Any) -> N
     assert (filled(outline(mask), *mask.shape) == mask).all()
     doubled = np.kron(mask, np.ones((3, 3), dtype=bool))
     assert (filled(outline(mask, 3), *doubled.shape) == doubled).all()
+
+
+def test_a_place_of_a_track_has_the_outline_of_its_mask_last() -> None:
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[4:9, 5:20] = True
+    box = {"x_min": 5.0, "y_min": 4.0, "x_max": 20.0, "y_max": 9.0}
+    points = [{"seconds": k / 4, **box, "gap": k == 1, "mask": counts} for k, counts in
+              enumerate([encode_mask(mask), None, "no mask"])]  # fmt: skip
+    (track,) = tracks_of([{"track_id": 1, "label": "dog", "points": points}], 30, 20)
+    first, *others = track["points"]
+    assert first[:6] == [0.0, 5.0, 4.0, 20.0, 9.0, 0] and (filled(first[6], 20, 30) == mask).all()
+    assert [(len(point), point[5]) for point in others] == [(6, 1), (6, 0)]
+
+
+def test_masks_of_a_film_are_drawn_coarser_and_not_for_ever() -> None:
+    noise = encode_mask(np.random.default_rng(0).random((256, 256)) < 0.5)
+    box = {"x_min": 0.0, "y_min": 0.0, "x_max": 9.0, "y_max": 9.0}
+    points = [{"seconds": k / 4, **box, "gap": False, "mask": noise} for k in range(40)]
+    (track,) = tracks_of([{"track_id": 1, "label": "noise", "points": points}], 256, 256)
+    assert len(track["points"]) == 40 and 0 < sum(len(point[6:]) and len(point[6]) for point in track["points"]) < 2e6
 
 
 def test_a_mask_of_another_size_is_not_drawn() -> None:

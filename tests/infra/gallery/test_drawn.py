@@ -124,6 +124,34 @@ def test_tracks_lie_on_the_shapes_of_the_frame_that_is_shown(demo: Demo, served:
     assert len(set(seen)) == 3 and seen == sorted(seen)
 
 
+def test_the_mask_of_a_track_lies_on_its_object(demo: Demo, served: Served, watched: Watched) -> None:
+    page, clip = watched.page, demo.clip
+    page.goto(f"{served.url}object?uri={quote(demo.uri('film.mp4'))}")
+    until(page, "document.querySelector('video')?.readyState >= 2")
+    shapes = '.layer[data-layer="tracks_with_masks"] .shape'
+    for seconds in (0.0, 1.0):
+        page.evaluate("(seconds) => document.querySelector('.stage').player.seek(seconds)", seconds)
+        until(page, "(at) => Math.abs(Number(document.querySelector('.stage').dataset.time) - at) < 0.05", seconds)
+        truth = {thing.label: thing.mask for thing in clip.frame(round(seconds * clip.frame_rate))[1]}
+        places = page.evaluate(
+            """(shapes) => [...document.querySelectorAll(`${shapes}:not(.off)`)].map((shape) => {
+              const box = shape.querySelector('.mask').getBBox();
+              return [shape.querySelector('text').textContent, box.x, box.y, box.x + box.width, box.y + box.height];
+            })""",
+            shapes,
+        )
+        assert len(places) > 1
+        for label, *edges in places:
+            rows, columns = np.nonzero(truth[label])
+            assert Box(*edges).iou(Box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)) > 0.6, label
+    page.evaluate("() => document.querySelector('.stage').player.seek(1.125)")
+    until(page, "document.querySelector('.stage').dataset.time > 1.1")
+    outlines = (
+        "(shapes) => [...document.querySelectorAll(shapes)].map((s) => s.querySelector('.mask').getAttribute('d'))"
+    )
+    assert set(page.evaluate(outlines, shapes)) == {""}, "between two places there is a box and no mask"
+
+
 def test_the_scrubber_and_the_keys_step_through_the_film(demo: Demo, served: Served, watched: Watched) -> None:
     page = watched.page
     page.goto(f"{served.url}object?uri={quote(demo.uri('film.mp4'))}")

@@ -136,6 +136,7 @@ def test_what_was_saved_can_be_undone(bench: Bench, reviewing: Served, watched: 
     page.keyboard.press("a")
     has_left(page, bench.uris[3])
     assert (bench.uris[3], "caption") in bench.labels
+    page.wait_for_selector("#hands *")  # which the page's script draws, before that it hears no key
     page.keyboard.press("z")
     page.wait_for_url(lambda url: quote(bench.uris[3], safe="") in url and "of=caption" in url)
     page.wait_for_selector("#hands *")

@@ -66,6 +66,19 @@ def receipt(extracted: str | None, **changes: Any) -> dict[str, Any]:
     return row(**read | changes)
 
 
+def tracked(*masks: str | None, asked: bool = True, gap: bool = False) -> dict[str, Any]:
+    """A row with one track of so many places; `gap`: of the last one."""
+    box = {"x_min": 1.0, "y_min": 2.0, "x_max": 30.0, "y_max": 20.0}
+    points = [
+        {"frame_index": k, "seconds": k / 10, **box, "score": 0.5, "gap": gap and k == len(masks) - 1, "mask": mask}
+        for k, mask in enumerate(masks)
+    ]
+    parameters = json.dumps({"labels": ["dog"], "masks": True} if asked else {"labels": ["dog"]})
+    video = {"capability": "object_tracking", "media_kind": "video", "duration": 2.0, "frame_rate": 10.0}
+    tracks = [{"track_id": 1, "label": "dog", "points": points}]
+    return row(**video, parameters=parameters, regions=None, tracks=tracks)
+
+
 def broken(*rows: dict[str, Any]) -> set[tuple[int, str]]:
     """The (row, check) pairs that a frame breaks."""
     try:
@@ -89,6 +102,9 @@ MASK = encode_mask(np.ones((30, 40), dtype=bool))
         answer() | {"text": "yes"},
         receipt('{"total": 2.5}'),
         receipt("{}"),
+        tracked(MASK, MASK),
+        tracked(MASK, None, gap=True),
+        tracked(None, None, asked=False),
     ],
 )
 def test_a_right_row_passes(good: dict[str, Any]) -> None:
@@ -119,6 +135,11 @@ def test_a_right_row_passes(good: dict[str, Any]) -> None:
         (receipt('{"total": -1}'), "extracted_is_of_its_schema"),
         (receipt('{"total": 1, "other": 2}'), "extracted_is_of_its_schema"),
         (receipt("{}", parameters="{}"), "extracted_is_of_its_schema"),
+        (tracked(MASK, "04"), "tracks_are_sound"),
+        (tracked(MASK, ""), "tracks_are_sound"),
+        (tracked(MASK, None), "tracks_have_the_masks_asked_for"),
+        (tracked(MASK, MASK, gap=True), "tracks_have_the_masks_asked_for"),
+        (tracked(MASK, asked=False), "tracks_have_the_masks_asked_for"),
     ],
 )
 def test_each_way_of_being_wrong_is_named(bad: dict[str, Any], check: str) -> None:

@@ -43,6 +43,7 @@ POINTS = pl.List(
             **BOX,
             "score": pl.Float64(),
             "gap": pl.Boolean(),
+            "mask": pl.String(),
         }
     )
 )

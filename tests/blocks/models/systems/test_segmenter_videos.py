@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sightflow.blocks.models.systems.segmenter import Segmenter
-from sightflow.schemas.enrichment import TracksResult
+from sightflow.schemas.enrichment import Enrichment, TracksResult
 from sightflow.schemas.geometry import Box
+from sightflow.schemas.masks import Bitmap, decode_mask
 from sightflow.schemas.media import DecodedVideo
 from tests.tiny_models import segmenters
 from tests.tiny_models.families import loaded, noisy_video, request
@@ -18,8 +19,10 @@ from tests.tiny_models.marked_videos import LABELS, LEFT, RED, RIGHT, TRACK, Pla
 FAMILIES = ("sam2_video", "sam3_video")
 BOTH = pytest.mark.parametrize("family", FAMILIES)
 
-Followed = tuple[str, list[tuple[int, Place, float]]]
-"""The label of an object, and the frame, box in whole pixels and score of each of its points."""
+MASKED = pytest.mark.parametrize("asked", [TRACK, TRACK.model_copy(update={"masks": True})], ids=["boxes", "masks"])
+
+Followed = tuple[str, list[tuple[int, Bitmap, float]]]
+"""The label of an object, and the frame, mask and score of each of its places."""
 
 
 @pytest.fixture(scope="module")
@@ -31,29 +34,26 @@ def whole(box: Box) -> Place:
     return round(box.x_min), round(box.y_min), round(box.x_max), round(box.y_max)
 
 
-def by_track(result: TracksResult) -> list[Followed]:
-    """Label, and frame, box and score of each point, of each track."""
-    assert [track.track_id for track in result.tracks] == list(range(1, len(result.tracks) + 1))
-    return [
-        (track.label, [(point.frame_index, whole(point.box), point.score or 0.0) for point in track.points])
-        for track in result.tracks
-    ]
-
-
 def around(mask: Any) -> Place:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def assert_same(ours: TracksResult, theirs: dict[int, Followed]) -> None:
+def assert_same(ours: TracksResult, theirs: dict[int, Followed], asked: Enrichment, video: DecodedVideo) -> None:
     """The tracks are those of the library, by its numbers, in the order of first frame and left edge."""
     seen = [each for each in theirs.values() if each[1]]
-    seen.sort(key=lambda each: (each[1][0][0], each[1][0][1][0], each[0]))
-    made = by_track(ours)
-    assert [label for label, _ in made] == [label for label, _ in seen]
-    for (_, points), (_, wanted) in zip(made, seen, strict=True):
-        assert [point[:2] for point in points] == [point[:2] for point in wanted]
-        assert [point[2] for point in points] == pytest.approx([point[2] for point in wanted], abs=1e-4)
+    seen.sort(key=lambda each: (each[1][0][0], around(each[1][0][1])[0], each[0]))
+    assert [track.track_id for track in ours.tracks] == list(range(1, len(seen) + 1))
+    for track, (label, places) in zip(ours.tracks, seen, strict=True):
+        assert track.label == label
+        assert [point.frame_index for point in track.points] == [frame for frame, _, _ in places]
+        assert [whole(point.box) for point in track.points] == [around(mask) for _, mask, _ in places]
+        assert [point.score for point in track.points] == pytest.approx([score for *_, score in places], abs=1e-4)
+        for point, (_, mask, _) in zip(track.points, places, strict=True):
+            if asked.masks:
+                assert (decode_mask(point.mask or "", video.width, video.height) == mask).all()
+            else:
+                assert point.mask is None
 
 
 def session_of(model: Segmenter, video: DecodedVideo) -> Any:
@@ -61,11 +61,12 @@ def session_of(model: Segmenter, video: DecodedVideo) -> Any:
     return model._processor.init_video_session(video=np.stack([np.asarray(frame) for frame in video.frames]))
 
 
-def test_sam_2_follows_as_the_library_does(folders: dict[str, Path]) -> None:
+@MASKED
+def test_sam_2_follows_as_the_library_does(asked: Enrichment, folders: dict[str, Path]) -> None:
     """Also what appears later: it begins with its box there, as in a call of the library from that frame on."""
     video = marked([LEFT[0], *[None] * 5], [None, None, RIGHT[2], *[None] * 3])
     model = opened(folders["sam2_video"], mask_threshold=0.99)
-    (reply,) = model.run([request(TRACK, video)])
+    (reply,) = model.run([request(asked, video)])
     theirs: dict[int, Followed] = {}
     processor, network = model._processor, loaded(model)
     for number, (first, label, box) in enumerate([(0, "red box", LEFT[0]), (2, "person", RIGHT[2])]):
@@ -79,19 +80,20 @@ def test_sam_2_follows_as_the_library_does(folders: dict[str, Path]) -> None:
             (masks,) = processor.post_process_masks([out.pred_masks], sizes, mask_threshold=least)
             if masks[0, 0].any():
                 score = float(out.object_score_logits.sigmoid())
-                points.append((video.indices[out.frame_idx], around(masks[0, 0].numpy()), score))
+                points.append((video.indices[out.frame_idx], masks[0, 0].numpy(), score))
         theirs[number] = (label, points)
     (_, early), (_, later) = theirs.values()
     assert len(early) < 6 and len(early) + len(later) > 5, "there is something to compare, and something not seen"
-    assert_same(tracks(reply), theirs)
+    assert_same(tracks(reply), theirs, asked, video)
 
 
+@MASKED
 @pytest.mark.parametrize("hotstart", [0, 4])
-def test_sam_3_follows_as_the_library_does(hotstart: int, folders: dict[str, Path]) -> None:
+def test_sam_3_follows_as_the_library_does(hotstart: int, asked: Enrichment, folders: dict[str, Path]) -> None:
     model, video = opened(folders["sam3_video"]), noisy_video(7)
     network, processor = loaded(model), model._processor
     network.hotstart_delay, network.hotstart_unmatch_thresh = hotstart, 3
-    (reply,) = model.run([request(TRACK, video)])
+    (reply,) = model.run([request(asked, video)])
     session = session_of(model, video)
     processor.add_text_prompt(session, list(LABELS))
     theirs: dict[int, Followed] = {}
@@ -100,12 +102,12 @@ def test_sam_3_follows_as_the_library_does(hotstart: int, folders: dict[str, Pat
         labels = {number: label for label, numbers in found["prompt_to_obj_ids"].items() for number in numbers}
         for number, score, mask in zip(found["object_ids"].tolist(), found["scores"], found["masks"], strict=True):
             if mask.any():
-                point = (video.indices[out.frame_idx], around(mask.numpy()), float(score))
+                point = (video.indices[out.frame_idx], mask.numpy(), float(score))
                 theirs.setdefault(number, (labels[number], []))[1].append(point)
     assert len(theirs) > 1, "there is something to compare"
     if hotstart:
         assert session.hotstart_removed_obj_ids, "what is taken back is told of nowhere"
-    assert_same(tracks(reply), theirs)
+    assert_same(tracks(reply), theirs, asked, video)
 
 
 def test_a_higher_threshold_of_masks_leaves_smaller_ones(folders: dict[str, Path]) -> None:
@@ -177,6 +179,26 @@ def test_a_box_of_what_is_followed_begins_nothing(folders: dict[str, Path], monk
     video = marked([covered, covered, part, covered], [None, (2, 2, 24, 38), None, (34, 2, 58, 38)])
     model.run([request(TRACK, video)])
     assert shown == [(0, [0]), (3, [1])]
+
+
+@BOTH
+def test_masks_are_of_the_size_of_the_original_and_end_where_their_boxes_do(
+    family: str, folders: dict[str, Path]
+) -> None:
+    """Frames are shrunk before they are looked at; what is drawn in them is enlarged with its edges where they were."""
+    model, places = opened(folders[family]), (LEFT[:3], RIGHT[:3])
+    by_size = [
+        tracks(model.run([request(TRACK.model_copy(update={"masks": True}), marked(*places, larger=k))])[0])
+        for k in (1, 3)
+    ]
+    width, height = marked(*places).width, marked(*places).height
+    assert by_size[0].tracks and len(by_size[0].tracks) == len(by_size[1].tracks)
+    for small, large in zip(by_size[0].tracks, by_size[1].tracks, strict=True):
+        for seen, drawn in zip(small.points, large.points, strict=True):
+            mask = decode_mask(seen.mask or "", width, height)
+            larger = decode_mask(drawn.mask or "", 3 * width, 3 * height)
+            assert around(larger) == whole(drawn.box)
+            assert (larger[1::3, 1::3] == mask).all(), "in the middle of each pixel nothing has changed"
 
 
 @BOTH

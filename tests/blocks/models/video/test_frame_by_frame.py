@@ -55,6 +55,22 @@ def test_each_frame_is_asked_as_a_picture_of_the_size_of_the_original() -> None:
     assert {(r.media.kind, r.media.width, r.media.height) for r in asked} == {(MediaKind.IMAGE, 640, 480)}
 
 
+def test_tracks_with_masks_are_linked_from_segmented_frames_and_what_is_interpolated_has_none() -> None:
+    masked = Enrichment(capability=Capability.OBJECT_TRACKING, labels=("car",), masks=True)
+    asked = frame_requests(VisionRequest("s3://bucket/film.mp4", masked, video(3)), video(3))
+    assert {(r.enrichment.capability, r.enrichment.masks) for r in asked} == {(Capability.SEGMENTATION, False)}
+    with_masks = [
+        RegionsResult(tuple(replace(region, mask=f"mask {k}") for region in boxes(k).regions)) for k in range(5)
+    ]
+    with_masks[2] = RegionsResult(())
+    for enrichment, wanted in ((masked, ["mask 0", "mask 1", None, "mask 3", "mask 4"]), (TRACK, [None] * 5)):
+        outcome = gathered(enrichment, video(5), with_masks).outcome
+        assert isinstance(outcome, TracksResult)
+        (track,) = outcome.tracks
+        assert [point.mask for point in track.points] == wanted
+        assert [point.gap for point in track.points] == [False, False, True, False, False]
+
+
 def test_equal_captions_become_one_segment_from_when_they_are_first_seen() -> None:
     said = [TextResult(text) for text in ("a car", "a car", "a dog", "a car")]
     outcome = gathered(DESCRIBE, video(4, first=30.0), said).outcome
