@@ -43,6 +43,10 @@ def main() -> None:
     job = Job(given.endpoint, given.bucket, given.prefix, given.model, given.weights, given.out.resolve())
     job.out.mkdir(parents=True, exist_ok=True)
     job.memory.watch()
+    if given.name == "sightflow":
+        from sightflow.tasks.memory.allocator import keep_little
+
+        keep_little()  # as the command line does at its start
     contender = importlib.import_module(f"benchmarks.rivals.{MODULES[given.name]}")
     rows = contender.run(job)
     job.memory.stop()

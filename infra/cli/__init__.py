@@ -20,6 +20,9 @@ _UNCOLLECTED_SECONDS = 2.0
 def main() -> None:
     """Run the command line; exit codes: 0 done, 2 bad usage or spec, 3 quarantine above policy, 4 budget, 1 else."""
     _collect_later()
+    from sightflow.tasks.memory.allocator import keep_little
+
+    keep_little()  # before any library starts threads, each of which keeps the arena that it first took
     from sightflow.infra.loopback import bypass_proxies
 
     bypass_proxies()

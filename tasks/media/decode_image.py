@@ -31,7 +31,7 @@ Image.init()
 # Pillow takes pixels in blocks of 16 MiB, which glibc would keep: gigabytes over the threads of a shard. Larger ones go
 # back to the system.
 _imaging.set_block_size(64 * 2**20)
-keep_little()  # as early: a thread keeps the arena that it first took
+keep_little()  # for a process that is no command of ours
 # What is wrong with metadata is nobody's concern here, and would be written on the screen.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # A progressive JPEG has some ten scans. Each costs a pass over all its pixels, and may be a few bytes long.
