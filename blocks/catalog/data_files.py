@@ -2,27 +2,23 @@
 
 Files are written here and not by delta-rs where rows are replaced, since its overwrite looks for them twice and takes
 four times as long as writing their files anew. https://github.com/delta-io/delta/blob/master/PROTOCOL.md says what a
-file's entry in the log holds ("Add File", "Per-file Statistics").
+file's entry in the log holds ("Add File").
 """
 
 from __future__ import annotations
 
-import io
 import json
-import math
-import sys
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import polars as pl
 
+from sightflow.blocks.catalog.file_content import contents, rows_at_once, texts_of_few_values
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
 
@@ -33,9 +29,6 @@ KEY: Final = ["uri", "enrichment"]
 FILE_BYTES: Final = 32 * 2**20
 """About how large a file becomes: to change one row of a file is to write all of it."""
 _ROWS_READ = 8192
-_GROUP_ROWS, _GROUP_BYTES = 65_536, 64 * 2**20  # of a row group: what a reader of few keys reads at least
-_LONGEST_STATISTIC = 256  # characters; the bounds of a longer text are shortened, but for a URI
-_AFTER_SURROGATES = 0xE000
 _URIS_NAMED = 10_000  # more are only told by their range
 
 
@@ -133,34 +126,44 @@ class DataFiles:
         )
         return rows.with_columns(pl.col("path").str.slice(len(root) + 1))
 
-    def batches(self, file: DataFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows of a file, in order, in the types of the table's own schema, without the partition's columns.
+    def batches(self, file: DataFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of the rows of a file, in order, as far as the file has them and in its own types.
 
-        `columns`: of those only these, also `regions.label` of the structs in a list, as far as the file has them, and
-        in its own types.
+        Also `regions.label`, of the structs in a list.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        with pq.ParquetFile(pa.BufferReader(self._content(file))) as parquet:
+            yield from parquet.iter_batches(_ROWS_READ, columns=_leaves(parquet.schema, columns))
+
+    def rows(self, file: DataFile) -> Iterator[pa.RecordBatch]:
+        """The rows of a file, in order, in the types of the table's own schema, to be written anew.
+
+        Flat texts of few values come as dictionaries of these, one a batch.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        content = pa.BufferReader(self._content(file))
+        with pq.ParquetFile(content) as parquet:
+            footer, plain = parquet.metadata, parquet.schema_arrow.equals(self._in_files)
+        few = texts_of_few_values(footer, self._in_files) if plain else []
+        content.seek(0)
+        with pq.ParquetFile(content, read_dictionary=few) as parquet:
+            for batch in parquet.iter_batches(rows_at_once(footer)):
+                # Other types come of delta-rs' merge in earlier versions, which Arrow cannot cast within lists.
+                yield batch if plain else self.arrow(pl.DataFrame(batch))
+
+    def _content(self, file: DataFile) -> bytes:
         content = self._store.read(f"{self._folder}/{file.path}")
         if content is None:
             raise FileNotFoundError(f"{file.path}, which the table holds, is gone")
-        with pq.ParquetFile(pa.BufferReader(content)) as parquet:
-            if columns is not None:
-                yield from parquet.iter_batches(_ROWS_READ, columns=_leaves(parquet.schema, columns))
-                return
-            for batch in parquet.iter_batches(_ROWS_READ):
-                yield self._plain(batch)
+        return content
 
     def log_entry(self, version: int) -> bytes | None:
         """What a commit wrote into the log; None if it is not there."""
         return self._store.read(f"{self._folder}/_delta_log/{version:020d}.json")
-
-    def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        if batch.schema.equals(self._in_files):
-            return batch
-        # Other types come of delta-rs' merge in earlier versions, which Arrow cannot cast within lists.
-        return self.arrow(pl.DataFrame(batch))
 
     def arrow(self, rows: pl.DataFrame) -> pa.RecordBatch:
         """Rows as they stand in a file: the types of the table's schema, without the partition's columns.
@@ -192,26 +195,16 @@ class DataFiles:
 
         No version of the table holds them before they are committed.
         """
-        import pyarrow.parquet as pq
         from deltalake.transaction import AddAction
 
         folder = "".join(f"{column}={partition[column]}/" for column in self.partition_columns)
-        groups, added = _row_groups(batches), list[Any]()
-        for group in groups:
+        added = list[Any]()
+        for file in contents(batches, most_bytes):
             path = f"{folder}part-00000-{uuid4()}-c000.zstd.parquet"
-            content, footers, texts = io.BytesIO(), list[Any](), _Seen(self._in_files)
-            with pq.ParquetWriter(
-                content, self._in_files, compression="zstd", store_schema=False, metadata_collector=footers
-            ) as writer:
-                for part in chain([group], groups):
-                    writer.write_table(part, row_group_size=part.num_rows)
-                    texts.see(part)
-                    if content.tell() >= most_bytes:
-                        break
-            self._store.write(f"{self._folder}/{path}", content.getvalue())
+            self._store.write(f"{self._folder}/{path}", file.content)
             # Escaped, characters beyond U+FFFF come back from delta-rs as others.
-            statistics = json.dumps(_statistics(footers[0], texts), ensure_ascii=False)
-            added.append(AddAction(path, content.tell(), partition, _now(), data_change, statistics))
+            statistics = json.dumps(file.statistics, ensure_ascii=False)
+            added.append(AddAction(path, len(file.content), partition, _now(), data_change, statistics))
         return added
 
     def remove(self, paths: Iterable[str]) -> None:
@@ -248,95 +241,6 @@ def _leaves(schema: Any, columns: Sequence[str]) -> list[str]:
     wanted = {tuple(column.split(".")) for column in columns}
     paths = [schema.column(place).path for place in range(len(schema))]
     return [path for path in paths if {tuple(path.split(".")[:1]), (path.split(".")[0], path.split(".")[-1])} & wanted]
-
-
-def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches put together until they are a row group."""
-    import pyarrow as pa
-
-    waiting: list[pa.RecordBatch] = []
-    rows = size = 0
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        waiting.append(batch)
-        rows, size = rows + batch.num_rows, size + batch.nbytes
-        if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
-            yield pa.Table.from_batches(waiting)
-            waiting, rows, size = [], 0, 0
-    if waiting:
-        yield pa.Table.from_batches(waiting)
-
-
-class _Seen:
-    """What a file's footer does not tell of what is written: nulls of every flat column, and bounds of long texts."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        import pyarrow as pa
-
-        self.nulls = {field.name: 0 for field in schema if not pa.types.is_nested(field.type)}
-        self._texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-        self.least: dict[str, str] = {}
-        self.most: dict[str, str] = {}
-
-    def see(self, rows: pa.Table) -> None:
-        """Take in what is written."""
-        import pyarrow.compute as pc
-
-        for name in self.nulls:
-            self.nulls[name] += rows[name].null_count
-        for name in self._texts:
-            least, most = pc.min_max(rows[name]).as_py().values()
-            if least is not None:
-                self.least[name] = min(self.least.get(name, least), least)
-                self.most[name] = max(self.most.get(name, most), most)
-
-
-def _statistics(footer: Any, seen: _Seen) -> dict[str, Any]:
-    """A file's statistics as the log has them; of what is nested there are none.
-
-    Every flat column that holds a value has bounds, those of long texts shortened: readers skip a whole file whose
-    entry has bounds, and none of the column that they ask for.
-    """
-    least: dict[str, Any] = {name: _below(name, text) for name, text in seen.least.items()}
-    most: dict[str, Any] = {name: _above(name, text) for name, text in seen.most.items()}
-    for group in map(footer.row_group, range(footer.num_row_groups)):
-        for chunk in map(group.column, range(group.num_columns)):
-            name, told = chunk.path_in_schema, chunk.statistics
-            if name in seen.least or name not in seen.nulls or told is None or not told.has_min_max:
-                continue
-            least[name] = min(least.get(name, told.min), told.min)
-            most[name] = max(most.get(name, told.max), told.max)
-    return {
-        "numRecords": footer.num_rows,
-        "minValues": {name: _as_json(bound) for name, bound in least.items()},
-        "maxValues": {name: _as_json(bound) for name, bound in most.items()},
-        "nullCount": seen.nulls,
-    }
-
-
-def _below(name: str, text: str) -> str:
-    """A text that is not above this one, of at most `_LONGEST_STATISTIC` characters but for a URI."""
-    return text if name == "uri" else text[:_LONGEST_STATISTIC]
-
-
-def _above(name: str, text: str) -> str:
-    """A text that is not below this one, of at most so many characters, where there is one."""
-    if name == "uri" or len(text) <= _LONGEST_STATISTIC:
-        return text
-    for length in range(_LONGEST_STATISTIC, 0, -1):
-        code = ord(text[length - 1]) + 1
-        if code <= sys.maxunicode:
-            return text[: length - 1] + chr(_AFTER_SURROGATES if 0xD800 <= code < _AFTER_SURROGATES else code)
-    return text
-
-
-def _as_json(bound: Any) -> Any:
-    if isinstance(bound, datetime):
-        return f"{bound.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-    if isinstance(bound, float) and not math.isfinite(bound):
-        return math.copysign(sys.float_info.max, bound)  # JSON has no greater one
-    return bound
 
 
 def _now() -> int:

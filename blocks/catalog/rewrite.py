@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_WRITTEN = 4096  # a batch of plain strings holds 2 GiB a column
+_SPLICED = 64  # rows of a batch; for more it is quicker to take each row of the batch than to put slices together
+_FILES_AT_ONCE = 2  # each in memory, with a row group of it: one is read or sent while the other is written
 
 
 @dataclass
@@ -90,16 +92,24 @@ def replace(
     `held`: the files by path. A row stays at the place of the one that it replaces, unless that is in another
     partition; what replaces none goes into files of its own. With no `rows` those that are found are removed.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     first = found.unique(KEY, keep="first", maintain_order=True)
     numbered = rows.with_row_index("replacement")
-    placed, added = set[int](), []
+    placed, anew = set[int](), []
     for path, of_path in found.group_by("path", maintain_order=True):
         file = held[str(path[0])]
         same = [pl.col(column).eq_missing(pl.lit(value, pl.String())) for column, value in file.partition.items()]
         here = numbered.filter(*same).join(first.filter(pl.col("path") == file.path), on=KEY, how="semi")
         placed.update(here["replacement"])
         gone = of_path.select(KEY).unique().join(here.select(*KEY, "replacement"), on=KEY, how="left")
-        added += files.write(_with_replaced(files, file, gone, here), file.partition, most_bytes=FILE_BYTES * 3 // 2)
+        anew.append((file, gone, here))
+
+    def write(one: tuple[DataFile, pl.DataFrame, pl.DataFrame]) -> list[Any]:
+        return files.write(_with_replaced(files, *one), one[0].partition, most_bytes=FILE_BYTES * 3 // 2)
+
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        added = [action for of_file in pool.map(write, anew) for action in of_file]
     more = numbered.filter(~pl.col("replacement").is_in(list(placed))).drop("replacement").sort(KEY)
     for values, part in _by_partition(more, files.partition_columns):
         added += files.write(map(files.arrow, part.iter_slices(ROWS_WRITTEN)), values)
@@ -111,26 +121,42 @@ def _with_replaced(
     files: DataFiles, file: DataFile, gone: pl.DataFrame, replacements: pl.DataFrame
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a file without those that are `gone`, and in the place of some their `replacement`."""
-    import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    place = {number: batch_row for batch_row, number in enumerate(replacements["replacement"])}
-    new = files.arrow(replacements)
-    for batch in files.batches(file):
-        keys = pl.DataFrame(batch.select(KEY)).with_row_index("row")
+    place = {number: new_row for new_row, number in enumerate(replacements["replacement"])}
+    new, uris = files.arrow(replacements), gone["uri"].unique().to_list()
+    for batch in files.rows(file):
+        near = pc.indices_nonzero(pc.is_in(batch["uri"], pa.array(uris, batch["uri"].type)))
+        keys = pl.DataFrame(batch.select(KEY).take(near)).cast(pl.String()).with_columns(row=pl.Series(near))
         hits = keys.join(gone, on=KEY).select("row", "replacement").sort("row")
         if hits.is_empty():
             yield batch
-            continue
-        order = np.arange(batch.num_rows)
-        dropped = []
-        for row, number in hits.iter_rows():
-            if (new_row := place.pop(number, None)) is None:
-                dropped.append(row)
-            else:
-                order[row] = batch.num_rows + new_row
-        taken = pa.Table.from_batches([batch, new]).take(pa.array(np.delete(order, dropped)))
-        yield from taken.combine_chunks().to_batches()
+        else:
+            rows = [(row, place.pop(number, None)) for row, number in hits.iter_rows()]
+            yield from _spliced(batch, new.cast(batch.schema), rows).combine_chunks().to_batches()
+
+
+def _spliced(batch: pa.RecordBatch, new: pa.RecordBatch, replaced: Sequence[tuple[int, int | None]]) -> pa.Table:
+    """A batch with rows of `new` in the place of some of its own, and without those that have none."""
+    import numpy as np
+    import pyarrow as pa
+
+    if len(replaced) <= _SPLICED:
+        parts, start = list[pa.RecordBatch](), 0
+        for row, new_row in replaced:
+            parts.append(batch.slice(start, row - start))
+            if new_row is not None:
+                parts.append(new.slice(new_row, 1))
+            start = row + 1
+        return pa.Table.from_batches([*parts, batch.slice(start)])
+    order = np.arange(batch.num_rows)
+    taken = [new_row for _, new_row in replaced if new_row is not None]
+    order[[row for row, new_row in replaced if new_row is not None]] = batch.num_rows + np.arange(len(taken))
+    order = np.delete(order, [row for row, new_row in replaced if new_row is None])
+    # Put together first: out of two parts, lists are taken row by row.
+    both = pa.Table.from_batches([batch, new.take(pa.array(taken, pa.int64()))]).combine_chunks()
+    return both.take(pa.array(order))
 
 
 def _by_partition(rows: pl.DataFrame, columns: Sequence[str]) -> Iterator[tuple[dict[str, str | None], pl.DataFrame]]:

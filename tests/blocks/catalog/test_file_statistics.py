@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightflow.blocks.catalog.catalog import Catalog
-from sightflow.blocks.catalog.data_files import _above, _below
+from sightflow.blocks.catalog.file_content import _above, _below
 from sightflow.blocks.catalog.maintenance import maintain
 from sightflow.blocks.catalog.sql_views import connect
 from sightflow.schemas.failure import StoreError

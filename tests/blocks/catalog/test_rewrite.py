@@ -3,16 +3,20 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
-from sightflow.blocks.catalog.catalog import Catalog
+from sightflow.blocks.catalog.catalog import SCHEMAS, Catalog
 from sightflow.blocks.catalog.data_files import DataFiles
+from sightflow.blocks.catalog.file_content import GROUP_ROWS, row_groups, rows_at_once
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
 from tests.blocks.catalog.test_catalog import held, rows
@@ -47,11 +51,12 @@ def content(catalog: Catalog) -> dict[int, str]:
 def meanwhile(monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], Any]) -> list[int]:
     """Let others act right before the first commits; how many files had been written before each commit."""
     commit, write, waiting, written = DataFiles.commit, DataFiles.write, list(acts), []
-    count = 0
+    count, one = 0, Lock()
 
     def writing(files: DataFiles, *given: Any, **more: Any) -> Any:
         nonlocal count
-        count += 1
+        with one:
+            count += 1
         return write(files, *given, **more)
 
     def committing(files: DataFiles, *given: Any) -> int:
@@ -96,6 +101,61 @@ def test_a_replaced_row_stays_at_its_place_and_the_log_says_the_bounds(tmp_path:
     (ten,) = [each for each in added if each["numRecords"] == 10]
     assert (ten["minValues"]["width"], ten["maxValues"]["fingerprint"], ten["nullCount"]["sha256"]) == (10, "two", 10)
     assert ten["maxValues"]["text"] == "t" * 255 + "u" and "regions" not in ten["nullCount"]
+
+
+@pytest.mark.parametrize("step", [1, 7, 500])
+def test_few_rows_of_a_file_and_most_of_it_are_replaced_alike(tmp_path: Path, step: int) -> None:
+    catalog = Catalog.at(tmp_path / "catalog")
+    region = {"label": "dog", "x_min": 1.0, "y_min": 1.0, "x_max": 2.0, "y_max": 2.0}
+    kind = SCHEMAS["enrichments"]["regions"]
+
+    def detected(keys: range, fingerprint: str) -> pl.DataFrame:
+        regions = pl.Series([[region | {"label": f"{fingerprint} {k}"}] * (k % 3) for k in keys], dtype=kind)
+        return rows(keys, fingerprint).with_columns(regions=regions, text=pl.format("{} text", "uri"))
+
+    whole = detected(range(3000), "one")
+    changed = detected(range(0, 3000, step), "two")
+    catalog.publish(whole)
+    assert catalog.publish(changed).updated == changed.height
+    gone = [f"s3://b/{k:04d}.jpg" for k in range(1, 3000, step)]
+    assert catalog.prune(held(catalog, gone)) == len(gone)
+    kept = pl.concat([whole.join(changed, on="uri", how="anti"), changed]).filter(~pl.col("uri").is_in(gone))
+    (path,) = files(catalog)
+    table = pl.read_parquet(tmp_path / "catalog" / "enrichments" / path, hive_partitioning=False)
+    columns = [column for column in whole.columns if column != "capability"]
+    assert_frame_equal(table.select(columns), kept.sort("uri").select(columns))
+
+
+def test_what_is_replaced_is_in_no_dictionary_of_the_file_either(tmp_path: Path) -> None:
+    catalog = Catalog.at(tmp_path / "catalog")
+    catalog.publish(pl.concat([rows(range(1), text="a secret"), rows(range(1, 9))]))
+    catalog.publish(rows(range(1), "two", text="nothing"))
+    (path,) = files(catalog)
+    with pq.ParquetFile(tmp_path / "catalog" / "enrichments" / path, read_dictionary=["text"]) as file:
+        (texts,) = {tuple(chunk.dictionary.to_pylist()) for chunk in file.read(["text"])["text"].chunks}
+    assert sorted(texts) == ["a dog", "nothing"]
+
+
+def test_bounds_of_long_texts_are_told_when_their_file_is_written_anew(tmp_path: Path) -> None:
+    catalog = Catalog.at(tmp_path / "catalog")
+    texts = ["b" * 5000, "c", "y" * 5000, "z" * 9000]
+    catalog.publish(pl.concat([rows(range(k, k + 1), text=text) for k, text in enumerate(texts)]))
+    catalog.publish(rows(range(3, 4), "two", text="d"))
+    entries = pl.DataFrame(catalog.table("enrichments").get_add_actions(flatten=True))
+    assert entries.select("min.text", "max.text").row(0) == ("b" * 256, "y" * 255 + "z")
+
+
+def test_a_row_group_is_filled_and_no_larger() -> None:
+    batches = [pa.record_batch({"k": pa.array(range(count))}) for count in (GROUP_ROWS - 10, 10, GROUP_ROWS - 10, 20)]
+    assert [group.num_rows for group in row_groups(batches)] == [GROUP_ROWS, GROUP_ROWS - 10, 20]
+
+
+def test_rows_that_are_large_are_read_few_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "large.parquet"
+    pq.write_table(pa.table({"uri": [f"{k}" + "x" * 2**20 for k in range(80)]}), path)
+    assert 50 < rows_at_once(pq.read_metadata(path)) < 64
+    pq.write_table(pa.table({"k": [1] * 100_000}), path)
+    assert rows_at_once(pq.read_metadata(path)) == GROUP_ROWS
 
 
 def test_files_of_another_writer_meanwhile_cost_no_second_writing(
