@@ -19,6 +19,7 @@ from uuid import uuid4
 import polars as pl
 
 from sightflow.blocks.catalog.file_content import contents, rows_at_once, texts_of_few_values
+from sightflow.blocks.store.backend import DELTA_CASTS
 from sightflow.blocks.store.object_store import ObjectStore
 from sightflow.schemas.failure import StoreError
 
@@ -113,15 +114,17 @@ class DataFiles:
         return rows.filter(pl.col(column) >= first) if first else rows
 
     def _scan(self, paths: Sequence[str]) -> pl.LazyFrame:
-        """The rows of files, lazily, each with its `path`."""
+        """The rows of files in the table's own types, lazily, each with its `path`. What a file lacks is null."""
         root = self._store.delta_table_uri(self._folder).rstrip("/")
         rows = pl.scan_parquet(
             [f"{root}/{path}" for path in paths],
             glob=False,
             hive_partitioning=False,
             include_file_paths="path",
+            schema=pl.DataFrame(self._in_files.empty_table()).schema,
             missing_columns="insert",
             extra_columns="ignore",
+            cast_options=DELTA_CASTS,
             storage_options=self._store.delta_options(self._folder) or None,
         )
         return rows.with_columns(pl.col("path").str.slice(len(root) + 1))

@@ -33,7 +33,8 @@ def masks_beside_boxes(row: Row) -> int:
 
 def masks_of_tracks(row: Row) -> int:
     """How many masks a format leaves out which takes the boxes of tracks alone."""
-    return sum(point["mask"] is not None for track in row["tracks"] for point in track["points"])
+    # An export that an earlier version has begun has no such field.
+    return sum(point.get("mask") is not None for track in row["tracks"] for point in track["points"])
 
 
 @dataclass(frozen=True)

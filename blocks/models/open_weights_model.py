@@ -27,6 +27,7 @@ from sightflow.blocks.models.openai_access import OpenAIAccess
 from sightflow.blocks.models.prices.expenses import TYPICAL_SECONDS, TYPICAL_SIZE
 from sightflow.blocks.models.prices.listed_price import ListedPrice
 from sightflow.blocks.models.prices.price_list import configured_rates, endpoint_price
+from sightflow.blocks.models.video.frame_by_frame import as_frame_enrichment
 from sightflow.blocks.models.vision_model import VisionModel
 from sightflow.schemas.capability import MediaKind
 from sightflow.schemas.enrichment import Enrichment
@@ -191,7 +192,7 @@ class OpenWeightsModel(OpenAIAccess, VisionModel):
         alone = media_kind is MediaKind.VIDEO and self.runs_per_frame(enrichment, media_kind)
         width, height = self.sent_size(size if media_kind is MediaKind.IMAGE else fit_within(size, ENDPOINT_FRAME_SIDE))
         seen = (1 if alone else frames) * (width * height // ENDPOINT_CELL)
-        reply = expected_tokens(enrichment)
+        reply = expected_tokens(as_frame_enrichment(enrichment) if alone else enrichment)
         prompts = self.effective_prompts(enrichment, media_kind)
         return [Usage(seen + text_tokens(prompt.text), reply) for prompt in prompts] * (frames if alone else 1)
 

@@ -136,14 +136,13 @@ class VisionModel(Expenses, LazyBlock):
             return f"{self.system} takes no {media_kind}"
         if enrichment.prompt and not self.supports_custom_prompt:
             return f"{self.system} answers fixed tasks and takes no prompt of your own"
-        if enrichment.masks and not self.gives_track_masks(enrichment, media_kind):
-            return f"{self.system} gives no masks of tracks"
-        return None
+        return self.no_track_masks(enrichment, media_kind) if enrichment.masks else None
 
-    def gives_track_masks(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
-        """Whether its tracks can have masks: those that are linked from frames, if it cuts out what is in a frame."""
-        in_frame = as_frame_enrichment(enrichment)
-        return self.runs_per_frame(enrichment, media_kind) and not self.unsupported_reason(in_frame, MediaKind.IMAGE)
+    def no_track_masks(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+        """Why its tracks can have no masks: those linked from frames have them, if it cuts out what is in a frame."""
+        if not self.runs_per_frame(enrichment, media_kind) or self.rating.of(Capability.SEGMENTATION) == 0:
+            return f"{self.system} gives no masks of tracks"
+        return self.unsupported_reason(as_frame_enrichment(enrichment), MediaKind.IMAGE)
 
     def runs_per_frame(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
         """Whether each frame of a video is asked about alone."""

@@ -25,6 +25,15 @@ class Refused(Failure):
     """An object that the storage knows and will not give: by its own policy, or because it gives us nothing."""
 
 
+DELTA_CASTS = pl.ScanCastOptions(  # as for any table of Delta: what other writers, and earlier ones, put into files
+    integer_cast="upcast",
+    float_cast=["upcast", "downcast"],
+    datetime_cast=["nanosecond-downcast", "millisecond-upcast", "convert-timezone"],
+    missing_struct_fields="insert",
+    extra_struct_fields="ignore",
+    categorical_to_string="allow",
+)
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -21,7 +21,14 @@ from urllib.parse import quote
 
 import polars as pl
 
-from sightflow.blocks.store.backend import ConcurrencyLimit, ObjectVersion, Refused, UriFilter, too_large
+from sightflow.blocks.store.backend import (
+    DELTA_CASTS,
+    ConcurrencyLimit,
+    ObjectVersion,
+    Refused,
+    UriFilter,
+    too_large,
+)
 from sightflow.blocks.store.inventory import ListedObject, to_inventory
 from sightflow.schemas.failure import Cause, Failure, Stage, StoreError, StoreRefusal, is_about_this_machine
 from sightflow.schemas.media import MediaFile
@@ -33,14 +40,6 @@ Result = TypeVar("Result")
 
 _PROBE_BYTES = 1 << 16
 _FEW_FILES = 1000
-_CASTS = pl.ScanCastOptions(  # as for any table of Delta: what other writers put into their files
-    integer_cast="upcast",
-    float_cast=["upcast", "downcast"],
-    datetime_cast=["nanosecond-downcast", "millisecond-upcast", "convert-timezone"],
-    missing_struct_fields="insert",
-    extra_struct_fields="ignore",
-    categorical_to_string="allow",
-)
 
 
 class LocalSettings(Protocol):
@@ -191,7 +190,7 @@ def _scan_files(files: list[str], schema: pl.Schema, partitions: Sequence[str]) 
         hive_schema={name: schema[name] for name in partitions} or None,
         missing_columns="insert",
         extra_columns="ignore",
-        cast_options=_CASTS,
+        cast_options=DELTA_CASTS,
     )
     return rows.select(schema.names())
 

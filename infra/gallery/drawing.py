@@ -18,6 +18,8 @@ _MASK_SIDE: Final = 1024
 _MOST_MASK_PIXELS: Final = 64_000_000
 _MOST_SHAPES: Final = 2000
 _MOST_POINTS: Final = 200_000
+_MOST_TRACK_MASKS: Final = 1000
+_MOST_TRACK_EDGES: Final = 500_000  # a megabyte of a page
 # Of all masks of a row: what is past these bounds is noise, or meant to keep us busy.
 _MOST_DECODED_PIXELS: Final = 4_000_000_000
 _MOST_EDGES: Final = 200_000
@@ -52,7 +54,7 @@ def colour_of(label: str) -> int:
 
 def shapes_of(regions: Sequence[Mapping[str, Any]] | None, width: int, height: int) -> list[Shape]:
     """The regions of a row; a mask that is not of this size has none."""
-    masks = _Masks(width, height)
+    masks = _Masks(width, height, [region["mask"] for region in (regions or [])[:_MOST_SHAPES]])
     return [
         Shape(
             number=number,
@@ -75,14 +77,17 @@ def tracks_of(tracks: Sequence[Mapping[str, Any]] | None, width: int, height: in
     """Tracks as the page's script takes them; a point is seconds, box, whether the place was interpolated and, if it
     has a mask that can be drawn, its SVG path.
 
-    The first two thousand, and of these 200,000 points in all.
+    The first two thousand, and of these 200,000 points in all; of their masks the first thousand by time.
     """
-    masks = _Masks(width, height)
     left = _MOST_POINTS
     shown = []
     for track in (tracks or [])[:_MOST_SHAPES]:
         shown.append({**track, "points": track["points"][:left]})
         left -= len(shown[-1]["points"])
+    masked = sorted((point for track in shown for point in track["points"] if point["mask"]), key=_seconds)
+    masked = masked[:_MOST_TRACK_MASKS]
+    masks = _Masks(width, height, [point["mask"] for point in masked], _MOST_TRACK_EDGES)
+    paths = {id(point): masks.path(point["mask"]) for point in masked}
     return [
         {
             "id": track["track_id"],
@@ -93,7 +98,7 @@ def tracks_of(tracks: Sequence[Mapping[str, Any]] | None, width: int, height: in
                     round(point["seconds"], 4),
                     *(round(point[edge], 2) for edge in ("x_min", "y_min", "x_max", "y_max")),
                     1 if point["gap"] else 0,
-                    *([path] if (path := masks.path(point["mask"])) else ()),
+                    *([path] if (path := paths.get(id(point))) else ()),
                 ]
                 for point in track["points"]
             ],
@@ -102,12 +107,17 @@ def tracks_of(tracks: Sequence[Mapping[str, Any]] | None, width: int, height: in
     ]
 
 
-class _Masks:
-    """Draws the masks of one row, for as long as they are not too much to draw."""
+def _seconds(point: Mapping[str, Any]) -> float:
+    return float(point["seconds"] or 0.0)
 
-    def __init__(self, width: int, height: int) -> None:
+
+class _Masks:
+    """Draws the masks of one row, none of them finer than that there is as much left for each of the others."""
+
+    def __init__(self, width: int, height: int, masks: Sequence[str | None], edges: int = _MOST_EDGES) -> None:
         self._width, self._height = width, height
-        self._pixels, self._edges = _MOST_DECODED_PIXELS, _MOST_EDGES
+        self._left = sum(mask is not None for mask in masks)
+        self._pixels, self._edges = _MOST_DECODED_PIXELS, edges
 
     def path(self, counts: str | None) -> str | None:
         """A mask's outline as an SVG path (fill rule evenodd) in pixels of the original; None if it cannot be drawn.
@@ -116,7 +126,10 @@ class _Masks:
         edge is too long.
         """
         width, height = self._width, self._height
-        if not counts or not 0 < width * height <= min(_MOST_MASK_PIXELS, self._pixels):
+        if not counts or not self._left:
+            return None
+        share, self._left = self._edges // self._left, self._left - 1
+        if not 0 < width * height <= min(_MOST_MASK_PIXELS, self._pixels):
             return None
         self._pixels -= width * height
         try:
@@ -126,7 +139,7 @@ class _Masks:
         step = max(1, -(-max(width, height) // _MASK_SIDE))
         while step <= max(width, height):
             sampled = mask[step // 2 :: step, step // 2 :: step]
-            if (edges := _edges(sampled)) <= self._edges:
+            if (edges := _edges(sampled)) <= share:
                 self._edges -= edges
                 return outline(sampled, step)
             step *= 2

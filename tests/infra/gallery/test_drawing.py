@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from PIL import Image, ImageDraw
 
+from sightflow.infra.gallery import drawing
 from sightflow.infra.gallery.differences import Side, compared
 from sightflow.infra.gallery.drawing import outline, shapes_of, tracks_of
 from sightflow.infra.gallery.media.preview_cache import PreviewCache
@@ -60,12 +62,34 @@ def test_a_place_of_a_track_has_the_outline_of_its_mask_last() -> None:
     assert [(len(point), point[5]) for point in others] == [(6, 1), (6, 0)]
 
 
-def test_masks_of_a_film_are_drawn_coarser_and_not_for_ever() -> None:
-    noise = encode_mask(np.random.default_rng(0).random((256, 256)) < 0.5)
-    box = {"x_min": 0.0, "y_min": 0.0, "x_max": 9.0, "y_max": 9.0}
-    points = [{"seconds": k / 4, **box, "gap": False, "mask": noise} for k in range(40)]
-    (track,) = tracks_of([{"track_id": 1, "label": "noise", "points": points}], 256, 256)
-    assert len(track["points"]) == 40 and 0 < sum(len(point[6:]) and len(point[6]) for point in track["points"]) < 2e6
+def film(places: int, mask: str, tracks: int = 1) -> list[dict[str, Any]]:
+    box = {"x_min": 0.0, "y_min": 0.0, "x_max": 9.0, "y_max": 9.0, "gap": False, "mask": mask}
+    points = [{"seconds": k / 4, **box} for k in range(places)]
+    return [{"track_id": number, "label": "dog", "points": points} for number in range(tracks)]
+
+
+def with_mask(track: dict[str, Any]) -> list[bool]:
+    return [len(point) > 6 for point in track["points"]]
+
+
+def test_every_object_of_a_film_has_its_masks_and_the_first_thousand_are_drawn() -> None:
+    sheet = Image.new("1", (400, 300))
+    ImageDraw.Draw(sheet).ellipse((50, 50, 300, 250), fill=1)
+    mask = encode_mask(np.array(sheet))
+    drawn = tracks_of(film(40, mask, tracks=20), 400, 300)
+    assert all(all(with_mask(track)) for track in drawn), "coarser, but none without"
+    assert sum(len(point[6]) for track in drawn for point in track["points"]) < 2_000_000
+    long = tracks_of(film(300, mask, tracks=4), 400, 300)
+    assert [with_mask(track) for track in long] == [[True] * 250 + [False] * 50] * 4, "the first of all of them"
+
+
+def test_masks_of_noise_cost_a_bounded_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    real = drawing.decode_mask
+    monkeypatch.setattr(drawing, "decode_mask", lambda *asked: decoded.append(1) or real(*asked))
+    noise = encode_mask(np.random.default_rng(0).random((64, 64)) < 0.5)
+    (track,) = tracks_of(film(20_000, noise), 64, 64)
+    assert len(track["points"]) == 20_000 and 0 < len(decoded) <= 1000
 
 
 def test_a_mask_of_another_size_is_not_drawn() -> None:
