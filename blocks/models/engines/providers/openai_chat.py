@@ -94,7 +94,10 @@ class OpenAIChat(ProviderEngine):
     def complete(self, request: ProviderRequest, parameters: dict[str, Any]) -> ProviderResponse:
         """Send one request with these keywords. Raises what the SDK raises."""
         create, keywords = self._client.chat.completions.with_raw_response.create, self.body(request, parameters)
-        response = self.exchange(lambda: create(**keywords))
+        # The SDK looks through all fields of messages for names to write otherwise. There are none here, and it costs
+        # more than anything else on this side. What is extra it puts into the body as it is.
+        extra = {**keywords.pop("extra_body", {}), "messages": keywords.pop("messages")}
+        response = self.exchange(lambda: create(**keywords, messages=(), extra_body=extra))
         completion = response.parse()
         if isinstance(completion, str):  # what the SDK makes of an answer that is not called JSON: a gateway's page
             raise json.JSONDecodeError("the answer is not JSON", completion, 0)
