@@ -136,9 +136,9 @@ class VisionModel(Expenses, LazyBlock):
             return f"{self.system} takes no {media_kind}"
         if enrichment.prompt and not self.supports_custom_prompt:
             return f"{self.system} answers fixed tasks and takes no prompt of your own"
-        return self.no_track_masks(enrichment, media_kind) if enrichment.masks else None
+        return self.why_no_track_masks(enrichment, media_kind) if enrichment.masks else None
 
-    def no_track_masks(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+    def why_no_track_masks(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
         """Why its tracks can have no masks: those linked from frames have them, if it cuts out what is in a frame."""
         if not self.runs_per_frame(enrichment, media_kind) or self.rating.of(Capability.SEGMENTATION) == 0:
             return f"{self.system} gives no masks of tracks"

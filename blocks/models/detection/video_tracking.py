@@ -169,7 +169,9 @@ class Sam3Tracker:
 
 
 def _followed(each: GenerationRequest, label: str, bitmap: Bitmap, score: float, frame: int, track: int) -> Detection:
-    """An object in a frame: the box around its mask, which is of the frame's size; the mask itself if that is asked."""
+    """An object in a frame, of which the first is 1: the box around its mask, in fractions, and the mask as a COCO RLE
+    of the original's size if masks are asked. `bitmap`: (height, width) of the frame, not empty.
+    """
     if not each.request.enrichment.masks:
         return Detection(label, box_of(bitmap), score, frame=frame, track=track)
     large = enlarged(bitmap, each.request.media.width, each.request.media.height)

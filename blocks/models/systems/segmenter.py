@@ -162,8 +162,8 @@ class Segmenter(RegionFinder, OpenWeightsModel):
         tracking = media_kind is MediaKind.VIDEO and enrichment.capability is Capability.OBJECT_TRACKING
         return tracking and self.model_type().endswith("_video")
 
-    def no_track_masks(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
-        return None if self.follows(enrichment, media_kind) else super().no_track_masks(enrichment, media_kind)
+    def why_no_track_masks(self, enrichment: Enrichment, media_kind: MediaKind) -> str | None:
+        return None if self.follows(enrichment, media_kind) else super().why_no_track_masks(enrichment, media_kind)
 
     def runs_per_frame(self, enrichment: Enrichment, media_kind: MediaKind) -> bool:
         return super().runs_per_frame(enrichment, media_kind) and not self.follows(enrichment, media_kind)
